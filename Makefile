@@ -1,0 +1,54 @@
+# Facegrid: `make demo` and `make test` set up everything they need in .venv and run.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export RAY_USAGE_STATS_ENABLED := 0
+
+RUST_SOURCES := $(shell find native/src native/benches -name '*.rs' 2>/dev/null) native/Cargo.toml native/Cargo.lock
+
+.PHONY: help demo test lint unit rust format lock clean
+help: ## Show this help
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: .stamp/demo ## Set up, then enroll, search and verify real faces and a 100,000-template synthetic gallery
+	$(BIN)/python -m benchmarks.demo
+
+test: .stamp/dev lint rust unit ## Set up, lint, type-check, and run the Rust and Python tests
+	@echo "all tests passed"
+
+lint: .stamp/dev ## Formatting, ruff, mypy --strict, clippy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	cargo fmt --manifest-path native/Cargo.toml --check
+	cargo clippy --manifest-path native/Cargo.toml --locked --all-targets -- -D warnings
+
+rust: ## Rust tests: every kernel against the scalar one, scans against brute force
+	cargo test --manifest-path native/Cargo.toml --locked --release --no-default-features
+
+unit: .stamp/dev ## Python tests
+	$(BIN)/python -m pytest
+
+format: .stamp/dev ## Format Python and Rust
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	cargo fmt --manifest-path native/Cargo.toml
+
+lock: .stamp/dev ## Renew .requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --no-emit-index-url \
+		--no-header --quiet --no-emit-package facegrid -o .requirements.lock
+
+clean: ## Remove what was built
+	rm -rf $(VENV) .stamp native/target shard/*.so demo
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The demo needs less than the tests: no Ray, no linters.
+.stamp/demo: $(BIN)/python pyproject.toml .requirements.lock $(RUST_SOURCES)
+	$(BIN)/python -m pip install -q -c .requirements.lock -e '.[demo]'
+	@mkdir -p .stamp && touch $@
+
+.stamp/dev: $(BIN)/python pyproject.toml .requirements.lock $(RUST_SOURCES)
+	$(BIN)/python -m pip install -q -c .requirements.lock -e '.[dev]'
+	@mkdir -p .stamp && touch $@

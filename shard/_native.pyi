@@ -1,0 +1,89 @@
+"""The compiled extension (crate `native/`). Only `shard/index.py` and `shard/model.py` import it.
+
+Every array is checked for dtype, shape and C order before use; a wrong one is a ValueError that says which.
+Results do not depend on the number of threads or on the kernel. The GIL is released around all work.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+def kernels() -> list[str]:
+    """Names of the Hamming kernels that this processor can run, fastest first; "scalar" is always among them."""
+
+def kernel() -> str:
+    """Name of the kernel in use: the one named by `use_kernel`, else the fastest. Chosen once per process."""
+
+def use_kernel(name: str) -> None:
+    """Choose the kernel by name. ValueError if the name is unknown, this processor lacks it, or another is in use."""
+
+def hamming(
+    probes: npt.NDArray[np.uint8], codes: npt.NDArray[np.uint8], kernel: str | None = None
+) -> npt.NDArray[np.uint16]:
+    """Distances, (n, m) uint16, of probes (n, b) to codes (m, b); b a multiple of 16. All cores."""
+
+def crc32c(data: bytes | memoryview | npt.NDArray[np.uint8], value: int = 0) -> int:
+    """CRC32C (Castagnoli) of contiguous bytes, continuing from `value`."""
+
+class Index:
+    """The rows of one shard: mapped floats, tie keys, a deleted bitmap and, with a model, code planes in memory.
+
+    Rows are numbered from 0 over all segments in the order added. Safe to search while another thread appends.
+    """
+
+    def __init__(self, dim: int) -> None: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def rows(self) -> int:
+        """Rows ever added, deleted ones included."""
+    @property
+    def live_rows(self) -> int: ...
+    @property
+    def planes(self) -> int:
+        """Code planes of 128 bits each; 0 while there is no model."""
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of memory held by codes, bitmap and unmapped keys (capacity, not length)."""
+
+    def open_segment(self, floats_path: str, capacity: int) -> int:
+        """Map a new last segment, to which `append` adds; returns its number.
+
+        The file holds `capacity` rows of dim little-endian float32 (it may be sparse); rows become readable by append.
+        OSError if it is shorter than that or cannot be mapped.
+        """
+
+    def append(self, keys: npt.NDArray[np.uint64], codes: npt.NDArray[np.uint8] | None) -> int:
+        """Make the next len(keys) rows of the last segment searchable; they are in its file already. Returns first row.
+
+        keys (n,) uint64. codes (n, planes * 16) uint8: needed when planes > 0, None when it is 0.
+        """
+
+    def map_keys(self, segment: int, keys_path: str) -> None:
+        """Replace a sealed segment's keys in memory by a mapped file of its rows' little-endian uint64."""
+
+    def set_codes(self, planes: int, codes: Sequence[npt.NDArray[np.uint8]]) -> None:
+        """Replace all codes at once: one (rows of segment, planes * 16) array per segment; planes 0 and [] drop them."""
+
+    def delete(self, rows: npt.NDArray[np.int64]) -> int:
+        """Hide rows from every search; returns how many were live. IndexError if one is out of range."""
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Float rows (n, dim), deleted ones too. IndexError if one is out of range."""
+
+def search(
+    indexes: Sequence[Index],
+    probes: npt.NDArray[np.float32],
+    codes: Sequence[npt.NDArray[np.uint8] | None],
+    survivors: Sequence[tuple[int, int]],
+    k: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.uint64]]:
+    """The k best rows of all indexes together for each probe, by (score descending, key ascending, index, row).
+
+    probes (n, dim) float32. For index i: codes[i] (n, planes * 16) uint8 and survivors[i] = (head, full): the `head`
+    nearest rows by (distance on plane 0, row) are scored on all planes, the `full` nearest of those by (distance, row)
+    are reranked by cosine on floats. codes[i] None scans all floats of that index exactly.
+    Returns index numbers (n, k) int32, rows (n, k) int64, both -1 padded; scores (n, k) float32, NaN padded; keys
+    (n, k) uint64, 0 padded. All cores. An exact scan and a rerank give the same score bits for the same row.
+    """

@@ -1,0 +1,240 @@
+"""Every error Facegrid raises on purpose, as one tree.
+
+FacegridError
+├── InvalidInput                 the caller's values are at fault; nothing was changed
+│   ├── InvalidEmbedding         dimension, dtype, layout, NaN/Inf, zero vector, empty batch
+│   ├── InvalidParameter         k, recall, names, limits, options
+│   ├── DuplicateTemplate        a template id is there already, or twice in one batch
+│   └── InvalidImage             not an image, truncated, too large, no face, refused by the quality gate
+├── NotFound                     UnknownGallery, UnknownTemplate, UnknownModel
+├── AlreadyExists                a gallery of that name is there
+├── StorageError                 the disk's fault, or a file that is not what the manifest says
+│   ├── HomeLocked               another process has this home or shard open
+│   ├── FormatTooNew             written by a newer Facegrid
+│   ├── CorruptData              checksum, size or header of a file is wrong
+│   └── WriteFailed              a write, fsync or commit failed; nothing of it was acknowledged
+├── ModelError                   ModelMismatch, ModelFileMissing, ModelFileCorrupt, NotEnoughData
+├── MissingExtra                 an optional dependency is not installed; the message names the extra
+└── ClusterError                 HostUnavailable, DeadlineExceeded, IncompleteCoverage, EnrollIncomplete,
+                                 ProtocolError, AuthenticationFailed, ClusterNotReady, ShardClosed
+
+Each class has a stable `code` (it travels over the wire and in HTTP problem documents) and says whether the same call
+may succeed when repeated (`is_retryable`). A message tells what was expected, what came, and where.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FacegridError(Exception):
+    """Base of every error that Facegrid raises on purpose."""
+
+    code: ClassVar[str] = "facegrid_error"
+    is_retryable: ClassVar[bool] = False
+
+
+class InvalidInput(FacegridError, ValueError):
+    """The caller's values are at fault; nothing was changed."""
+
+    code = "invalid_input"
+
+
+class InvalidEmbedding(InvalidInput):
+    """An embedding batch of the wrong shape or dtype, or with NaN, Inf or zero vectors."""
+
+    code = "invalid_embedding"
+
+
+class InvalidParameter(InvalidInput):
+    """A parameter outside its stated range."""
+
+    code = "invalid_parameter"
+
+
+class DuplicateTemplate(InvalidInput):
+    """A template id that is in the gallery already, or twice in one batch."""
+
+    code = "duplicate_template"
+
+
+class InvalidImage(InvalidInput):
+    """Bytes that cannot be used as a face image; `reason` is one of the named reasons of `cluster.faces`."""
+
+    code = "invalid_image"
+
+    def __init__(self, message: str, *, reason: str = "undecodable") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NotFound(FacegridError, LookupError):
+    """Something named by the caller is not there."""
+
+    code = "not_found"
+
+
+class UnknownGallery(NotFound):
+    """No gallery of that name."""
+
+    code = "unknown_gallery"
+
+
+class UnknownTemplate(NotFound):
+    """No template of that id."""
+
+    code = "unknown_template"
+
+
+class UnknownModel(NotFound):
+    """No detector, embedder or SearchModel of that name."""
+
+    code = "unknown_model"
+
+
+class AlreadyExists(FacegridError):
+    """A gallery of that name exists."""
+
+    code = "already_exists"
+
+
+class StorageError(FacegridError):
+    """The disk's fault, or a file that is not what the manifest says."""
+
+    code = "storage_error"
+
+
+class HomeLocked(StorageError):
+    """Another process has this home or shard directory open."""
+
+    code = "home_locked"
+    is_retryable = True
+
+
+class FormatTooNew(StorageError):
+    """The directory was written by a newer Facegrid than this one."""
+
+    code = "format_too_new"
+
+
+class CorruptData(StorageError):
+    """A checksum, size or header is not what the manifest says."""
+
+    code = "corrupt_data"
+
+
+class WriteFailed(StorageError):
+    """A write, fsync or commit failed; nothing of it was acknowledged."""
+
+    code = "write_failed"
+    is_retryable = True
+
+
+class ModelError(FacegridError):
+    """A SearchModel or a network file cannot be used."""
+
+    code = "model_error"
+
+
+class ModelMismatch(ModelError):
+    """A model of another dimension, embedder or id than the gallery's."""
+
+    code = "model_mismatch"
+
+
+class ModelFileMissing(ModelError):
+    """A network file is in none of the places looked at."""
+
+    code = "model_file_missing"
+
+
+class ModelFileCorrupt(ModelError):
+    """A network file has another SHA-256 than the registry states, or does not load."""
+
+    code = "model_file_corrupt"
+
+
+class NotEnoughData(ModelError):
+    """Too few templates to train a SearchModel."""
+
+    code = "not_enough_data"
+
+
+class MissingExtra(FacegridError, ImportError):
+    """An optional dependency is not installed; the message names the extra to install."""
+
+    code = "missing_extra"
+
+
+class ClusterError(FacegridError):
+    """A host, a connection or a deadline."""
+
+    code = "cluster_error"
+
+
+class HostUnavailable(ClusterError):
+    """A shard host does not answer or refused the connection."""
+
+    code = "host_unavailable"
+    is_retryable = True
+
+
+class DeadlineExceeded(ClusterError):
+    """The deadline passed before every shard answered."""
+
+    code = "deadline_exceeded"
+    is_retryable = True
+
+
+class IncompleteCoverage(ClusterError):
+    """Some shards did not answer and the caller did not allow a partial answer."""
+
+    code = "incomplete_coverage"
+    is_retryable = True
+
+
+class EnrollIncomplete(ClusterError):
+    """Some shards of a multi-shard enrollment did not acknowledge; the message names how many templates are durable.
+
+    Repeating the call with the same template ids and `if_exists="skip"` completes it.
+    """
+
+    code = "enroll_incomplete"
+    is_retryable = True
+
+
+class ProtocolError(ClusterError):
+    """A frame that is malformed, too large or of another protocol version."""
+
+    code = "protocol_error"
+
+
+class AuthenticationFailed(ClusterError):
+    """The peer does not know the cluster's secret."""
+
+    code = "authentication_failed"
+
+
+class ClusterNotReady(ClusterError):
+    """The Ray cluster lacks the nodes, resources or versions that this home needs."""
+
+    code = "cluster_not_ready"
+    is_retryable = True
+
+
+class ShardClosed(ClusterError):
+    """The shard, host or cluster was closed before the call."""
+
+    code = "shard_closed"
+
+
+def _subclasses(cls: type[FacegridError]) -> list[type[FacegridError]]:
+    return [cls, *(leaf for child in cls.__subclasses__() for leaf in _subclasses(child))]
+
+
+def error_from_code(code: str, message: str) -> FacegridError:
+    """The error that a peer raised, rebuilt from its `code` and message; an unknown code gives a FacegridError."""
+    for cls in _subclasses(FacegridError):
+        if cls.code == code:
+            return cls(message)
+    return FacegridError(f"{code}: {message}")

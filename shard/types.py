@@ -1,0 +1,111 @@
+"""The values that cross package boundaries: frozen, slotted, arrays and plain values only.
+
+Everything here may travel over the data plane (`coordinator/frames.py`), so no field is a callable, a path or a dict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+CodeArray = npt.NDArray[np.uint8]
+RowArray = npt.NDArray[np.int64]
+KeyArray = npt.NDArray[np.uint64]
+
+PLANE_BITS = 128
+"""Bits of one code plane."""
+PLANE_BYTES = PLANE_BITS // 8
+MIN_DIM, MAX_DIM = 64, 2048
+"""Embedding dimensions that a gallery may have."""
+MAX_K = 1_000
+"""The most candidates that one search may ask for."""
+MAX_PROBES = 16_384
+"""The most probes in one search call; a longer batch is the caller's to split."""
+MAX_ID_BYTES = 128
+"""Longest template id or identity, in UTF-8 bytes."""
+MAX_METADATA_BYTES = 16_384
+"""Longest metadata of one template, as JSON."""
+DEFAULT_RECALL = 0.999
+"""Recall@k against exhaustive search that a search aims at when none is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollBatch:
+    """Templates to write: row i of `embeddings` belongs to entry i of each tuple.
+
+    embeddings: (n, dim) float32, C-contiguous, unit L2 norm. metadata: UTF-8 JSON objects, or None.
+    """
+
+    embeddings: FloatArray
+    template_ids: tuple[str, ...]
+    identities: tuple[str | None, ...]
+    metadata: tuple[bytes | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.template_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollReceipt:
+    """What is durable: `enrolled` new templates, `skipped` that were there already, last LSN of the shard."""
+
+    enrolled: int
+    skipped: int
+    lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchParams:
+    """How to search: `recall` in (0, 1) picks the survivors of each stage; `exact` scans every float instead."""
+
+    k: int
+    recall: float = DEFAULT_RECALL
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateBatch:
+    """Candidate lists, best first: by score descending, then by template key (`shard.keys`) ascending.
+
+    scores: (n, k) float32 cosine, NaN where there are fewer than k candidates; keys: (n, k) uint64, 0 there.
+    template_ids and identities: n tuples, each as long as that probe's list.
+    """
+
+    scores: FloatArray
+    keys: KeyArray
+    template_ids: tuple[tuple[str, ...], ...]
+    identities: tuple[tuple[str | None, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateRecord:
+    """One stored template: its labels, its metadata as UTF-8 JSON (None when it has none) and its LSN."""
+
+    template_id: str
+    identity: str | None
+    metadata: bytes | None
+    lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityCount:
+    """An identity and how many live templates it has."""
+
+    identity: str
+    templates: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStats:
+    """A shard's size: live templates, deleted rows not yet compacted, bytes in memory and on disk, active model id."""
+
+    templates: int
+    deleted: int
+    segments: int
+    code_bytes: int
+    disk_bytes: int
+    lsn: int
+    model_id: str | None
