@@ -1,0 +1,1 @@
+"""Many shards as one gallery: catalog, placement, routing, merge, training, and the runtimes that hold shard hosts."""

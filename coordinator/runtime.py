@@ -1,0 +1,81 @@
+"""Where shard hosts run: in this process (`LocalRuntime`) or as Ray actors (`coordinator.actors.RayRuntime`).
+
+The router and the coordinator speak to hosts through `Runtime` alone, so the same code serves one machine and many.
+Nothing here looks at what a request means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Protocol
+
+from coordinator.host import ShardHost
+from coordinator.messages import ControlRequest, DataRequest, Reply
+from shard.errors import HostUnavailable
+
+
+class Runtime(Protocol):
+    """The shard hosts of one home, by name."""
+
+    def hosts(self) -> tuple[str, ...]:
+        """Names of the hosts, sorted; stable over restarts, since placement is stored by host name."""
+
+    def submit(self, host: str, request: DataRequest, *, deadline: float) -> Future[Reply]:
+        """Send a data request; `deadline` is a time.monotonic() value.
+
+        The future raises the host's FacegridError, HostUnavailable when the connection is refused or breaks, or
+        DeadlineExceeded. HostUnavailable at once for a name that is not among `hosts()`.
+        """
+
+    def control(self, calls: Sequence[tuple[str, ControlRequest]]) -> list[Reply]:
+        """Carry out control requests in parallel; replies in the order of `calls`. Raises the first failure."""
+
+    def close(self) -> None:
+        """Stop the hosts; nothing acknowledged is lost. Later calls raise ShardClosed. Idempotent."""
+
+
+class LocalRuntime:
+    """All hosts of a home in this process: no server, no threads of its own.
+
+    Every host directory below `<home>/hosts` is opened, so a home written by a Ray cluster on one machine opens here.
+    """
+
+    def __init__(self, hosts_dir: Path, names: Sequence[str]) -> None:
+        """names: the hosts to open or create below `hosts_dir`; HomeLocked if another process has one of them."""
+        self._hosts: dict[str, ShardHost] = {}
+        try:
+            for name in sorted(names):
+                self._hosts[name] = ShardHost(name, hosts_dir / name)
+        except BaseException:
+            self.close()
+            raise
+
+    def hosts(self) -> tuple[str, ...]:
+        """Names of the hosts, sorted."""
+        return tuple(self._hosts)
+
+    def submit(self, host: str, request: DataRequest, *, deadline: float) -> Future[Reply]:
+        """Run the request now, in the caller's thread: the native search uses all cores by itself."""
+        future: Future[Reply] = Future()
+        try:
+            future.set_result(self._host(host).execute(request))
+        except Exception as error:  # noqa: BLE001 - handed to the caller by the future, as a remote host would
+            future.set_exception(error)
+        return future
+
+    def control(self, calls: Sequence[tuple[str, ControlRequest]]) -> list[Reply]:
+        """Carry out the requests one after another."""
+        return [self._host(host).execute(request) for host, request in calls]
+
+    def close(self) -> None:
+        """Close every host. Idempotent."""
+        for host in self._hosts.values():
+            host.close()
+
+    def _host(self, name: str) -> ShardHost:
+        try:
+            return self._hosts[name]
+        except KeyError:
+            raise HostUnavailable(f"no shard host {name!r}; this home has {', '.join(self._hosts)}") from None
