@@ -1,0 +1,164 @@
+"""Turns requests that wait at a host into as few calls as possible, and runs them on one thread of their kind.
+
+Searches for the same gallery, shards, parameters and dimension are stacked and executed once: the native scan takes
+many probes for little more than one. Each request is still answered by itself: what fails in a stack is run alone.
+Knows nothing of sockets; replies leave encoded, so that the loop's thread has nothing left to do but send.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from coordinator.frames import encode_error, encode_message
+from coordinator.messages import DataRequest, Reply, SearchReply, SearchRequest
+from shard.errors import DeadlineExceeded, FacegridError
+from shard.types import CandidateBatch
+
+log = logging.getLogger("facegrid.dataplane")
+
+STACK_PROBES = 1_024
+"""Probes of one stacked search, far below MAX_PROBES: a longer request runs alone, so that short ones do not wait in it."""
+MAX_DRAIN = 1_024
+"""Requests taken from the queue at a time."""
+
+Origin = TypeVar("Origin")
+Execute = Callable[[DataRequest], Reply]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job(Generic[Origin]):
+    """A request that waits. `expires` is a time.monotonic() value, `size` its share of the queue in bytes."""
+
+    origin: Origin
+    key: int
+    request: DataRequest
+    expires: float
+    size: int
+
+
+class Worker(Generic[Origin]):
+    """One thread that executes jobs in the order of arrival, stacking searches where it can.
+
+    `deliver` gets (job, encoded reply) in the worker's thread, once for every job unless `close` came first.
+    """
+
+    def __init__(
+        self, name: str, execute: Execute, deliver: Callable[[list[tuple[Job[Origin], bytes]]], None]
+    ) -> None:
+        self._execute = execute
+        self._deliver = deliver
+        self._queue: queue.SimpleQueue[Job[Origin] | None] = queue.SimpleQueue()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, job: Job[Origin]) -> None:
+        """Queue a job; the caller bounds how many."""
+        self._queue.put(job)
+
+    def close(self) -> None:
+        """Let the call in progress end, drop the rest, join the thread. Idempotent."""
+        self._is_closing = True
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            jobs = self._drain()
+            for group in plan(jobs):
+                if self._is_closing:
+                    return
+                self._deliver(run_group(self._execute, group, time.monotonic()))
+            if self._is_closing:
+                return
+
+    def _drain(self) -> list[Job[Origin]]:
+        jobs: list[Job[Origin]] = []
+        job = self._queue.get()
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) >= MAX_DRAIN or self._queue.empty():
+                break
+            job = self._queue.get()
+        return jobs
+
+
+def plan(jobs: Sequence[Job[Origin]]) -> list[list[Job[Origin]]]:
+    """Jobs in groups to execute at once, in the order of each group's first job."""
+    groups: list[list[Job[Origin]]] = []
+    open_groups: dict[Hashable, tuple[int, list[Job[Origin]]]] = {}
+    for job in jobs:
+        key, probes = _stack_key(job.request)
+        held, group = open_groups.get(key, (STACK_PROBES, []))
+        if key is None or held + probes > STACK_PROBES:
+            held, group = 0, []
+            groups.append(group)
+        group.append(job)
+        if key is not None:
+            open_groups[key] = (held + probes, group)
+    return groups
+
+
+def run_group(execute: Execute, group: list[Job[Origin]], now: float) -> list[tuple[Job[Origin], bytes]]:
+    """Every job of a group with its encoded reply; a job whose caller has given up is not executed."""
+    live = [job for job in group if job.expires > now]
+    late = [job for job in group if job.expires <= now]
+    expired = encode_error(DeadlineExceeded("the deadline passed while the request waited at the host")) if late else b""
+    return [*_run_live(execute, live), *((job, expired) for job in late)]
+
+
+def _run_live(execute: Execute, jobs: list[Job[Origin]]) -> list[tuple[Job[Origin], bytes]]:
+    searches = [job.request for job in jobs if isinstance(job.request, SearchRequest)]
+    if len(jobs) > 1 and len(searches) == len(jobs):
+        try:
+            reply = execute(stack(searches))
+        except FacegridError:
+            # One of them may be at fault: alone, each gets its own answer.
+            log.debug("a stack of %d searches failed; running each alone", len(searches))
+        else:
+            if isinstance(reply, SearchReply):
+                parts = split(reply, [len(search.probes) for search in searches])
+                return [(job, encode_message(part)) for job, part in zip(jobs, parts, strict=True)]
+    return [(job, _answer(execute, job.request)) for job in jobs]
+
+
+def _answer(execute: Execute, request: DataRequest) -> bytes:
+    try:
+        return encode_message(execute(request))
+    except FacegridError as error:
+        return encode_error(error)
+    except Exception as error:  # the process boundary: the peer gets a named error, the log the traceback
+        log.exception("unexpected failure of %s", type(request).__name__)
+        return encode_error(FacegridError(f"internal error of the shard host: {type(error).__name__}; see its log"))
+
+
+def stack(searches: Sequence[SearchRequest]) -> SearchRequest:
+    """One search with the probes of all, in order; they agree in everything else."""
+    return dataclasses.replace(searches[0], probes=np.concatenate([search.probes for search in searches]))
+
+
+def split(reply: SearchReply, counts: Sequence[int]) -> list[SearchReply]:
+    """The reply of a stacked search cut into replies of `counts` probes each."""
+    parts, at, found = [], 0, reply.candidates
+    for count in counts:
+        rows = slice(at, at + count)
+        part = CandidateBatch(found.scores[rows], found.keys[rows], found.template_ids[rows], found.identities[rows])
+        parts.append(SearchReply(part, reply.shards))
+        at += count
+    return parts
+
+
+def _stack_key(request: DataRequest) -> tuple[Hashable, int]:
+    """What searches must share to be stacked, and how many probes this one has; None for what is never stacked."""
+    if not isinstance(request, SearchRequest) or request.probes.ndim != 2 or len(request.probes) >= STACK_PROBES:
+        return None, 0
+    return (request.gallery_id, request.shards, request.params, request.probes.shape[1]), len(request.probes)

@@ -1,0 +1,214 @@
+"""`ShardHost`: the shards of many galleries in one directory and one process, and what can be asked of them.
+
+    <host>/galleries/<gallery id>/shard-0000/    one `shard.Shard`
+    <host>/models/<model id>.model               SearchModels that shards here use
+
+It executes messages; it knows no network, no Ray, no catalog. Thread-safe.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coordinator.messages import (
+    ActivateModel,
+    CreateShard,
+    DeleteReply,
+    DeleteRequest,
+    Done,
+    DropGallery,
+    EnrollRequest,
+    FlushRequest,
+    IdentitiesReply,
+    IdentitiesRequest,
+    OpenShards,
+    RecordsReply,
+    RecordsRequest,
+    Reply,
+    Request,
+    SampleReply,
+    SampleRows,
+    SearchReply,
+    SearchRequest,
+    StatsReply,
+    StatsRequest,
+)
+from shard.errors import CorruptData, ShardClosed, UnknownModel
+from shard.files import DirectoryLock, make_directory, remove_tree, write_file
+from shard.model import SearchModel
+from shard.search import search_shards
+from shard.shard import Shard
+from shard.types import EnrollReceipt
+
+
+class ShardHost:
+    """Opens shards on first use and keeps them open. One process at a time (HomeLocked for the second)."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        """Open or create the host's directory."""
+        self.name = name
+        self._directory = directory
+        make_directory(directory)
+        self._lock = DirectoryLock(directory)
+        self._opening = threading.RLock()
+        self._shards: dict[tuple[str, int], Shard] = {}
+        self._models: dict[str, SearchModel] = {}
+        self._is_closed = False
+
+    def execute(self, request: Request) -> Reply:
+        """Carry out one request; raises the FacegridError that says why it could not."""
+        if self._is_closed:
+            raise ShardClosed(f"shard host {self.name} is closed")
+        return _HANDLERS[type(request)](self, request)
+
+    def close(self) -> None:
+        """Close every shard and release the directory. Idempotent."""
+        with self._opening:
+            self._is_closed = True
+            while self._shards:
+                self._shards.popitem()[1].close()
+            self._lock.close()
+
+    # Data requests
+
+    def search(self, request: SearchRequest) -> SearchReply:
+        """Search the asked shards together."""
+        shards = self._open_all(request.gallery_id, request.shards)
+        return SearchReply(search_shards(shards, request.probes, request.params), request.shards)
+
+    def enroll(self, request: EnrollRequest) -> EnrollReceipt:
+        """Write to one shard."""
+        shard = self._shard(request.gallery_id, request.shard)
+        return shard.enroll(request.batch, skip_existing=request.skip_existing)
+
+    def delete(self, request: DeleteRequest) -> DeleteReply:
+        """Delete from the asked shards."""
+        shards = self._open_all(request.gallery_id, request.shards)
+        counts = [s.delete(template_ids=request.template_ids, identities=request.identities) for s in shards]
+        return DeleteReply(sum(counts))
+
+    def records(self, request: RecordsRequest) -> RecordsReply:
+        """Labels and metadata by template id."""
+        shards = self._open_all(request.gallery_id, request.shards)
+        return RecordsReply(tuple(record for s in shards for record in s.records(request.template_ids)))
+
+    def identities(self, request: IdentitiesRequest) -> IdentitiesReply:
+        """One page of identities over the asked shards."""
+        shards = self._open_all(request.gallery_id, request.shards)
+        pages = [entry for shard in shards for entry in shard.identities(request.after, request.limit)]
+        return IdentitiesReply(tuple(sorted(pages, key=lambda entry: entry.identity.encode())[: request.limit]))
+
+    def flush(self, request: FlushRequest) -> Done:
+        """Seal the open tails."""
+        for shard in self._open_all(request.gallery_id, request.shards):
+            shard.flush()
+        return Done()
+
+    def stats(self, request: StatsRequest) -> StatsReply:
+        """Sizes, shard by shard."""
+        return StatsReply(tuple(shard.stats() for shard in self._open_all(request.gallery_id, request.shards)))
+
+    # Control requests
+
+    def create_shard(self, request: CreateShard) -> Done:
+        """Create a shard, or leave the same one as it is."""
+        with self._opening:
+            key = (request.gallery_id, request.shard)
+            if key not in self._shards:
+                directory = self._shard_directory(*key)
+                self._shards[key] = Shard.create(directory, dim=request.dim, load_model=self._load_model)
+        return Done()
+
+    def open_shards(self, request: OpenShards) -> Done:
+        """Open shards now instead of on first use."""
+        self._open_all(request.gallery_id, request.shards)
+        return Done()
+
+    def drop_gallery(self, request: DropGallery) -> Done:
+        """Close and remove every shard of the gallery."""
+        with self._opening:
+            for key in [key for key in self._shards if key[0] == request.gallery_id]:
+                self._shards.pop(key).close()
+            directory = self._gallery_directory(request.gallery_id)
+            if directory.exists():
+                remove_tree(directory)
+        return Done()
+
+    def sample(self, request: SampleRows) -> SampleReply:
+        """Rows from each shard in proportion to its templates."""
+        shards = self._open_all(request.gallery_id, request.shards)
+        templates = sum(len(shard) for shard in shards)
+        share = min(1.0, request.rows / max(1, templates))
+        rows = [shard.sample(int(np.ceil(len(shard) * share)), request.seed + i) for i, shard in enumerate(shards)]
+        return SampleReply(np.concatenate(rows)[: request.rows], templates)
+
+    def activate_model(self, request: ActivateModel) -> Done:
+        """Store the model, then switch every shard of the gallery here to it."""
+        model = SearchModel.from_bytes(request.model)
+        with self._opening:
+            make_directory(self._model_path(model.model_id).parent)
+            write_file(self._model_path(model.model_id), request.model)
+            model = self._models.setdefault(model.model_id, model)
+            numbers = sorted(int(p.name[6:]) for p in self._gallery_directory(request.gallery_id).glob("shard-*"))
+        for shard in self._open_all(request.gallery_id, numbers):
+            shard.activate(model)
+        return Done()
+
+    # Opening
+
+    def _open_all(self, gallery_id: str, numbers: Iterable[int]) -> list[Shard]:
+        return [self._shard(gallery_id, number) for number in numbers]
+
+    def _shard(self, gallery_id: str, number: int) -> Shard:
+        shard = self._shards.get((gallery_id, number))
+        if shard is not None:
+            return shard
+        with self._opening:
+            if self._is_closed:
+                raise ShardClosed(f"shard host {self.name} is closed")
+            if (gallery_id, number) not in self._shards:
+                directory = self._shard_directory(gallery_id, number)
+                if not directory.is_dir():
+                    raise CorruptData(f"shard host {self.name} has no shard {number} of gallery {gallery_id}: {directory}")
+                self._shards[gallery_id, number] = Shard(directory, self._load_model)
+            return self._shards[gallery_id, number]
+
+    def _load_model(self, model_id: str) -> SearchModel:
+        """One copy of a model in memory, however many shards use it."""
+        with self._opening:
+            if model_id not in self._models:
+                path = self._model_path(model_id)
+                if not path.is_file():
+                    raise UnknownModel(f"shard host {self.name} has no file of model {model_id}: {path}")
+                self._models[model_id] = SearchModel.from_bytes(path.read_bytes())
+            return self._models[model_id]
+
+    def _gallery_directory(self, gallery_id: str) -> Path:
+        return self._directory / "galleries" / gallery_id
+
+    def _shard_directory(self, gallery_id: str, number: int) -> Path:
+        return self._gallery_directory(gallery_id) / f"shard-{number:04d}"
+
+    def _model_path(self, model_id: str) -> Path:
+        return self._directory / "models" / f"{model_id}.model"
+
+
+_HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
+    SearchRequest: ShardHost.search,
+    EnrollRequest: ShardHost.enroll,
+    DeleteRequest: ShardHost.delete,
+    RecordsRequest: ShardHost.records,
+    IdentitiesRequest: ShardHost.identities,
+    FlushRequest: ShardHost.flush,
+    StatsRequest: ShardHost.stats,
+    CreateShard: ShardHost.create_shard,
+    OpenShards: ShardHost.open_shards,
+    DropGallery: ShardHost.drop_gallery,
+    SampleRows: ShardHost.sample,
+    ActivateModel: ShardHost.activate_model,
+}

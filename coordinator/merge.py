@@ -1,0 +1,64 @@
+"""Candidate lists of several hosts into one, and the threshold. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shard.types import CandidateBatch
+
+
+def empty(probes: int, k: int) -> CandidateBatch:
+    """No candidates for any probe."""
+    return CandidateBatch(
+        np.full((probes, k), np.nan, np.float32), np.zeros((probes, k), np.uint64), ((),) * probes, ((),) * probes
+    )
+
+
+def merge(batches: Sequence[CandidateBatch], k: int) -> CandidateBatch:
+    """The k best of all lists for each probe, by (score descending, key ascending). At least one batch."""
+    if len(batches) == 1:
+        return batches[0]
+    scores = np.concatenate([batch.scores for batch in batches], axis=1)
+    keys = np.concatenate([batch.keys for batch in batches], axis=1)
+    # NaN, the padding, sorts last.
+    order = np.lexsort((keys, -scores), axis=1)[:, :k]
+    starts = np.cumsum([0, *(batch.scores.shape[1] for batch in batches)])
+    source = np.searchsorted(starts, order, side="right") - 1
+    position = order - starts[source]
+    merged_scores = np.take_along_axis(scores, order, axis=1)
+    picks = [
+        [(s, p) for s, p, score in zip(ss, ps, row, strict=True) if score == score]  # NaN is padding
+        for ss, ps, row in zip(source.tolist(), position.tolist(), merged_scores.tolist(), strict=True)
+    ]
+    return CandidateBatch(
+        merged_scores,
+        np.take_along_axis(keys, order, axis=1),
+        tuple(tuple(batches[s].template_ids[i][p] for s, p in row) for i, row in enumerate(picks)),
+        tuple(tuple(batches[s].identities[i][p] for s, p in row) for i, row in enumerate(picks)),
+    )
+
+
+def cut(batch: CandidateBatch, threshold: float) -> CandidateBatch:
+    """Only candidates whose score is at least `threshold`; the others become padding."""
+    keep = batch.scores >= threshold
+    kept = keep.sum(axis=1).tolist()
+    return CandidateBatch(
+        np.where(keep, batch.scores, np.float32(np.nan)),
+        np.where(keep, batch.keys, np.uint64(0)),
+        tuple(ids[:n] for ids, n in zip(batch.template_ids, kept, strict=True)),
+        tuple(names[:n] for names, n in zip(batch.identities, kept, strict=True)),
+    )
+
+
+def stack(batches: Sequence[CandidateBatch]) -> CandidateBatch:
+    """Batches of different probes, one after another."""
+    if len(batches) == 1:
+        return batches[0]
+    return CandidateBatch(
+        np.concatenate([batch.scores for batch in batches]),
+        np.concatenate([batch.keys for batch in batches]),
+        tuple(ids for batch in batches for ids in batch.template_ids),
+        tuple(names for batch in batches for names in batch.identities),
+    )

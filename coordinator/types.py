@@ -1,0 +1,81 @@
+"""What the coordinator tells the layers above: galleries, routes, coverage, training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shard.types import CandidateBatch
+
+
+@dataclass(frozen=True, slots=True)
+class GallerySpec:
+    """What a gallery is created with. `embedder`: name of the network whose embeddings it holds, None if unknown."""
+
+    name: str
+    dim: int
+    shards: int
+    code_bits: int
+    embedder: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryRoute:
+    """A gallery and where its shards are: shard i is on `hosts[i]`. A copy of the catalog, valid for `version`."""
+
+    gallery_id: str
+    name: str
+    dim: int
+    code_bits: int
+    embedder: str | None
+    hosts: tuple[str, ...]
+    model_id: str | None
+    version: int
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return len(self.hosts)
+
+    def shards_by_host(self) -> dict[str, tuple[int, ...]]:
+        """Host name to the shards it holds, hosts sorted."""
+        names = sorted(set(self.hosts))
+        return {name: tuple(i for i, host in enumerate(self.hosts) if host == name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many shards answered, of how many asked."""
+
+    answered: int
+    asked: int
+
+    @property
+    def is_complete(self) -> bool:
+        """Every shard answered."""
+        return self.answered == self.asked
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOutcome:
+    """Merged candidate lists and the shards they come from."""
+
+    candidates: CandidateBatch
+    coverage: Coverage
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollOutcome:
+    """How many templates became durable, and how many were there already."""
+
+    enrolled: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """A model that is active on every shard, how it was trained, and in how many seconds."""
+
+    model_id: str
+    templates: int
+    sample: int
+    seconds: float

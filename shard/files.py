@@ -1,0 +1,161 @@
+"""The only place that writes data files: fsync, rename, truncate, locks.
+
+Every function returns when its effect is durable, or raises WriteFailed naming the path and the reason. Nothing here
+knows what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from shard.errors import HomeLocked, WriteFailed
+
+_BENIGN_DIRECTORY_FSYNC = {errno.EINVAL, errno.ENOTSUP}
+
+
+@contextlib.contextmanager
+def _reporting(action: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteFailed(f"could not {action} {path}: {error.strerror or error}") from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    with _reporting("sync directory", path):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            # Some network file systems sync names with the file and refuse fsync on a directory.
+            if error.errno not in _BENIGN_DIRECTORY_FSYNC:
+                raise
+        finally:
+            os.close(fd)
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and its missing parents, durably, private to this user. One that exists is left as it is."""
+    missing = [path, *path.parents]
+    missing = missing[: next((i for i, parent in enumerate(missing) if parent.is_dir()), len(missing))]
+    for directory in reversed(missing):
+        with _reporting("create directory", directory):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(directory.parent)
+
+
+def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o600) -> None:
+    """Replace a whole file: readers see the old bytes or the new ones, also after a crash."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with _reporting("write", path):
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        try:
+            _write_all(fd, memoryview(data).cast("B"), 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file if it is there."""
+    with _reporting("remove", path):
+        path.unlink(missing_ok=True)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all below it, if it is there, and make that durable."""
+    with _reporting("remove", path), contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+    sync_directory(path.parent)
+
+
+def truncate_file(path: Path, size: int) -> None:
+    """Cut a file to `size` bytes, durably."""
+    with _reporting("truncate", path):
+        fd = os.open(path, os.O_RDWR)
+        try:
+            os.ftruncate(fd, size)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written
+
+
+class RowFile:
+    """A preallocated (sparse) file of fixed-size rows, written in place and read elsewhere through a mapping."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Open or create `path` and make it `size` bytes long, durably."""
+        self.path = path
+        with _reporting("open for writing", path):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                os.ftruncate(self._fd, size)
+                os.fsync(self._fd)
+            except OSError:
+                os.close(self._fd)
+                raise
+
+    def write_at(self, offset: int, rows: npt.NDArray[np.generic]) -> None:
+        """Write the array's bytes at `offset`; not durable before `sync`."""
+        with _reporting("write", self.path):
+            _write_all(self._fd, memoryview(rows).cast("B"), offset)
+
+    def sync(self) -> None:
+        """Make everything written so far durable."""
+        with _reporting("sync", self.path):
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file; what was synced stays."""
+        os.close(self._fd)
+
+
+class DirectoryLock:
+    """An exclusive lock on a directory, held until closed or the process ends, however it ends."""
+
+    def __init__(self, directory: Path) -> None:
+        """Take the lock; HomeLocked if another open (in any process) has it."""
+        path = directory / "LOCK"
+        with _reporting("open", path):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(self._fd, 64, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._fd)
+            raise HomeLocked(f"{directory} is open in another process (pid {owner}); one process may open it") from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def close(self) -> None:
+        """Release the lock. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> DirectoryLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

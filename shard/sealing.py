@@ -1,0 +1,84 @@
+"""What happens to a segment as a whole: sealing it, encoding it with a model, reading its codes and keys back.
+
+Works on one segment's files and its rows in the database; knows nothing of the index or of locks, which are the
+shard's.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from shard.errors import CorruptData
+from shard.files import truncate_file
+from shard.index import crc32c_blocks
+from shard.keys import template_keys
+from shard.model import SearchModel
+from shard.segments import SegmentFiles
+from shard.store import SegmentRow, Store, put_codes, put_segment
+from shard.types import PLANE_BYTES, CodeArray, FloatArray, KeyArray
+
+_LOG = logging.getLogger(__name__)
+_ENCODE_ROWS = 8_192
+
+
+def seal(store: Store, files: SegmentFiles, row: SegmentRow, model: SearchModel | None) -> SegmentRow:
+    """Cut the float file to its rows, write keys and codes, and commit their checksums. Returns the sealed segment.
+
+    A crash on the way leaves the segment an open tail, which is opened, and may be sealed, again.
+    """
+    floats = files.floats(row.rows)
+    truncate_file(files.floats_path, floats.nbytes)
+    keys_crc = files.write_keys(keys_of(store, row))
+    codes_crc = files.write_codes(model.model_id, _encode(model, floats)) if model else None
+    sealed = replace(
+        row, capacity=row.rows, is_sealed=True, floats_crc=crc32c_blocks(floats), keys_crc=keys_crc
+    )
+    with store.transaction() as db:
+        put_segment(db, sealed)
+        if model is not None and codes_crc is not None:
+            put_codes(db, row.segment, model.model_id, codes_crc)
+    return sealed
+
+
+def encode_segment(store: Store, files: SegmentFiles, row: SegmentRow, model: SearchModel) -> CodeArray:
+    """Codes of the segment's rows, (rows, planes * 16) uint8; a sealed segment's are stored too."""
+    codes = _encode(model, files.floats(row.rows))
+    if row.is_sealed:
+        crc = files.write_codes(model.model_id, codes)
+        with store.transaction() as db:
+            put_codes(db, row.segment, model.model_id, crc)
+    return codes
+
+
+def load_codes(store: Store, files: SegmentFiles, row: SegmentRow, model: SearchModel | None) -> CodeArray:
+    """A segment's codes: read where stored and sound, else encoded again; (rows, 0) without a model."""
+    if model is None:
+        return np.empty((row.rows, 0), np.uint8)
+    crc = store.codes_crc(row.segment, model.model_id) if row.is_sealed else None
+    if crc is not None:
+        try:
+            return files.read_codes(model.model_id, row.rows, model.planes, crc)
+        except CorruptData as error:
+            # Codes are derived from the floats, so a damaged file costs time and nothing else.
+            _LOG.warning("encoding a segment again from its floats: %s", error)
+    return encode_segment(store, files, row, model)
+
+
+def keys_of(store: Store, row: SegmentRow) -> KeyArray:
+    """Tie keys of a segment's rows, made from the ids in the database; 0 for deleted rows, which nobody sees."""
+    keys = np.zeros(row.rows, np.uint64)
+    live = store.ids_of_rows(row.first_row, row.first_row + row.rows)
+    if live:
+        keys[[r - row.first_row for r, _ in live]] = template_keys(template_id for _, template_id in live)
+    return keys
+
+
+def _encode(model: SearchModel, floats: FloatArray) -> CodeArray:
+    """Block by block, so that a mapped segment is never in memory as a whole."""
+    codes = np.empty((len(floats), model.planes * PLANE_BYTES), np.uint8)
+    for begin in range(0, len(floats), _ENCODE_ROWS):
+        codes[begin : begin + _ENCODE_ROWS] = model.encode(np.asarray(floats[begin : begin + _ENCODE_ROWS]))
+    return codes

@@ -1,0 +1,74 @@
+"""Search over shards of one process: encode once per model, one native call for all shards, then labels of the winners.
+
+Coverage, tenants and other hosts are the coordinator's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shard.index import search_indexes
+from shard.shard import Shard
+from shard.types import CandidateBatch, CodeArray, FloatArray, KeyArray, RowArray, SearchParams
+from shard.validate import check_params, check_probes
+
+_Found = tuple[RowArray, RowArray, FloatArray, KeyArray]
+_LABEL_ATTEMPTS = 3
+
+
+def search_shards(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -> CandidateBatch:
+    """The k best templates of all shards together, for each probe.
+
+    probes: (n, dim) float32, unit norm, n <= MAX_PROBES. A shard without a model, or `params.exact`, scans all floats;
+    otherwise each shard keeps as many survivors as its model's calibration says for `params.recall`.
+    Raises InvalidEmbedding, InvalidParameter.
+    """
+    check_params(params)
+    if shards:
+        check_probes(probes, shards[0].dim)
+    for _ in range(_LABEL_ATTEMPTS):
+        found = _search_rows(shards, probes, params)
+        candidates, is_complete = _labelled(shards, found)
+        if is_complete:
+            break
+    # A template deleted between scan and label leaves a gap; after a few rounds of that a shorter list is the truth.
+    return candidates
+
+
+def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -> _Found:
+    codes: list[CodeArray | None] = []
+    survivors: list[tuple[int, int]] = []
+    encoded: dict[str, CodeArray] = {}
+    for shard in shards:
+        model = None if params.exact else shard.model
+        if model is None:
+            codes.append(None)
+            survivors.append((0, 0))
+            continue
+        if model.model_id not in encoded:
+            encoded[model.model_id] = model.encode(probes)
+        codes.append(encoded[model.model_id])
+        survivors.append(model.survivors(shard.index.rows, params.k, params.recall))
+    numbers, rows, scores, keys = search_indexes([s.index for s in shards], probes, codes, survivors, params.k)
+    return numbers.astype(np.int64), rows, np.clip(scores, -1.0, 1.0), keys
+
+
+def _labelled(shards: Sequence[Shard], found: _Found) -> tuple[CandidateBatch, bool]:
+    numbers, rows, scores, keys = found
+    labels = [shard.labels(np.unique(rows[numbers == i]).tolist()) for i, shard in enumerate(shards)]
+    template_ids: list[tuple[str, ...]] = []
+    identities: list[tuple[str | None, ...]] = []
+    is_complete = True
+    for probe in range(len(rows)):
+        pairs = zip(numbers[probe].tolist(), rows[probe].tolist(), strict=True)
+        named = [labels[number].get(row) if number >= 0 else None for number, row in pairs]
+        kept = [i for i, label in enumerate(named) if label is not None]
+        if len(kept) < int((numbers[probe] >= 0).sum()):
+            is_complete = False
+            scores[probe, : len(kept)], scores[probe, len(kept) :] = scores[probe, kept], np.nan
+            keys[probe, : len(kept)], keys[probe, len(kept) :] = keys[probe, kept], 0
+        template_ids.append(tuple(label[0] for label in named if label is not None))
+        identities.append(tuple(label[1] for label in named if label is not None))
+    return CandidateBatch(scores, keys, tuple(template_ids), tuple(identities)), is_complete

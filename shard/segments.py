@@ -1,0 +1,118 @@
+"""Segments: a run of rows in files of their own. The last one is the open tail; sealed ones never change again.
+
+    segment-000001/floats.f32            rows x dim little-endian float32; the tail's file is sparse up to its capacity
+    segment-000001/keys.u64              sealed only: one little-endian uint64 a row (`shard.keys`)
+    segment-000001/codes-<model>.planes  sealed only: plane by plane, rows x 16 bytes each; derived, can be rebuilt
+
+Owns names, sizes and checksums of these files. What is true is decided by `shard.store`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from shard.errors import CorruptData
+from shard.files import RowFile, make_directory, remove_file, remove_tree, sync_directory, write_file
+from shard.index import CHECKSUM_BLOCK, crc32c_blocks
+from shard.store import SegmentRow
+from shard.types import PLANE_BYTES, CodeArray, FloatArray, KeyArray
+
+SEGMENT_BYTES = 128 << 20
+"""Floats of one full segment: large enough that a million rows are a few dozen files, small enough to copy in a second."""
+
+
+def segment_capacity(dim: int) -> int:
+    """Rows of a full segment, a multiple of 1,024."""
+    return max(1, SEGMENT_BYTES // (dim * 4 * 1024)) * 1024
+
+
+class SegmentFiles:
+    """The files of one segment of one shard."""
+
+    def __init__(self, shard_directory: Path, segment: int, dim: int) -> None:
+        self.directory = shard_directory / f"segment-{segment:06d}"
+        self.floats_path = self.directory / "floats.f32"
+        self.keys_path = self.directory / "keys.u64"
+        self._dim = dim
+
+    def codes_path(self, model_id: str) -> Path:
+        """File of the codes made by that model."""
+        return self.directory / f"codes-{model_id}.planes"
+
+    def open_tail(self, capacity: int) -> RowFile:
+        """Create the directory and the float file if they are not there, durably; the file is `capacity` rows long."""
+        make_directory(self.directory)
+        tail = RowFile(self.floats_path, capacity * self._dim * 4)
+        sync_directory(self.directory)
+        return tail
+
+    def check_size(self, row: SegmentRow) -> None:
+        """CorruptData if the float file is missing or shorter than the manifest's rows."""
+        expected = row.rows * self._dim * 4
+        found = self.floats_path.stat().st_size if self.floats_path.is_file() else -1
+        if found < expected or (row.is_sealed and found != expected):
+            raise CorruptData(
+                f"{self.floats_path}: the manifest names {row.rows} rows of {self._dim} float32 = {expected} bytes,"
+                f" the file {'is missing' if found < 0 else f'has {found}'}"
+            )
+
+    def floats(self, rows: int) -> FloatArray:
+        """The first `rows` rows, (rows, dim) float32, mapped read-only."""
+        if rows == 0:
+            return np.empty((0, self._dim), np.float32)
+        return np.memmap(self.floats_path, dtype="<f4", mode="r", shape=(rows, self._dim))
+
+    def write_keys(self, keys: KeyArray) -> bytes:
+        """Write the key file; returns its checksums."""
+        data = keys.astype("<u8")
+        write_file(self.keys_path, data.tobytes())
+        return crc32c_blocks(data)
+
+    def check_keys(self, row: SegmentRow) -> None:
+        """CorruptData if the key file is not what was sealed."""
+        _checked(self.keys_path, row.rows * 8, row.keys_crc)
+
+    def write_codes(self, model_id: str, codes: CodeArray) -> bytes:
+        """Write codes, (rows, planes * 16) uint8, plane by plane; returns the file's checksums."""
+        rows, width = codes.shape
+        planes = np.ascontiguousarray(codes.reshape(rows, width // PLANE_BYTES, PLANE_BYTES).transpose(1, 0, 2))
+        write_file(self.codes_path(model_id), planes.tobytes())
+        return crc32c_blocks(planes)
+
+    def read_codes(self, model_id: str, rows: int, planes: int, crc: bytes) -> CodeArray:
+        """The stored codes, (rows, planes * 16) uint8; CorruptData if size or checksum is wrong."""
+        data = _checked(self.codes_path(model_id), rows * planes * PLANE_BYTES, crc)
+        by_row = data.reshape(planes, rows, PLANE_BYTES).transpose(1, 0, 2)
+        return np.ascontiguousarray(by_row).reshape(rows, planes * PLANE_BYTES)
+
+    def check_floats(self, row: SegmentRow) -> None:
+        """CorruptData if the float file is not what was sealed."""
+        _checked(self.floats_path, row.rows * self._dim * 4, row.floats_crc)
+
+    def remove_codes_except(self, model_id: str | None) -> None:
+        """Remove the code files of other models, and unfinished writes."""
+        keep = None if model_id is None else self.codes_path(model_id)
+        for path in self.directory.glob("*"):
+            if path.suffix == ".tmp" or (path.suffix == ".planes" and path != keep):
+                remove_file(path)
+
+
+def remove_unnamed_segments(shard_directory: Path, named: set[str]) -> None:
+    """Remove segment directories that the manifest does not name: what a crash left of unacknowledged writes."""
+    for path in shard_directory.glob("segment-*"):
+        if path.name not in named:
+            remove_tree(path)
+
+
+def _checked(path: Path, size: int, crc: bytes | None) -> CodeArray:
+    found = path.stat().st_size if path.is_file() else -1
+    if found != size:
+        raise CorruptData(f"{path}: expected {size} bytes, {'the file is missing' if found < 0 else f'found {found}'}")
+    data = np.memmap(path, dtype=np.uint8, mode="r") if size else np.empty(0, np.uint8)
+    actual = crc32c_blocks(data)
+    if crc is None or actual == crc:
+        return data
+    block = next(i for i in range(0, len(actual), 4) if actual[i : i + 4] != crc[i : i + 4]) // 4
+    raise CorruptData(f"{path}: wrong CRC32C in the block at byte {block * CHECKSUM_BLOCK}")

@@ -1,0 +1,300 @@
+"""`Shard`: a durable set of templates and the index that searches them.
+
+The way of an enrollment: check everything, write floats to the open tail and sync them, commit the SQLite transaction
+that names them, make the rows searchable, return. What is true after a crash is what the database names. Searching is
+in `shard.search`, which reads `index`, `model` and `labels` only; sealing and re-encoding in `shard.sealing`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from shard import sealing
+from shard.errors import CorruptData, DuplicateTemplate, ModelMismatch, ShardClosed, WriteFailed
+from shard.files import DirectoryLock, make_directory
+from shard.index import Index
+from shard.keys import template_keys
+from shard.model import SearchModel
+from shard.segments import SegmentFiles, remove_unnamed_segments
+from shard.store import SegmentRow, Store, next_lsn, put_segment, put_templates, set_meta
+from shard.tail import Tail
+from shard.types import CodeArray, EnrollBatch, EnrollReceipt, FloatArray, IdentityCount, ShardStats, TemplateRecord
+from shard.validate import check_batch, check_dim
+
+ModelLoader = Callable[[str], SearchModel]
+
+
+class Shard:
+    """One shard of a gallery. Thread-safe; one process at a time (HomeLocked for the second).
+
+    Searches run beside writes; writes run one after another.
+    """
+
+    def __init__(self, directory: Path, load_model: ModelLoader) -> None:
+        """Open a shard that `create` made; `load_model` gives the model of an id that `activate` was given before.
+
+        Raises CorruptData for a file that is not what the manifest says, FormatTooNew, HomeLocked.
+        """
+        if not (directory / "shard.db").is_file():
+            raise CorruptData(f"{directory} is not a shard: it has no shard.db")
+        self.directory = directory
+        self._write_lock = threading.RLock()
+        self._write_error: WriteFailed | None = None
+        self._is_closed = False
+        with contextlib.ExitStack() as undo:
+            lock = undo.enter_context(DirectoryLock(directory))
+            self._store = Store(directory / "shard.db")
+            undo.callback(self._store.close)
+            self.dim = int(self._store.meta("dim") or 0)
+            self._tail = Tail(directory, self.dim)
+            self._open(load_model)
+            self._lock = lock
+            undo.pop_all()
+
+    @classmethod
+    def create(cls, directory: Path, *, dim: int, load_model: ModelLoader) -> Shard:
+        """Create an empty shard, or open the one that is there; ModelMismatch if that has another dimension."""
+        make_directory(directory)
+        Store.create(directory / "shard.db", {"dim": str(check_dim(dim))}).close()
+        shard = cls(directory, load_model)
+        if shard.dim != dim:
+            shard.close()
+            raise ModelMismatch(f"{directory}: the shard has dimension {shard.dim}, expected {dim}")
+        return shard
+
+    def _open(self, load_model: ModelLoader) -> None:
+        model_id = self._store.meta("model_id")
+        self._model = load_model(model_id) if model_id else None
+        self._segments = self._store.segments()
+        remove_unnamed_segments(self.directory, {self.files(row).directory.name for row in self._segments})
+        self.index = Index(self.dim)
+        codes = [self._open_segment(row) for row in self._segments]
+        if self._model is not None:
+            self.index.set_codes(self._model.planes, codes)
+        self.index.delete(np.array(self._store.tombstones(), dtype=np.int64))
+        self._templates = self._store.template_count()
+        if self._templates != self.index.live_rows:
+            raise CorruptData(
+                f"{self.directory}: the manifest names {self._templates} templates, its segments hold"
+                f" {self.index.live_rows} live rows"
+            )
+        # A crash between the commit that filled a segment and its sealing leaves it open.
+        for row in [row for row in self._segments if not row.is_sealed and row.rows == row.capacity]:
+            self._seal(row)
+
+    def _open_segment(self, row: SegmentRow) -> CodeArray:
+        files = self.files(row)
+        files.check_size(row)
+        if not row.is_sealed:
+            files.open_tail(row.capacity).close()
+        self.index.open_segment(str(files.floats_path), row.capacity)
+        if row.is_sealed:
+            files.check_keys(row)
+            self.index.append(np.zeros(row.rows, np.uint64), None)
+            self.index.map_keys(row.segment - 1, str(files.keys_path))
+        else:
+            self.index.append(sealing.keys_of(self._store, row), None)
+        files.remove_codes_except(self._model.model_id if self._model else None)
+        return sealing.load_codes(self._store, files, row, self._model)
+
+    def files(self, row: SegmentRow) -> SegmentFiles:
+        """The files of one segment."""
+        return SegmentFiles(self.directory, row.segment, self.dim)
+
+    # Reading
+
+    @property
+    def model(self) -> SearchModel | None:
+        """The model that searches use; None while the shard searches exactly on floats."""
+        return self._model
+
+    def __len__(self) -> int:
+        """Live templates."""
+        return self._templates
+
+    def labels(self, rows: Sequence[int]) -> dict[int, tuple[str, str | None]]:
+        """Row to (template id, identity) for those of the rows that are live."""
+        return self._store.labels(rows)
+
+    def existing(self, template_ids: Sequence[str]) -> set[str]:
+        """Those of the ids that are live."""
+        return self._store.existing(template_ids)
+
+    def records(self, template_ids: Sequence[str]) -> list[TemplateRecord]:
+        """Labels and metadata of the live templates among the ids."""
+        return self._store.records(template_ids)
+
+    def identities(self, after: str, limit: int) -> list[IdentityCount]:
+        """Up to `limit` identities after `after` in byte order of their UTF-8, with their live templates."""
+        return self._store.identities(after, limit)
+
+    def sample(self, rows: int, seed: int) -> FloatArray:
+        """Up to `rows` live embeddings, (n, dim) float32, drawn without replacement; the same for the same seed."""
+        live = np.setdiff1d(np.arange(self.index.rows), np.array(self._store.tombstones(), dtype=np.int64))
+        if len(live) > rows:
+            live = np.sort(np.random.default_rng(seed).choice(live, rows, replace=False))
+        return self.index.gather(live)
+
+    def stats(self) -> ShardStats:
+        """Sizes, from memory and from the directory."""
+        with self._write_lock:
+            return ShardStats(
+                templates=self._templates,
+                deleted=self.index.rows - self.index.live_rows,
+                segments=len(self._segments),
+                code_bytes=self.index.code_bytes,
+                # Blocks, not lengths: the tail's file is sparse.
+                disk_bytes=sum(p.stat().st_blocks * 512 for p in self.directory.rglob("*") if p.is_file()),
+                lsn=int(self._store.meta("lsn") or 0),
+                model_id=self._model.model_id if self._model else None,
+            )
+
+    def verify_checksums(self) -> None:
+        """Read every sealed file; CorruptData names the first block that is not what was sealed."""
+        for row in [row for row in self._store.segments() if row.is_sealed]:
+            files = self.files(row)
+            files.check_floats(row)
+            files.check_keys(row)
+            if self._model and (crc := self._store.codes_crc(row.segment, self._model.model_id)):
+                files.read_codes(self._model.model_id, row.rows, self._model.planes, crc)
+
+    # Writing
+
+    def enroll(self, batch: EnrollBatch, *, skip_existing: bool = False) -> EnrollReceipt:
+        """Write templates; durable and searchable when it returns, and nothing of them is there when it raises.
+
+        Raises InvalidEmbedding or InvalidParameter for bad values, DuplicateTemplate for an id that is there (left out
+        instead with `skip_existing`), WriteFailed if the disk fails; after that the shard refuses writes until reopened.
+        """
+        check_batch(batch, self.dim)
+        with self._writing():
+            existing = self._store.existing(batch.template_ids)
+            if existing and not skip_existing:
+                raise DuplicateTemplate(
+                    f"{len(existing)} of {len(batch)} template ids are in the gallery already, the first {min(existing)!r}"
+                )
+            fresh = _without(batch, existing)
+            lsn = self._append(fresh) if len(fresh) else int(self._store.meta("lsn") or 0)
+            return EnrollReceipt(enrolled=len(fresh), skipped=len(existing), lsn=lsn)
+
+    def _append(self, batch: EnrollBatch) -> int:
+        codes = None if self._model is None else self._model.encode(batch.embeddings)
+        keys = template_keys(batch.template_ids)
+        first_row = self.index.rows
+        staged = self._tail.stage(self._segments[-1] if self._segments else None, batch.embeddings)
+        with self._store.transaction() as db:
+            lsn = next_lsn(db)
+            for piece in staged:
+                put_segment(db, piece.segment)
+            put_templates(db, first_row, batch, lsn)
+        for piece in staged:
+            if piece.segment.segment > len(self._segments):
+                self.index.open_segment(str(self.files(piece.segment).floats_path), piece.segment.capacity)
+            self._segments[piece.segment.segment - 1 :] = [piece.segment]
+            rows = slice(piece.begin, piece.end)
+            self.index.append(keys[rows], None if codes is None else codes[rows])
+        self._templates += len(batch)
+        for piece in staged:
+            if piece.segment.rows == piece.segment.capacity:
+                self._seal(piece.segment)
+        return lsn
+
+    def delete(self, *, template_ids: Sequence[str] = (), identities: Sequence[str] = ()) -> int:
+        """Delete by id and by identity; returns how many templates. Durable and invisible when it returns."""
+        with self._writing():
+            rows = self._store.rows_to_delete(template_ids, identities)
+            if not rows:
+                return 0
+            with self._store.transaction() as db:
+                lsn = next_lsn(db)
+                db.executemany("DELETE FROM templates WHERE row = ?", [(row,) for row in rows])
+                db.executemany("INSERT INTO tombstones VALUES (?, ?)", [(row, lsn) for row in rows])
+            self.index.delete(np.array(rows, dtype=np.int64))
+            self._templates -= len(rows)
+            return len(rows)
+
+    def flush(self) -> None:
+        """Seal the open tail: its files get checksums and never change again. Nothing is lost without it."""
+        with self._writing():
+            if self._segments and not self._segments[-1].is_sealed:
+                self._seal(self._segments[-1])
+
+    def _seal(self, row: SegmentRow) -> None:
+        self._tail.close()
+        sealed = sealing.seal(self._store, self.files(row), row, self._model)
+        self._segments[row.segment - 1] = sealed
+        self.index.map_keys(row.segment - 1, str(self.files(row).keys_path))
+
+    def activate(self, model: SearchModel) -> None:
+        """Encode every row with the model, store the codes of sealed segments, and search with them from now on.
+
+        Searches go on with the old codes until then; writes wait only while the open tail is encoded.
+        Raises ModelMismatch for another dimension.
+        """
+        if model.dim != self.dim:
+            raise ModelMismatch(f"{self.directory}: model {model.model_id} has dimension {model.dim}, not {self.dim}")
+        ready = {
+            row.segment: sealing.encode_segment(self._store, self.files(row), row, model)
+            for row in self._store.segments()
+            if row.is_sealed
+        }
+        with self._writing():
+            for row in self._segments:
+                if row.segment not in ready:
+                    ready[row.segment] = sealing.encode_segment(self._store, self.files(row), row, model)
+            with self._store.transaction() as db:
+                set_meta(db, "model_id", model.model_id)
+                db.execute("DELETE FROM codes WHERE model_id != ?", (model.model_id,))
+            self.index.set_codes(model.planes, [ready[row.segment] for row in self._segments])
+            self._model = model
+            for row in self._segments:
+                self.files(row).remove_codes_except(model.model_id)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._write_lock:
+            if self._is_closed:
+                raise ShardClosed(f"{self.directory} is closed")
+            if self._write_error is not None:
+                raise WriteFailed(f"{self.directory} refuses writes until it is reopened: {self._write_error}")
+            try:
+                yield
+            except WriteFailed as error:
+                # After a failed fsync or commit nobody knows what is on the disk; reopening reads it.
+                self._write_error = error
+                raise
+
+    def close(self) -> None:
+        """Close files and release the lock. Everything acknowledged is durable already. Idempotent."""
+        with self._write_lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._tail.close()
+                self._store.close()
+                self._lock.close()
+
+    def __enter__(self) -> Shard:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _without(batch: EnrollBatch, existing: set[str]) -> EnrollBatch:
+    if not existing:
+        return batch
+    keep = [i for i, template_id in enumerate(batch.template_ids) if template_id not in existing]
+    return EnrollBatch(
+        embeddings=batch.embeddings[keep],
+        template_ids=tuple(batch.template_ids[i] for i in keep),
+        identities=tuple(batch.identities[i] for i in keep),
+        metadata=tuple(batch.metadata[i] for i in keep),
+    )

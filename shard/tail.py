@@ -1,0 +1,64 @@
+"""The open tail of a shard: where new float rows are written and synced before the database names them.
+
+Owns the one file open for writing. It decides which segment a row goes to, never whether the row exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shard.files import RowFile
+from shard.segments import SegmentFiles, segment_capacity
+from shard.store import SegmentRow
+from shard.types import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class StagedRows:
+    """Rows begin <= i < end of a batch, durable in `segment`, which is given as it will be once they are committed."""
+
+    segment: SegmentRow
+    begin: int
+    end: int
+
+
+class Tail:
+    """Writes float rows at the end of the last segment, opening new segments as each fills."""
+
+    def __init__(self, directory: Path, dim: int) -> None:
+        self._directory, self._dim = directory, dim
+        self._file: RowFile | None = None
+
+    def stage(self, last: SegmentRow | None, embeddings: FloatArray) -> list[StagedRows]:
+        """Write rows after those of `last`, synced. Until they are committed the next call overwrites them."""
+        staged: list[StagedRows] = []
+        begin = 0
+        while begin < len(embeddings):
+            if last is None or last.is_sealed or last.rows == last.capacity:
+                last = self._next_segment(last)
+            end = min(len(embeddings), begin + last.capacity - last.rows)
+            file = self._open(last)
+            file.write_at(last.rows * self._dim * 4, embeddings[begin:end])
+            file.sync()
+            last = replace(last, rows=last.rows + end - begin)
+            staged.append(StagedRows(last, begin, end))
+            begin = end
+        return staged
+
+    def _next_segment(self, last: SegmentRow | None) -> SegmentRow:
+        number, first_row = (last.segment + 1, last.first_row + last.rows) if last else (1, 0)
+        return SegmentRow(number, first_row, 0, segment_capacity(self._dim), False, None, None)
+
+    def _open(self, segment: SegmentRow) -> RowFile:
+        files = SegmentFiles(self._directory, segment.segment, self._dim)
+        if self._file is None or self._file.path != files.floats_path:
+            self.close()
+            self._file = files.open_tail(segment.capacity)
+        return self._file
+
+    def close(self) -> None:
+        """Close the file; what was staged stays. Idempotent."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
