@@ -174,7 +174,9 @@ class ShardHost:
             if (gallery_id, number) not in self._shards:
                 directory = self._shard_directory(gallery_id, number)
                 if not directory.is_dir():
-                    raise CorruptData(f"shard host {self.name} has no shard {number} of gallery {gallery_id}: {directory}")
+                    raise CorruptData(
+                        f"shard host {self.name} has no shard {number} of gallery {gallery_id}: {directory}"
+                    )
                 self._shards[gallery_id, number] = Shard(directory, self._load_model)
             return self._shards[gallery_id, number]
 

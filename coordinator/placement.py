@@ -31,7 +31,8 @@ def rendezvous(labels: Sequence[str], places: Sequence[str]) -> npt.NDArray[np.i
     keys = template_keys(labels)
     seeds = template_keys(places)
     weights = np.stack([_mix(keys ^ _mix(np.full(1, seed))) for seed in seeds])
-    return np.argmax(weights, axis=0)
+    winners: npt.NDArray[np.int64] = np.argmax(weights, axis=0)
+    return winners
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

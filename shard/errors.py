@@ -15,7 +15,7 @@ FacegridError
 │   └── WriteFailed              a write, fsync or commit failed; nothing of it was acknowledged
 ├── ModelError                   ModelMismatch, ModelFileMissing, ModelFileCorrupt, NotEnoughData
 ├── MissingExtra                 an optional dependency is not installed; the message names the extra
-└── ClusterError                 HostUnavailable, DeadlineExceeded, IncompleteCoverage, EnrollIncomplete,
+└── ClusterError                 HostUnavailable, HostBusy, DeadlineExceeded, IncompleteCoverage, EnrollIncomplete,
                                  ProtocolError, AuthenticationFailed, ClusterNotReady, ShardClosed
 
 Each class has a stable `code` (it travels over the wire and in HTTP problem documents) and says whether the same call
@@ -176,6 +176,13 @@ class HostUnavailable(ClusterError):
     """A shard host does not answer or refused the connection."""
 
     code = "host_unavailable"
+    is_retryable = True
+
+
+class HostBusy(ClusterError):
+    """A shard host has as many connections or waiting requests as it takes; nothing of this request was done."""
+
+    code = "host_busy"
     is_retryable = True
 
 

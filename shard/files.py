@@ -117,7 +117,7 @@ class RowFile:
     def write_at(self, offset: int, rows: npt.NDArray[np.generic]) -> None:
         """Write the array's bytes at `offset`; not durable before `sync`."""
         with _reporting("write", self.path):
-            _write_all(self._fd, memoryview(rows).cast("B"), offset)
+            _write_all(self._fd, rows.reshape(-1).view(np.uint8).data, offset)
 
     def sync(self) -> None:
         """Make everything written so far durable."""

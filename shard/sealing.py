@@ -33,9 +33,7 @@ def seal(store: Store, files: SegmentFiles, row: SegmentRow, model: SearchModel 
     truncate_file(files.floats_path, floats.nbytes)
     keys_crc = files.write_keys(keys_of(store, row))
     codes_crc = files.write_codes(model.model_id, _encode(model, floats)) if model else None
-    sealed = replace(
-        row, capacity=row.rows, is_sealed=True, floats_crc=crc32c_blocks(floats), keys_crc=keys_crc
-    )
+    sealed = replace(row, capacity=row.rows, is_sealed=True, floats_crc=crc32c_blocks(floats), keys_crc=keys_crc)
     with store.transaction() as db:
         put_segment(db, sealed)
         if model is not None and codes_crc is not None:

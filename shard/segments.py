@@ -20,7 +20,7 @@ from shard.store import SegmentRow
 from shard.types import PLANE_BYTES, CodeArray, FloatArray, KeyArray
 
 SEGMENT_BYTES = 128 << 20
-"""Floats of one full segment: large enough that a million rows are a few dozen files, small enough to copy in a second."""
+"""Floats of one full segment: a million rows are a few dozen files, and one is copied in a second."""
 
 
 def segment_capacity(dim: int) -> int:

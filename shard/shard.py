@@ -170,14 +170,14 @@ class Shard:
         """Write templates; durable and searchable when it returns, and nothing of them is there when it raises.
 
         Raises InvalidEmbedding or InvalidParameter for bad values, DuplicateTemplate for an id that is there (left out
-        instead with `skip_existing`), WriteFailed if the disk fails; after that the shard refuses writes until reopened.
+        instead with `skip_existing`), WriteFailed if the disk fails; the shard then refuses writes until reopened.
         """
         check_batch(batch, self.dim)
         with self._writing():
             existing = self._store.existing(batch.template_ids)
             if existing and not skip_existing:
                 raise DuplicateTemplate(
-                    f"{len(existing)} of {len(batch)} template ids are in the gallery already, the first {min(existing)!r}"
+                    f"{len(existing)} of {len(batch)} template ids are there already, the first {min(existing)!r}"
                 )
             fresh = _without(batch, existing)
             lsn = self._append(fresh) if len(fresh) else int(self._store.meta("lsn") or 0)

@@ -93,7 +93,7 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A durable transaction: committed and synced on leaving, rolled back on an error; WriteFailed if SQLite fails."""
+        """A durable transaction: synced on leaving, rolled back on an error; WriteFailed if SQLite fails."""
         with self._write_lock:
             try:
                 with _transaction(self._writer):
@@ -201,7 +201,9 @@ def next_lsn(connection: sqlite3.Connection) -> int:
 
 def set_meta(connection: sqlite3.Connection, key: str, value: str) -> None:
     """Write one meta entry inside the caller's transaction."""
-    connection.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value))
+    connection.execute(
+        "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
+    )
 
 
 def put_segment(connection: sqlite3.Connection, row: SegmentRow) -> None:

@@ -31,7 +31,7 @@ def check_dim(dim: int) -> int:
 
 
 def check_embeddings(values: Any, dim: int, *, what: str = "embeddings") -> FloatArray:
-    """The batch as (n, dim) float32, C-contiguous, if it is one with finite, non-zero rows; InvalidEmbedding otherwise."""
+    """The batch as (n, dim) float32, C-contiguous, with finite, non-zero rows; InvalidEmbedding if it is not."""
     if not isinstance(values, np.ndarray):
         raise InvalidEmbedding(f"{what}: expected a numpy array (n, {dim}) float32, got {type(values).__name__}")
     if values.dtype != np.float32:

@@ -1,0 +1,152 @@
+"""The catalog: which galleries exist, where their shards are, which model each uses. SQL through SQLAlchemy Core.
+
+Owns the schema and its statements. It decides nothing: `coordinator.coordinator` does, and writes it here first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine, Row
+
+from coordinator.types import GalleryRoute, GallerySpec
+from shard.errors import AlreadyExists, UnknownGallery
+
+CREATING, READY, DROPPING = "creating", "ready", "dropping"
+
+_METADATA = sa.MetaData()
+_GALLERIES = sa.Table(
+    "galleries",
+    _METADATA,
+    sa.Column("gallery_id", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String(130), nullable=False, unique=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("dim", sa.Integer, nullable=False),
+    sa.Column("code_bits", sa.Integer, nullable=False),
+    sa.Column("embedder", sa.String(64)),
+    sa.Column("model_id", sa.String(64), sa.ForeignKey("models.model_id")),
+    sa.Column("version", sa.Integer, nullable=False),
+)
+_SHARDS = sa.Table(
+    "shards",
+    _METADATA,
+    sa.Column("gallery_id", sa.String(32), sa.ForeignKey("galleries.gallery_id"), primary_key=True),
+    sa.Column("shard", sa.Integer, primary_key=True),
+    sa.Column("host", sa.String(64), nullable=False),
+)
+_MODELS = sa.Table(
+    "models",
+    _METADATA,
+    sa.Column("model_id", sa.String(64), primary_key=True),
+    sa.Column("templates", sa.Integer, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
+
+def _durable(connection: Any, _record: object) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+class Catalog:
+    """One home's catalog. Every method is one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the SQLite file."""
+        self._engine: Engine = sa.create_engine(f"sqlite:///{path}")
+        sa.event.listen(self._engine, "connect", _durable)
+        _METADATA.create_all(self._engine)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def add_gallery(self, gallery_id: str, spec: GallerySpec, hosts: Sequence[str]) -> None:
+        """Enter a gallery in state CREATING with its placement; AlreadyExists if the name is taken."""
+        row = {
+            "gallery_id": gallery_id, "name": spec.name, "state": CREATING, "dim": spec.dim,
+            "code_bits": spec.code_bits, "embedder": spec.embedder, "version": 1,
+        }  # fmt: skip
+        placed = [{"gallery_id": gallery_id, "shard": i, "host": host} for i, host in enumerate(hosts)]
+        try:
+            with self._engine.begin() as db:
+                db.execute(_GALLERIES.insert(), row)
+                db.execute(_SHARDS.insert(), placed)
+        except sa.exc.IntegrityError:
+            raise AlreadyExists(f"gallery {spec.name!r} exists") from None
+
+    def set_state(self, gallery_id: str, state: str) -> None:
+        """Move a gallery to another state."""
+        with self._engine.begin() as db:
+            db.execute(_changed(gallery_id).values(state=state, version=_GALLERIES.c.version + 1))
+
+    def remove_gallery(self, gallery_id: str) -> None:
+        """Remove a gallery's entries, and models that no gallery uses any more."""
+        with self._engine.begin() as db:
+            db.execute(_SHARDS.delete().where(_SHARDS.c.gallery_id == gallery_id))
+            db.execute(_GALLERIES.delete().where(_GALLERIES.c.gallery_id == gallery_id))
+            _remove_unused_models(db)
+
+    def set_model(self, gallery_id: str, model_id: str, data: bytes, templates: int) -> None:
+        """Make a model the gallery's, in one step with storing it. `templates`: how many there were at training."""
+        with self._engine.begin() as db:
+            if db.execute(sa.select(_MODELS.c.model_id).where(_MODELS.c.model_id == model_id)).first() is None:
+                db.execute(_MODELS.insert(), {"model_id": model_id, "templates": templates, "data": data})
+            db.execute(_changed(gallery_id).values(model_id=model_id, version=_GALLERIES.c.version + 1))
+            _remove_unused_models(db)
+
+    def model_templates(self, model_id: str) -> int:
+        """How many templates the gallery had when the model was trained."""
+        with self._engine.connect() as db:
+            return int(db.execute(sa.select(_MODELS.c.templates).where(_MODELS.c.model_id == model_id)).scalar_one())
+
+    def model_data(self, model_id: str) -> bytes:
+        """The model's bytes."""
+        with self._engine.connect() as db:
+            return bytes(db.execute(sa.select(_MODELS.c.data).where(_MODELS.c.model_id == model_id)).scalar_one())
+
+    def gallery(self, name: str) -> GalleryRoute:
+        """A ready gallery by name; UnknownGallery otherwise."""
+        with self._engine.connect() as db:
+            row = db.execute(_GALLERIES.select().where(_GALLERIES.c.name == name, _GALLERIES.c.state == READY)).first()
+            if row is None:
+                raise UnknownGallery(f"no gallery {name!r}")
+            return _route(db, row)
+
+    def galleries(self, state: str = READY) -> list[GalleryRoute]:
+        """All galleries in a state, by name."""
+        with self._engine.connect() as db:
+            rows = db.execute(_GALLERIES.select().where(_GALLERIES.c.state == state).order_by(_GALLERIES.c.name))
+            return [_route(db, row) for row in rows.all()]
+
+    def shards_per_host(self) -> dict[str, int]:
+        """Host name to the number of shards placed there, for hosts that have any."""
+        query = sa.select(_SHARDS.c.host, sa.func.count()).group_by(_SHARDS.c.host)
+        with self._engine.connect() as db:
+            return {str(host): int(count) for host, count in db.execute(query).all()}
+
+
+def _changed(gallery_id: str) -> sa.Update:
+    return _GALLERIES.update().where(_GALLERIES.c.gallery_id == gallery_id)
+
+
+def _remove_unused_models(db: Connection) -> None:
+    used = sa.select(_GALLERIES.c.model_id).where(_GALLERIES.c.model_id.is_not(None))
+    db.execute(_MODELS.delete().where(_MODELS.c.model_id.not_in(used)))
+
+
+def _route(db: Connection, row: Row[Any]) -> GalleryRoute:
+    query = sa.select(_SHARDS.c.host).where(_SHARDS.c.gallery_id == row.gallery_id).order_by(_SHARDS.c.shard)
+    return GalleryRoute(
+        gallery_id=row.gallery_id,
+        name=row.name,
+        dim=row.dim,
+        code_bits=row.code_bits,
+        embedder=row.embedder,
+        hosts=tuple(db.execute(query).scalars()),
+        model_id=row.model_id,
+        version=row.version,
+    )

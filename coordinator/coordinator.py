@@ -1,0 +1,154 @@
+"""`Coordinator`: the control plane of one home. Creates and drops galleries, places shards, trains models.
+
+It is off the data path: a router keeps answering from its copy of a route while the coordinator is away. Every step
+that spans hosts is written to the catalog first, so that an interrupted one is finished or undone at the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import threading
+import time
+
+from coordinator.catalog import CREATING, DROPPING, READY, Catalog
+from coordinator.messages import ActivateModel, CreateShard, DropGallery, OpenShards
+from coordinator.placement import place_shards
+from coordinator.runtime import Runtime
+from coordinator.training import count_templates, draw_sample, is_training_due
+from coordinator.types import GalleryRoute, GallerySpec, TrainReport
+from shard.errors import AlreadyExists, ClusterNotReady, InvalidParameter, NotEnoughData
+from shard.training import MIN_TRAIN, train
+from shard.types import PLANE_BITS
+from shard.validate import check_dim
+
+MAX_SHARDS = 1_024
+MAX_CODE_BITS = 1_024
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}")
+_STATS_TIMEOUT_S = 60.0
+_LOG = logging.getLogger(__name__)
+
+
+class Coordinator:
+    """Control plane over a catalog and a runtime. Thread-safe."""
+
+    def __init__(self, catalog: Catalog, runtime: Runtime) -> None:
+        """Finish or undo what an earlier process left half done, and open every shard.
+
+        Raises ClusterNotReady if a host that holds shards is missing.
+        """
+        self._catalog, self._runtime = catalog, runtime
+        self._lock = threading.RLock()
+        self._training = threading.Lock()
+        self._check_hosts()
+        for route in catalog.galleries(CREATING) + catalog.galleries(DROPPING):
+            _LOG.warning("gallery %s was not completely created or dropped; removing what is left", route.name)
+            self._remove(route)
+        runtime.control(
+            [
+                (host, OpenShards(route.gallery_id, shards))
+                for route in catalog.galleries()
+                for host, shards in route.shards_by_host().items()
+            ]
+        )
+
+    def _check_hosts(self) -> None:
+        missing = sorted(set(self._catalog.shards_per_host()) - set(self._runtime.hosts()))
+        if missing:
+            raise ClusterNotReady(
+                f"shards of this home are on hosts {', '.join(missing)}, which are not here;"
+                f" present: {', '.join(self._runtime.hosts()) or 'none'}"
+            )
+
+    def hosts(self) -> tuple[str, ...]:
+        """Names of the shard hosts."""
+        return self._runtime.hosts()
+
+    def gallery(self, name: str) -> GalleryRoute:
+        """A gallery's route; UnknownGallery if there is none of that name."""
+        return self._catalog.gallery(name)
+
+    def galleries(self) -> list[GalleryRoute]:
+        """Every gallery, by name."""
+        return self._catalog.galleries()
+
+    def create_gallery(self, spec: GallerySpec) -> GalleryRoute:
+        """Create an empty gallery; AlreadyExists, InvalidParameter."""
+        check_spec(spec)
+        with self._lock:
+            if any(route.name == spec.name for route in self._catalog.galleries()):
+                raise AlreadyExists(f"gallery {spec.name!r} exists")
+            gallery_id = secrets.token_hex(8)
+            held = self._catalog.shards_per_host()
+            hosts = place_shards(gallery_id, spec.shards, {host: held.get(host, 0) for host in self._runtime.hosts()})
+            self._catalog.add_gallery(gallery_id, spec, hosts)
+            self._runtime.control([(h, CreateShard(gallery_id, i, spec.dim)) for i, h in enumerate(hosts)])
+            self._catalog.set_state(gallery_id, READY)
+            return self._catalog.gallery(spec.name)
+
+    def drop_gallery(self, name: str) -> None:
+        """Remove a gallery and every file of it; UnknownGallery."""
+        with self._lock:
+            route = self._catalog.gallery(name)
+            self._catalog.set_state(route.gallery_id, DROPPING)
+            self._remove(route)
+
+    def _remove(self, route: GalleryRoute) -> None:
+        self._runtime.control([(host, DropGallery(route.gallery_id)) for host in sorted(set(route.hosts))])
+        self._catalog.remove_gallery(route.gallery_id)
+
+    def train(self, name: str, *, seed: int = 0) -> TrainReport:
+        """Train a model on a sample across the gallery's shards and activate it on all of them.
+
+        Raises NotEnoughData below MIN_TRAIN templates, UnknownGallery.
+        """
+        with self._training:
+            return self._train(self._catalog.gallery(name), seed)
+
+    def _train(self, route: GalleryRoute, seed: int) -> TrainReport:
+        started = time.monotonic()
+        counts = count_templates(self._runtime, route, started + _STATS_TIMEOUT_S)
+        templates = sum(counts.values())
+        if templates < MIN_TRAIN:
+            raise NotEnoughData(f"{route.name} has {templates} templates; training needs at least {MIN_TRAIN}")
+        sample = draw_sample(self._runtime, route, counts, seed)
+        model = train(sample, code_bits=route.code_bits, seed=seed)
+        message = ActivateModel(route.gallery_id, model.to_bytes())
+        self._runtime.control([(host, message) for host in route.shards_by_host()])
+        self._catalog.set_model(route.gallery_id, model.model_id, message.model, templates)
+        seconds = time.monotonic() - started
+        _LOG.info("trained %s on %d of %d templates in %.1f s", route.name, len(sample), templates, seconds)
+        return TrainReport(model.model_id, templates, len(sample), seconds)
+
+    def train_if_due(self, name: str) -> TrainReport | None:
+        """Train if the gallery has become large enough for a first or a better model; None if it has not."""
+        with self._training:
+            route = self._catalog.gallery(name)
+            counts = count_templates(self._runtime, route, time.monotonic() + _STATS_TIMEOUT_S)
+            trained_at = self._catalog.model_templates(route.model_id) if route.model_id else None
+            return self._train(route, seed=0) if is_training_due(sum(counts.values()), trained_at) else None
+
+    def close(self) -> None:
+        """Close the catalog; the runtime is its owner's to close."""
+        self._catalog.close()
+
+
+def check_gallery_name(name: str) -> str:
+    """`tenant/gallery`, each of lower-case letters, digits, '.', '_', '-'; InvalidParameter otherwise."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidParameter(
+            f"gallery name: expected 'tenant/gallery' of lower-case letters, digits, '.', '_' and '-', each part at"
+            f" most 63 long and starting with a letter or digit; got {name!r:.160}"
+        )
+    return name
+
+
+def check_spec(spec: GallerySpec) -> None:
+    """InvalidParameter if a value of the spec is out of range."""
+    check_gallery_name(spec.name)
+    check_dim(spec.dim)
+    if isinstance(spec.shards, bool) or not isinstance(spec.shards, int) or not 1 <= spec.shards <= MAX_SHARDS:
+        raise InvalidParameter(f"shards: expected an integer from 1 to {MAX_SHARDS}, got {spec.shards!r}")
+    if spec.code_bits not in (PLANE_BITS, 2 * PLANE_BITS, 4 * PLANE_BITS, MAX_CODE_BITS):
+        raise InvalidParameter(f"code_bits: expected 128, 256, 512 or 1024, got {spec.code_bits!r}")

@@ -1,0 +1,86 @@
+"""The home directory: its format version, its lock, its secret, and where things are in it.
+
+<home>/facegrid.json     format version and home id
+<home>/cluster.secret    what hosts and routers of this home authenticate each other with, mode 0600
+<home>/catalog.db        `coordinator.catalog`
+<home>/hosts/<name>/     `coordinator.host`
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+
+from shard.errors import CorruptData, FormatTooNew
+from shard.files import DirectoryLock, make_directory, write_file
+
+HOME_FORMAT = 1
+
+
+class Home:
+    """An open home directory. One process at a time: HomeLocked for the second."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open the home, or create it where there is an empty directory or none.
+
+        Raises FormatTooNew for a newer format, CorruptData for a directory that holds something else.
+        """
+        self.directory = directory.resolve()
+        manifest = self.directory / "facegrid.json"
+        if not manifest.exists() and self.directory.is_dir() and _is_foreign(self.directory):
+            raise CorruptData(f"{self.directory} is not a Facegrid home and not empty: it has no facegrid.json")
+        make_directory(self.directory)
+        self._lock = DirectoryLock(self.directory)
+        try:
+            self.home_id = self._read(manifest) if manifest.exists() else self._create(manifest)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _create(self, manifest: Path) -> str:
+        home_id = secrets.token_hex(8)
+        write_file(self.directory / "cluster.secret", secrets.token_hex(32).encode())
+        make_directory(self.hosts_directory)
+        # Last, because its presence says that the home is complete.
+        write_file(manifest, json.dumps({"format": HOME_FORMAT, "home_id": home_id}).encode())
+        return home_id
+
+    def _read(self, manifest: Path) -> str:
+        try:
+            values = json.loads(manifest.read_bytes())
+            version, home_id = int(values["format"]), str(values["home_id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptData(f"{manifest} is not a home's manifest: {error!r}") from error
+        if version > HOME_FORMAT:
+            raise FormatTooNew(f"{manifest} has format {version}; this Facegrid reads up to {HOME_FORMAT}")
+        return home_id
+
+    @property
+    def secret(self) -> bytes:
+        """The cluster's secret."""
+        return (self.directory / "cluster.secret").read_bytes()
+
+    @property
+    def catalog_path(self) -> Path:
+        """The catalog's SQLite file."""
+        return self.directory / "catalog.db"
+
+    @property
+    def hosts_directory(self) -> Path:
+        """Parent of the hosts' directories."""
+        return self.directory / "hosts"
+
+    def local_hosts(self) -> tuple[str, ...]:
+        """Names of the hosts that have a directory in this home, sorted."""
+        return tuple(sorted(path.name for path in self.hosts_directory.iterdir() if path.is_dir()))
+
+    def close(self) -> None:
+        """Release the lock. Idempotent."""
+        self._lock.close()
+
+
+def _is_foreign(directory: Path) -> bool:
+    """Something is in the directory that an interrupted creation of a home does not leave."""
+    ours = {"LOCK", "cluster.secret", "cluster.secret.tmp", "facegrid.json.tmp", "hosts"}
+    return any(path.name not in ours for path in directory.iterdir())

@@ -1,0 +1,265 @@
+"""`Router`: the data path. Fans a request out to the hosts that hold a gallery's shards and merges what comes back.
+
+It holds no state of a gallery but the lock that orders enrollments into it; routes come from the coordinator. A shard
+that does not answer is an error unless the caller allows a partial answer, and every answer says what it covers.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import TypeVar
+
+import numpy as np
+
+from coordinator import merge
+from coordinator.messages import (
+    DataRequest,
+    DeleteReply,
+    DeleteRequest,
+    Done,
+    EnrollRequest,
+    FlushRequest,
+    IdentitiesReply,
+    IdentitiesRequest,
+    RecordsReply,
+    RecordsRequest,
+    Reply,
+    SearchReply,
+    SearchRequest,
+    StatsReply,
+    StatsRequest,
+)
+from coordinator.placement import shards_of
+from coordinator.runtime import Runtime
+from coordinator.types import Coverage, EnrollOutcome, GalleryRoute, SearchOutcome
+from shard.errors import (
+    DeadlineExceeded,
+    DuplicateTemplate,
+    EnrollIncomplete,
+    FacegridError,
+    HostUnavailable,
+    IncompleteCoverage,
+)
+from shard.types import (
+    MAX_PROBES,
+    EnrollBatch,
+    EnrollReceipt,
+    FloatArray,
+    IdentityCount,
+    RowArray,
+    SearchParams,
+    ShardStats,
+    TemplateRecord,
+)
+from shard.validate import check_batch, check_params
+
+DEFAULT_DEADLINE_MS = 10_000
+"""Deadline of a read when the caller gives none."""
+WRITE_DEADLINE_MS = 120_000
+"""Deadline of each write request: a full chunk on a slow disk."""
+_ARRAY_BYTES = 16 << 20
+"""Floats in one request: large enough to amortise a frame or a commit, far below the frame limit."""
+
+ReplyT = TypeVar("ReplyT", bound=Reply)
+
+
+class Router:
+    """Data requests of one process to the hosts of a runtime. Thread-safe."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._enrolling: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def search(
+        self,
+        route: GalleryRoute,
+        probes: FloatArray,
+        params: SearchParams,
+        *,
+        threshold: float | None = None,
+        allow_partial: bool = False,
+        deadline_ms: int = DEFAULT_DEADLINE_MS,
+    ) -> SearchOutcome:
+        """The k best templates of the gallery for each probe, by (score descending, template key ascending).
+
+        probes: (n, dim) float32, unit norm, n >= 1; a long batch is cut into several requests. threshold: cosine;
+        candidates below it are left out. Raises IncompleteCoverage or DeadlineExceeded if a shard does not answer and
+        `allow_partial` is false.
+        """
+        check_params(params)
+        deadline = time.monotonic() + deadline_ms / 1000
+        step = max(1, min(MAX_PROBES, _ARRAY_BYTES // (route.dim * 4)))
+        outcomes = [
+            self._search(route, probes[i : i + step], params, allow_partial, deadline)
+            for i in range(0, len(probes), step)
+        ]
+        candidates = merge.stack([outcome.candidates for outcome in outcomes])
+        answered = min(outcome.coverage.answered for outcome in outcomes)
+        return SearchOutcome(
+            candidates if threshold is None else merge.cut(candidates, threshold), Coverage(answered, route.shards)
+        )
+
+    def _search(
+        self, route: GalleryRoute, probes: FloatArray, params: SearchParams, allow_partial: bool, deadline: float
+    ) -> SearchOutcome:
+        replies, failure = self._fan_out(
+            route, lambda shards: SearchRequest(route.gallery_id, shards, probes, params), SearchReply, deadline
+        )
+        coverage = Coverage(sum(len(reply.shards) for reply in replies), route.shards)
+        if failure is not None and not allow_partial:
+            _raise_incomplete(route, coverage, failure)
+        found = [reply.candidates for reply in replies]
+        return SearchOutcome(merge.merge(found, params.k) if found else merge.empty(len(probes), params.k), coverage)
+
+    def enroll(self, route: GalleryRoute, batch: EnrollBatch, *, skip_existing: bool, new_ids: bool) -> EnrollOutcome:
+        """Write a batch; durable on every shard when it returns.
+
+        Everything is checked before anything is written. `new_ids`: the ids were just made, so none can be there.
+        Raises InvalidEmbedding, InvalidParameter, DuplicateTemplate with nothing written; EnrollIncomplete if a shard
+        failed on the way, naming how many templates are durable.
+        """
+        check_batch(batch, route.dim)
+        with self._enrolling[route.gallery_id]:
+            # An id is unique in the gallery, but its shard follows from the identity: ask all of them.
+            existing = set() if new_ids else {r.template_id for r in self.records(route, batch.template_ids)}
+            if existing and not skip_existing:
+                raise DuplicateTemplate(
+                    f"{len(existing)} of {len(batch)} template ids are in {route.name} already, the first"
+                    f" {min(existing)!r}"
+                )
+            shards = shards_of(batch.identities, batch.template_ids, route.shards)
+            fresh = np.array([template_id not in existing for template_id in batch.template_ids], dtype=bool)
+            written = self._write(route, batch, np.where(fresh, shards, -1), skip_existing)
+            return EnrollOutcome(enrolled=written, skipped=len(batch) - written)
+
+    def _write(self, route: GalleryRoute, batch: EnrollBatch, shards: RowArray, skip_existing: bool) -> int:
+        deadline = time.monotonic() + WRITE_DEADLINE_MS / 1000
+        sent = [
+            self._runtime.submit(
+                route.hosts[shard], EnrollRequest(route.gallery_id, shard, piece, skip_existing), deadline=deadline
+            )
+            for shard, piece in _pieces(batch, shards, route)
+        ]
+        written, failures = 0, []
+        for future in sent:
+            try:
+                written += _expect(future.result(), EnrollReceipt).enrolled
+            except FacegridError as error:
+                failures.append(error)
+        if len(sent) == len(failures) == 1:
+            raise failures[0]
+        if failures:
+            raise EnrollIncomplete(
+                f"{written} of {len(batch)} templates are durable in {route.name}; {len(failures)} of {len(sent)}"
+                f" requests failed, the first with {failures[0].code}: {failures[0]}. Repeat with the same template ids"
+                " and if_exists='skip'"
+            ) from failures[0]
+        return written
+
+    def delete(self, route: GalleryRoute, *, template_ids: tuple[str, ...], identities: tuple[str, ...]) -> int:
+        """Delete by template id and identity; returns how many templates. Repeatable after an error."""
+        replies = self._all(
+            route,
+            lambda shards: DeleteRequest(route.gallery_id, shards, template_ids, identities),
+            DeleteReply,
+            WRITE_DEADLINE_MS,
+        )
+        return sum(reply.deleted for reply in replies)
+
+    def records(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> list[TemplateRecord]:
+        """Labels and metadata of the templates that are there, in no particular order."""
+        replies = self._all(route, lambda shards: RecordsRequest(route.gallery_id, shards, template_ids), RecordsReply)
+        return [record for reply in replies for record in reply.records]
+
+    def identities(self, route: GalleryRoute, *, after: str, limit: int) -> list[IdentityCount]:
+        """Up to `limit` identities after `after`, in byte order of their UTF-8."""
+        replies = self._all(
+            route, lambda shards: IdentitiesRequest(route.gallery_id, shards, after, limit), IdentitiesReply
+        )
+        found = [entry for reply in replies for entry in reply.identities]
+        return sorted(found, key=lambda entry: entry.identity.encode())[:limit]
+
+    def flush(self, route: GalleryRoute) -> None:
+        """Seal the open tail of every shard."""
+        self._all(route, lambda shards: FlushRequest(route.gallery_id, shards), Done, WRITE_DEADLINE_MS)
+
+    def stats(self, route: GalleryRoute) -> list[ShardStats]:
+        """Sizes of every shard, by shard number."""
+        by_host = route.shards_by_host()
+        replies = self._all(route, lambda shards: StatsRequest(route.gallery_id, shards), StatsReply)
+        numbered = [
+            (shard, stats)
+            for shards, reply in zip(by_host.values(), replies, strict=True)
+            for shard, stats in zip(shards, reply.stats, strict=True)
+        ]
+        return [stats for _, stats in sorted(numbered, key=lambda pair: pair[0])]
+
+    def _all(
+        self,
+        route: GalleryRoute,
+        request: Callable[[tuple[int, ...]], DataRequest],
+        kind: type[ReplyT],
+        deadline_ms: int = DEFAULT_DEADLINE_MS,
+    ) -> list[ReplyT]:
+        """One reply a host, hosts sorted; IncompleteCoverage or DeadlineExceeded if one is missing."""
+        replies, failure = self._fan_out(route, request, kind, time.monotonic() + deadline_ms / 1000)
+        if failure is not None:
+            _raise_incomplete(route, Coverage(len(replies), len(set(route.hosts))), failure)
+        return replies
+
+    def _fan_out(
+        self,
+        route: GalleryRoute,
+        request: Callable[[tuple[int, ...]], DataRequest],
+        kind: type[ReplyT],
+        deadline: float,
+    ) -> tuple[list[ReplyT], FacegridError | None]:
+        """Replies of the hosts that answered, and the first failure of those that did not. Other errors are raised."""
+        futures: list[Future[Reply]] = [
+            self._runtime.submit(host, request(shards), deadline=deadline)
+            for host, shards in route.shards_by_host().items()
+        ]
+        replies: list[ReplyT] = []
+        failure: FacegridError | None = None
+        for future in futures:
+            try:
+                replies.append(_expect(future.result(), kind))
+            except (HostUnavailable, DeadlineExceeded) as error:
+                failure = failure or error
+        return replies, failure
+
+
+def _pieces(batch: EnrollBatch, shards: RowArray, route: GalleryRoute) -> Iterator[tuple[int, EnrollBatch]]:
+    """The batch shard by shard, in requests of bounded size; rows marked -1 are left out."""
+    step = max(1, _ARRAY_BYTES // (route.dim * 4))
+    for shard in range(route.shards):
+        rows = np.flatnonzero(shards == shard)
+        for begin in range(0, len(rows), step):
+            part = rows[begin : begin + step]
+            yield (
+                shard,
+                EnrollBatch(
+                    embeddings=batch.embeddings[part],
+                    template_ids=tuple(batch.template_ids[i] for i in part),
+                    identities=tuple(batch.identities[i] for i in part),
+                    metadata=tuple(batch.metadata[i] for i in part),
+                ),
+            )
+
+
+def _expect(reply: Reply, kind: type[ReplyT]) -> ReplyT:
+    if not isinstance(reply, kind):
+        raise TypeError(f"expected a {kind.__name__}, got {type(reply).__name__}")
+    return reply
+
+
+def _raise_incomplete(route: GalleryRoute, coverage: Coverage, failure: FacegridError) -> None:
+    if isinstance(failure, DeadlineExceeded):
+        raise failure
+    raise IncompleteCoverage(
+        f"{coverage.answered} of {coverage.asked} answered for {route.name}: {failure}"
+    ) from failure
