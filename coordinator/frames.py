@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from coordinator.codec import Codec, Reader, pack, pack_array_header, read, struct_codec
 from coordinator.messages import (
@@ -103,18 +103,36 @@ def reply_frame(entries: Sequence[tuple[int, bytes]]) -> list[bytes]:
     return _frame(_REPLIES, [(b"\x92" + pack(key), message) for key, message in entries])
 
 
-def decode_requests(body: Body) -> list[tuple[int, int, DataRequest]]:
-    """(request id, milliseconds left, request) of a frame's body. ProtocolError for anything malformed."""
-    entries: list[tuple[int, int, DataRequest]] = read(body, lambda reader: _entries(reader, _REQUESTS, _request_entry))
-    return entries
-
-
-def decode_replies(body: Body) -> list[tuple[int, Reply | FacegridError]]:
-    """(request id, reply or the host's error) of a frame's body. ProtocolError for anything malformed."""
-    entries: list[tuple[int, Reply | FacegridError]] = read(
-        body, lambda reader: _entries(reader, _REPLIES, _reply_entry)
+def decode_requests(frame: Frame) -> list[tuple[int, int, DataRequest]]:
+    """(request id, milliseconds left, request) of a frame. ProtocolError for anything malformed."""
+    entries: list[tuple[int, int, DataRequest]] = read(
+        frame.verified(), lambda reader: _entries(reader, _REQUESTS, _request_entry)
     )
     return entries
+
+
+def decode_replies(frame: Frame) -> list[tuple[int, Reply | FacegridError]]:
+    """(request id, reply or the host's error) of a frame. ProtocolError for anything malformed."""
+    entries: list[tuple[int, Reply | FacegridError]] = read(
+        frame.verified(), lambda reader: _entries(reader, _REPLIES, _reply_entry)
+    )
+    return entries
+
+
+class Frame(NamedTuple):
+    """A frame as received, its checksum not yet verified: large ones are verified where they are decoded."""
+
+    body: Body
+    crc: int
+
+    def verified(self) -> Body:
+        """The body. ProtocolError if it is not what was sent."""
+        crc = zlib.crc32(self.body)
+        if crc != self.crc:
+            raise ProtocolError(
+                f"checksum of a frame of {len(self.body)} bytes: expected {self.crc:08x}, got {crc:08x}"
+            )
+        return self.body
 
 
 class FrameSplitter:
@@ -132,42 +150,37 @@ class FrameSplitter:
         """Bytes received of the unfinished frame."""
         return len(self._buffer)
 
-    def feed(self, data: bytes) -> list[Body]:
-        """Bodies completed by `data`, checksums verified. ProtocolError for a bad length or checksum."""
+    def feed(self, data: bytes) -> list[Frame]:
+        """Frames completed by `data`. ProtocolError for a length of 0 or above the limit."""
         if not self._buffer:
-            bodies, rest = self._cut(data)
-            self._buffer += data[rest:]
-            return bodies
+            frames, rest = self._cut(data)
+            self._buffer += memoryview(data)[rest:]
+            return frames
         self._buffer += data
         if len(self._buffer) < self._wanted():
             return []
-        # A fresh buffer: bodies are views of the old one.
+        # A fresh buffer: frames are views of the old one.
         whole, self._buffer = self._buffer, bytearray()
-        bodies, rest = self._cut(whole)
+        frames, rest = self._cut(whole)
         self._buffer += memoryview(whole)[rest:]
-        return bodies
+        return frames
 
     def _wanted(self) -> int:
         if len(self._buffer) < HEADER.size:
             return HEADER.size
         return HEADER.size + self._length(self._buffer, 0)[0]
 
-    def _cut(self, data: bytes | bytearray) -> tuple[list[Body], int]:
+    def _cut(self, data: bytes | bytearray) -> tuple[list[Frame], int]:
         view, at = memoryview(data), 0
-        bodies: list[Body] = []
+        frames: list[Frame] = []
         while len(view) - at >= HEADER.size:
             length, crc = self._length(view, at)
             end = at + HEADER.size + length
             if end > len(view):
                 break
-            body = view[at + HEADER.size : end]
-            if zlib.crc32(body) != crc:
-                raise ProtocolError(
-                    f"checksum of a frame of {length} bytes: expected {crc:08x}, got {zlib.crc32(body):08x}"
-                )
-            bodies.append(body)
+            frames.append(Frame(view[at + HEADER.size : end], crc))
             at = end
-        return bodies, at
+        return frames, at
 
     def _length(self, data: bytes | bytearray | memoryview, at: int) -> tuple[int, int]:
         length, crc = HEADER.unpack_from(data, at)

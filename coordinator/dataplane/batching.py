@@ -26,11 +26,12 @@ from shard.types import CandidateBatch
 log = logging.getLogger("facegrid.dataplane")
 
 STACK_PROBES = 1_024
-"""Probes of one stacked search, far below MAX_PROBES: a longer request runs alone, so that short ones do not wait in it."""
+"""Probes of one stacked search, far below MAX_PROBES: a longer request runs alone; short ones do not wait in it."""
 MAX_DRAIN = 1_024
 """Requests taken from the queue at a time."""
 
 Origin = TypeVar("Origin")
+Input = TypeVar("Input")
 Execute = Callable[[DataRequest], Reply]
 
 
@@ -51,9 +52,7 @@ class Worker(Generic[Origin]):
     `deliver` gets (job, encoded reply) in the worker's thread, once for every job unless `close` came first.
     """
 
-    def __init__(
-        self, name: str, execute: Execute, deliver: Callable[[list[tuple[Job[Origin], bytes]]], None]
-    ) -> None:
+    def __init__(self, name: str, execute: Execute, deliver: Callable[[list[tuple[Job[Origin], bytes]]], None]) -> None:
         self._execute = execute
         self._deliver = deliver
         self._queue: queue.SimpleQueue[Job[Origin] | None] = queue.SimpleQueue()
@@ -112,32 +111,44 @@ def run_group(execute: Execute, group: list[Job[Origin]], now: float) -> list[tu
     """Every job of a group with its encoded reply; a job whose caller has given up is not executed."""
     live = [job for job in group if job.expires > now]
     late = [job for job in group if job.expires <= now]
-    expired = encode_error(DeadlineExceeded("the deadline passed while the request waited at the host")) if late else b""
+    expired = (
+        encode_error(DeadlineExceeded("the deadline passed while the request waited at the host")) if late else b""
+    )
     return [*_run_live(execute, live), *((job, expired) for job in late)]
 
 
 def _run_live(execute: Execute, jobs: list[Job[Origin]]) -> list[tuple[Job[Origin], bytes]]:
     searches = [job.request for job in jobs if isinstance(job.request, SearchRequest)]
     if len(jobs) > 1 and len(searches) == len(jobs):
-        try:
-            reply = execute(stack(searches))
-        except FacegridError:
-            # One of them may be at fault: alone, each gets its own answer.
-            log.debug("a stack of %d searches failed; running each alone", len(searches))
-        else:
-            if isinstance(reply, SearchReply):
-                parts = split(reply, [len(search.probes) for search in searches])
-                return [(job, encode_message(part)) for job, part in zip(jobs, parts, strict=True)]
-    return [(job, _answer(execute, job.request)) for job in jobs]
+        parts = _stacked(execute, searches)
+        if parts is not None:
+            return [(job, _encoded(_same, part)) for job, part in zip(jobs, parts, strict=True)]
+    return [(job, _encoded(execute, job.request)) for job in jobs]
 
 
-def _answer(execute: Execute, request: DataRequest) -> bytes:
+def _stacked(execute: Execute, searches: list[SearchRequest]) -> list[SearchReply] | None:
+    """The replies of searches executed as one; None if that failed, since one of them may be at fault for all."""
     try:
-        return encode_message(execute(request))
+        reply = execute(stack(searches))
+        if not isinstance(reply, SearchReply):
+            raise TypeError(f"a search was answered by {type(reply).__name__}")
+        return split(reply, [len(search.probes) for search in searches])
+    except Exception as error:  # noqa: BLE001 - each is run alone next, where its own error is answered and logged
+        log.debug("a stack of %d searches failed with %r; running each alone", len(searches), error)
+        return None
+
+
+def _same(reply: Reply) -> Reply:
+    return reply
+
+
+def _encoded(produce: Callable[[Input], Reply], given: Input) -> bytes:
+    try:
+        return encode_message(produce(given))
     except FacegridError as error:
         return encode_error(error)
     except Exception as error:  # the process boundary: the peer gets a named error, the log the traceback
-        log.exception("unexpected failure of %s", type(request).__name__)
+        log.exception("unexpected failure of a request")
         return encode_error(FacegridError(f"internal error of the shard host: {type(error).__name__}; see its log"))
 
 
@@ -159,6 +170,8 @@ def split(reply: SearchReply, counts: Sequence[int]) -> list[SearchReply]:
 
 def _stack_key(request: DataRequest) -> tuple[Hashable, int]:
     """What searches must share to be stacked, and how many probes this one has; None for what is never stacked."""
-    if not isinstance(request, SearchRequest) or request.probes.ndim != 2 or len(request.probes) >= STACK_PROBES:
+    if not isinstance(request, SearchRequest) or request.probes.ndim != 2:
+        return None, 0
+    if not 1 <= len(request.probes) < STACK_PROBES:
         return None, 0
     return (request.gallery_id, request.shards, request.params, request.probes.shape[1]), len(request.probes)

@@ -40,6 +40,7 @@ class ServerHandshake:
     """The server's side of one connection."""
 
     def __init__(self, secret: bytes, *, is_full: bool) -> None:
+        self.is_full = is_full
         self._secret = secret
         self._nonce = secrets.token_bytes(NONCE_BYTES)
         self.greeting = _GREETING.pack(MAGIC, HANDSHAKE_VERSION, _FULL if is_full else _OK, 0, self._nonce)
@@ -83,7 +84,9 @@ class ClientHandshake:
         if magic != MAGIC:
             raise ProtocolError(f"{self._where} does not speak the data plane: expected {MAGIC!r}, got {magic!r}")
         if version != HANDSHAKE_VERSION:
-            raise ProtocolError(f"{self._where} speaks handshake version {version}; this end speaks {HANDSHAKE_VERSION}")
+            raise ProtocolError(
+                f"{self._where} speaks handshake version {version}; this end speaks {HANDSHAKE_VERSION}"
+            )
 
 
 def _proof(secret: bytes, role: bytes, server_nonce: bytes, client_nonce: bytes) -> bytes:

@@ -35,7 +35,10 @@ class LoopThread:
             raise ShardClosed(f"the data plane thread {self._thread.name} was closed") from error
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the loop from another thread and wait for its result."""
+        """Run a coroutine in the loop from another thread and wait for its result. ShardClosed after `close`."""
+        if not self._thread.is_alive():
+            coroutine.close()
+            raise ShardClosed(f"the data plane thread {self._thread.name} was closed")
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     def close(self) -> None:
@@ -49,7 +52,7 @@ class LoopThread:
         try:
             self.loop.run_forever()
         finally:
-            _cancel_tasks(self.loop)
+            _wind_down(self.loop)
             self.loop.close()
 
 
@@ -72,8 +75,9 @@ def _uvloop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _cancel_tasks(loop: asyncio.AbstractEventLoop) -> None:
+def _wind_down(loop: asyncio.AbstractEventLoop) -> None:
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
     loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_default_executor())
