@@ -1,0 +1,42 @@
+"""Faces: from image bytes to embeddings. The only place where OpenCV and onnxruntime are imported, and only on use.
+
+Importing this package needs neither; opening a pipeline without them raises MissingExtra.
+"""
+
+from __future__ import annotations
+
+from cluster.faces.decode import ImageArray, ImageLimits, ImageSource, decode_image
+from cluster.faces.model_files import Announce, ModelPlaces, Progress, locate, pull
+from cluster.faces.photos import Photo, walk_photos
+from cluster.faces.pipeline import Face, FacePipeline, ImageFaces, PipelineOptions, Select, select_face
+from cluster.faces.quality import Quality, QualityGate, Refusal
+from cluster.faces.registry import DEFAULT_DETECTOR, DEFAULT_EMBEDDER, ModelFile, ModelSpec, list_models, model_spec
+
+__all__ = [
+    "DEFAULT_DETECTOR",
+    "DEFAULT_EMBEDDER",
+    "Announce",
+    "Face",
+    "FacePipeline",
+    "ImageArray",
+    "ImageFaces",
+    "ImageLimits",
+    "ImageSource",
+    "ModelFile",
+    "ModelPlaces",
+    "ModelSpec",
+    "Photo",
+    "PipelineOptions",
+    "Progress",
+    "Quality",
+    "QualityGate",
+    "Refusal",
+    "Select",
+    "decode_image",
+    "list_models",
+    "locate",
+    "model_spec",
+    "pull",
+    "select_face",
+    "walk_photos",
+]

@@ -1,0 +1,127 @@
+"""Encoded bytes to pixels: RGB, upright, within stated limits, or a named refusal.
+
+First step of the face pipeline. Owns limits and orientation; the structure of the files is `headers.py`'s.
+Must not know faces.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.faces.extras import require_cv2
+from cluster.faces.headers import ImageHeader, read_header
+from shard.errors import InvalidImage
+
+ImageArray = npt.NDArray[np.uint8]
+"""(height, width, 3) uint8, RGB, upright."""
+ImageSource = bytes | bytearray | memoryview | str | os.PathLike[str] | ImageArray
+"""Encoded bytes, the path of an image file, or pixels that are decoded already."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is refused before it is decoded: larger files, pictures of more pixels or with a longer side."""
+
+    max_bytes: int = 64 * 1024 * 1024
+    max_pixels: int = 100_000_000
+    max_side: int = 65_535
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def decode_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> ImageArray:
+    """Pixels of an image, (height, width, 3) uint8 RGB, C-contiguous, Exif orientation applied.
+
+    Grey, palette, CMYK and 16-bit images become 8-bit RGB; transparency is laid over white; of an animation, the first
+    picture counts. JPEG, PNG, WebP and BMP are told apart by content, never by name. An array is checked and returned.
+    Raises InvalidImage with reason unreadable, empty, too_many_bytes, not_an_image, unsupported_format, truncated,
+    too_many_pixels or undecodable; MissingExtra without OpenCV.
+    """
+    if isinstance(source, np.ndarray):
+        return _checked_array(source, limits)
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        try:
+            return _decode_bytes(_read(path, limits), limits)
+        except InvalidImage as error:
+            raise InvalidImage(f"{path}: {error}", reason=error.reason) from error
+    return _decode_bytes(bytes(source), limits)
+
+
+def _read(path: Path, limits: ImageLimits) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limits.max_bytes + 1)
+    except OSError as error:
+        raise InvalidImage(f"cannot be read: {error}", reason="unreadable") from error
+    return data
+
+
+def _decode_bytes(data: bytes, limits: ImageLimits) -> ImageArray:
+    if len(data) > limits.max_bytes:
+        raise InvalidImage(f"expected at most {limits.max_bytes:,} bytes, got more", reason="too_many_bytes")
+    header = read_header(data)
+    _check_size(header.width, header.height, limits)
+    cv2 = require_cv2()
+    flags = cv2.IMREAD_UNCHANGED if header.has_alpha else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise InvalidImage(f"OpenCV cannot decode this {header.format}: {error}", reason="undecodable") from error
+    if pixels is None:
+        raise InvalidImage(f"OpenCV cannot decode this {header.format}", reason="undecodable")
+    if pixels.shape[:2] != (header.height, header.width):
+        raise InvalidImage(
+            f"the header says {header.width}×{header.height}, the pixels are {pixels.shape[1]}×{pixels.shape[0]}",
+            reason="undecodable",
+        )
+    return _upright(_to_rgb(pixels), header)
+
+
+def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+    if width < 1 or height < 1:
+        raise InvalidImage(f"expected at least one pixel, the header says {width}×{height}", reason="undecodable")
+    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+        raise InvalidImage(
+            f"expected at most {limits.max_pixels:,} pixels and {limits.max_side:,} a side, "
+            f"the header says {width}×{height} = {width * height:,}",
+            reason="too_many_pixels",
+        )
+
+
+def _to_rgb(pixels: npt.NDArray[np.generic]) -> ImageArray:
+    """OpenCV's grey, BGR or BGRA of 8 or 16 bits as 8-bit RGB, transparency over white."""
+    eight = (pixels.astype(np.uint16) >> 8 if pixels.dtype == np.uint16 else pixels).astype(np.uint8, copy=False)
+    if eight.ndim == 2:
+        return np.repeat(eight[:, :, None], 3, axis=2)
+    if eight.shape[2] == 3:
+        return np.ascontiguousarray(eight[:, :, ::-1])
+    alpha = eight[:, :, 3:].astype(np.uint16)
+    over_white = eight[:, :, 2::-1].astype(np.uint16) * alpha + 255 * (255 - alpha)
+    return ((over_white + 127) // 255).astype(np.uint8)
+
+
+def _upright(pixels: ImageArray, header: ImageHeader) -> ImageArray:
+    """Undo an Exif orientation: 2 mirrored, 3 upside down, 4 flipped, 5 transposed, 6 and 8 turned, 7 transverse."""
+    turned = pixels.transpose(1, 0, 2) if header.orientation >= 5 else pixels
+    if header.orientation in (2, 3, 6, 7):
+        turned = turned[:, ::-1]
+    if header.orientation in (3, 4, 7, 8):
+        turned = turned[::-1]
+    return np.ascontiguousarray(turned)
+
+
+def _checked_array(pixels: npt.NDArray[np.generic], limits: ImageLimits) -> ImageArray:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise InvalidImage(
+            f"expected decoded pixels as (height, width, 3) uint8 RGB, got {pixels.shape} {pixels.dtype}",
+            reason="undecodable",
+        )
+    _check_size(pixels.shape[1], pixels.shape[0], limits)
+    return np.ascontiguousarray(pixels, np.uint8)

@@ -1,0 +1,50 @@
+"""Opens onnxruntime sessions: threads, provider, and the repair of graphs that list weights as inputs.
+
+Owns what is common to detectors and embedders; must not know what goes in or comes out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.faces.extras import require_onnxruntime
+from cluster.faces.onnx_graph import keep_input
+from shard.errors import InvalidParameter, ModelFileCorrupt
+
+Device = Literal["cpu", "cuda"]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_LOG_ERRORS_ONLY = 3
+
+
+def open_session(path: Path, *, input_name: str | None, threads: int, device: Device) -> Any:
+    """An onnxruntime.InferenceSession of the file.
+
+    input_name: the network's one true input where the graph may list others. threads: intra-op, 0 for all cores.
+    Raises ModelFileCorrupt where onnxruntime refuses the file, InvalidParameter where the device is not there.
+    """
+    ort = require_onnxruntime()
+    provider = _PROVIDERS.get(device)
+    if provider is None or provider not in ort.get_available_providers():
+        raise InvalidParameter(
+            f"expected a device of this onnxruntime ({', '.join(available_devices())}), got {device!r}; "
+            "CUDA needs the package onnxruntime-gpu"
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    try:
+        model = path.read_bytes()
+        if input_name is not None:
+            model = keep_input(model, input_name)
+        return ort.InferenceSession(model, options, providers=[provider])
+    except Exception as error:  # onnxruntime's errors share no narrower base
+        raise ModelFileCorrupt(f"{path}: onnxruntime cannot load it: {error}") from error
+
+
+def available_devices() -> tuple[Device, ...]:
+    """The devices that this onnxruntime can use, `cpu` first. Raises MissingExtra without onnxruntime."""
+    there = require_onnxruntime().get_available_providers()
+    devices: tuple[Device, ...] = ("cpu", "cuda")
+    return tuple(device for device in devices if _PROVIDERS[device] in there)
