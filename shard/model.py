@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from shard._native import hamming
 from shard.calibration import Calibration
 from shard.errors import CorruptData, FormatTooNew, InvalidEmbedding, InvalidParameter
 from shard.types import MAX_DIM, MIN_DIM, PLANE_BITS, CodeArray, FloatArray
@@ -79,11 +80,7 @@ class SearchModel:
             raise InvalidEmbedding(
                 f"embeddings: expected (n, {self.dim}) float32, got {embeddings.shape} {embeddings.dtype}"
             )
-        codes = np.empty((len(embeddings), self.code_bits // 8), dtype=np.uint8)
-        for start in range(0, len(embeddings), _ENCODE_ROWS):
-            rows = slice(start, start + _ENCODE_ROWS)
-            codes[rows] = np.packbits(embeddings[rows] @ self.projection > self.thresholds, axis=1)
-        return codes
+        return encode_bits(embeddings, self.projection, self.thresholds)
 
     def survivors(self, rows: int, k: int, recall: float) -> tuple[int, int]:
         """(head, full): how many of a shard's `rows` rows to keep on plane 0 and on all planes for recall@k >= recall.
@@ -119,6 +116,20 @@ class SearchModel:
         if computed != stored:
             raise CorruptData(f"search model: its hash says {stored.hex()}, its content gives {computed.hex()}")
         return _rebuild(data[header_start:arrays_start], memoryview(data)[arrays_start:-_DIGEST_BYTES])
+
+
+def encode_bits(embeddings: FloatArray, projection: FloatArray, thresholds: FloatArray) -> CodeArray:
+    """Packed bits (n, bits // 8) of embeddings @ projection > thresholds; the layout of `SearchModel.encode`."""
+    codes = np.empty((len(embeddings), len(thresholds) // 8), dtype=np.uint8)
+    for start in range(0, len(embeddings), _ENCODE_ROWS):
+        rows = slice(start, start + _ENCODE_ROWS)
+        codes[rows] = np.packbits(embeddings[rows] @ projection > thresholds, axis=1)
+    return codes
+
+
+def hamming_distances(probes: CodeArray, codes: CodeArray) -> npt.NDArray[np.uint16]:
+    """Distances (n, m) of probes (n, b) to codes (m, b), whole planes each, by the native kernel."""
+    return hamming(np.ascontiguousarray(probes), np.ascontiguousarray(codes))
 
 
 def _check_fields(model: SearchModel) -> None:

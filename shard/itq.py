@@ -1,0 +1,73 @@
+"""PCA and ITQ: the projection and thresholds of a code, fitted to a sample of embeddings.
+
+Owns the recipe of the planes, chosen by the measurements in docs/search-model.md. It must not know calibration, models
+or files: rows in, two arrays out. Pure NumPy, off the data path.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shard.errors import NotEnoughData
+from shard.types import PLANE_BITS, FloatArray
+
+VARIANCE_KEPT = 0.99
+"""Share of the variance whose principal directions carry bits; the rest is noise."""
+ITQ_ROUNDS = 30
+"""Alternations of ITQ; the rotation has settled after about twenty."""
+
+
+def fit(sample: FloatArray, code_bits: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """(projection (dim, code_bits), thresholds (code_bits,)), float32: bit = x @ projection > threshold.
+
+    sample: (n, dim) float32. Plane 0 is ITQ on the strongest 128 principal directions; every further plane is ITQ on
+    128 random orthogonal mixtures of all directions that carry variance. Where fewer than 128 do, a plane is filled
+    with several rotations of what there is.
+    Raises NotEnoughData where the rows do not vary. Source: Gong & Lazebnik, CVPR 2011.
+    """
+    mean, directions = principal_directions(sample)
+    centred: FloatArray = sample - mean
+    blocks: list[FloatArray] = []
+    for plane in range(code_bits // PLANE_BITS):
+        wanted = PLANE_BITS
+        while wanted:
+            width = min(wanted, directions.shape[1])
+            basis: FloatArray = directions[:, :width]
+            if plane > 0 or wanted < PLANE_BITS:
+                basis = directions @ random_rotation(directions.shape[1], rng)[:, :width]
+            blocks.append(basis @ itq_rotation(centred @ basis, rng))
+            wanted -= width
+    projection = np.concatenate(blocks, axis=1)
+    return projection, mean @ projection
+
+
+def principal_directions(sample: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(mean (dim,), directions (dim, d)): orthonormal, strongest first, holding VARIANCE_KEPT of the variance.
+
+    Raises NotEnoughData where the rows do not vary.
+    """
+    mean = sample.mean(axis=0, dtype=np.float64)
+    second = (sample.T @ sample).astype(np.float64) / len(sample)
+    variances, vectors = np.linalg.eigh(second - np.outer(mean, mean))
+    variances, vectors = np.clip(variances[::-1], 0.0, None), vectors[:, ::-1]
+    total = variances.sum()
+    if total < 1e-6:
+        raise NotEnoughData(f"training sample: its {len(sample)} rows are all but equal (variance {total:.1e})")
+    kept = 1 + int(np.searchsorted(np.cumsum(variances), VARIANCE_KEPT * total))
+    return mean.astype(np.float32), np.ascontiguousarray(vectors[:, :kept], dtype=np.float32)
+
+
+def random_rotation(size: int, rng: np.random.Generator) -> FloatArray:
+    """An orthogonal (size, size) float32 matrix."""
+    rotation: FloatArray = np.linalg.qr(rng.standard_normal((size, size)))[0].astype(np.float32)
+    return rotation
+
+
+def itq_rotation(values: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """The rotation (d, d) that brings rows (n, d), centred, near the corners of the cube, by alternation."""
+    rotation = random_rotation(values.shape[1], rng)
+    for _ in range(ITQ_ROUNDS):
+        corners = np.where(values @ rotation > 0, np.float32(1), np.float32(-1))
+        left, _, right = np.linalg.svd(values.T @ corners)
+        rotation = left @ right
+    return rotation
