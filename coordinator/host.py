@@ -100,7 +100,7 @@ class ShardHost:
     def identities(self, request: IdentitiesRequest) -> IdentitiesReply:
         """One page of identities over the asked shards."""
         shards = self._open_all(request.gallery_id, request.shards)
-        pages = [entry for shard in shards for entry in shard.identities(request.after, request.limit)]
+        pages = [entry for shard in shards for entry in shard.identities(request.start, request.limit)]
         return IdentitiesReply(tuple(sorted(pages, key=lambda entry: entry.identity.encode())[: request.limit]))
 
     def flush(self, request: FlushRequest) -> Done:

@@ -86,11 +86,11 @@ class RecordsReply:
 
 @dataclass(frozen=True, slots=True)
 class IdentitiesRequest:
-    """Up to `limit` identities after `after` in byte order of their UTF-8 ("" for the first page)."""
+    """Up to `limit` identities from `start` on, it included, in byte order of their UTF-8 ("" for the first page)."""
 
     gallery_id: str
     shards: tuple[int, ...]
-    after: str
+    start: str
     limit: int
 
 

@@ -175,10 +175,10 @@ class Router:
         replies = self._all(route, lambda shards: RecordsRequest(route.gallery_id, shards, template_ids), RecordsReply)
         return [record for reply in replies for record in reply.records]
 
-    def identities(self, route: GalleryRoute, *, after: str, limit: int) -> list[IdentityCount]:
-        """Up to `limit` identities after `after`, in byte order of their UTF-8."""
+    def identities(self, route: GalleryRoute, *, start: str, limit: int) -> list[IdentityCount]:
+        """Up to `limit` identities from `start` on, in byte order of their UTF-8."""
         replies = self._all(
-            route, lambda shards: IdentitiesRequest(route.gallery_id, shards, after, limit), IdentitiesReply
+            route, lambda shards: IdentitiesRequest(route.gallery_id, shards, start, limit), IdentitiesReply
         )
         found = [entry for reply in replies for entry in reply.identities]
         return sorted(found, key=lambda entry: entry.identity.encode())[:limit]

@@ -69,6 +69,18 @@ def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o600) -> No
     sync_directory(path.parent)
 
 
+def publish_file(temporary: Path, path: Path) -> None:
+    """Give a finished temporary file of the same directory its name: readers see all of it or nothing."""
+    with _reporting("publish", path):
+        fd = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
 def remove_file(path: Path) -> None:
     """Remove a file if it is there."""
     with _reporting("remove", path):

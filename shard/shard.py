@@ -130,9 +130,9 @@ class Shard:
         """Labels and metadata of the live templates among the ids."""
         return self._store.records(template_ids)
 
-    def identities(self, after: str, limit: int) -> list[IdentityCount]:
-        """Up to `limit` identities after `after` in byte order of their UTF-8, with their live templates."""
-        return self._store.identities(after, limit)
+    def identities(self, start: str, limit: int) -> list[IdentityCount]:
+        """Up to `limit` identities from `start` on, in byte order of their UTF-8, with their live templates."""
+        return self._store.identities(start, limit)
 
     def sample(self, rows: int, seed: int) -> FloatArray:
         """Up to `rows` live embeddings, (n, dim) float32, drawn without replacement; the same for the same seed."""

@@ -162,11 +162,11 @@ class Store:
             found = self._reader.execute(sql, (json.dumps(list(template_ids)),)).fetchall()
         return [TemplateRecord(*row) for row in found]
 
-    def identities(self, after: str, limit: int) -> list[IdentityCount]:
-        """Up to `limit` identities after `after`, in byte order of UTF-8, with their live templates."""
-        sql = "SELECT identity, count(*) FROM templates WHERE identity > ? GROUP BY identity ORDER BY identity LIMIT ?"
+    def identities(self, start: str, limit: int) -> list[IdentityCount]:
+        """Up to `limit` identities from `start` on, in byte order of UTF-8, with their live templates."""
+        sql = "SELECT identity, count(*) FROM templates WHERE identity >= ? GROUP BY identity ORDER BY identity LIMIT ?"
         with self._read_lock:
-            return [IdentityCount(*row) for row in self._reader.execute(sql, (after, limit))]
+            return [IdentityCount(*row) for row in self._reader.execute(sql, (start, limit))]
 
     def rows_to_delete(self, template_ids: Iterable[str], identities: Iterable[str]) -> list[int]:
         """Live rows that bear one of the ids or identities, ascending."""

@@ -1,0 +1,168 @@
+"""`Cluster`: an open home and its galleries, the entry point of the Python API.
+
+    with Cluster.open("home/") as grid:
+        staff = grid.gallery("acme/staff", create=True, shards=4)
+
+Puts home, runtime, coordinator and router together, for one machine or Ray. The verbs are in `cluster.gallery`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from cluster.config import Settings, load_settings
+from cluster.gallery import Gallery
+from coordinator.catalog import Catalog
+from coordinator.coordinator import Coordinator, check_gallery_name
+from coordinator.home import Home
+from coordinator.router import Router
+from coordinator.runtime import LocalRuntime, Runtime
+from coordinator.types import GalleryRoute, GallerySpec
+from shard.errors import AlreadyExists, FacegridError, ShardClosed, UnknownGallery
+from shard.index import use_kernel
+
+if TYPE_CHECKING:
+    from cluster.results import Verification
+
+DEFAULT_SHARDS = 4
+DEFAULT_CODE_BITS = 512
+_FIRST_HOST = "host-0"
+_LOG = logging.getLogger(__name__)
+
+
+class Cluster:
+    """An open home. Use as a context manager, or call `close`. Thread-safe; one process at a time (HomeLocked)."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open or create `settings.home`; see `Cluster.open`."""
+        self.settings = settings
+        self._closing = contextlib.ExitStack()
+        self._maintenance = ThreadPoolExecutor(1, thread_name_prefix="facegrid-maintenance")
+        self._due: set[str] = set()
+        self._due_lock = threading.Lock()
+        with contextlib.ExitStack() as undo:
+            if settings.kernel is not None:
+                use_kernel(settings.kernel)
+            self.home = Home(settings.home)
+            undo.callback(self.home.close)
+            self.runtime, self.coordinator = _start(self.home, settings, undo)
+            undo.callback(self._maintenance.shutdown)
+            self.router = Router(self.runtime)
+            self._closing = undo.pop_all()
+
+    @classmethod
+    def open(cls, home: str | Path | None = None, *, runtime: str | None = None, **settings: Any) -> Cluster:
+        """Open a home directory, creating it where there is none.
+
+        runtime: "local" (shards in this process) or "ray" (one shard host a node). Further settings by keyword: the
+        fields of `cluster.config.Settings`; what is not given comes from FACEGRID_ environment variables.
+        Raises InvalidParameter, HomeLocked, FormatTooNew, CorruptData, ClusterNotReady, MissingExtra.
+        """
+        return cls(load_settings(home=home, runtime=runtime, **settings))
+
+    def gallery(
+        self,
+        name: str,
+        *,
+        create: bool = False,
+        shards: int | None = None,
+        dim: int | None = None,
+        code_bits: int | None = None,
+        embedder: str | None = None,
+    ) -> Gallery:
+        """The gallery of that name, `tenant/gallery`; with `create`, made where there is none.
+
+        shards (4 if not given), code_bits (512), and either dim, for embeddings made elsewhere, or embedder, the
+        network that makes them here (the configured one if neither is given) are fixed at creation. A gallery that is
+        there must have what is given. Raises UnknownGallery, InvalidParameter, AlreadyExists for a different one.
+        """
+        check_gallery_name(name)
+        wanted = {"shards": shards, "dim": dim, "code_bits": code_bits, "embedder": embedder}
+        try:
+            route = self.coordinator.gallery(name)
+        except UnknownGallery:
+            if not create:
+                raise
+            return Gallery(self, self._create(name, shards, dim, code_bits, embedder))
+        for field, value in wanted.items():
+            if value is not None and value != getattr(route, field):
+                raise AlreadyExists(f"gallery {name!r} exists with {field}={getattr(route, field)!r}, not {value!r}")
+        return Gallery(self, route)
+
+    def _create(
+        self, name: str, shards: int | None, dim: int | None, code_bits: int | None, embedder: str | None
+    ) -> GalleryRoute:
+        if dim is None or embedder is not None:
+            embedder = embedder or self.settings.embedder
+            dim = self.embedder_dim(embedder, expected=dim)
+        spec = GallerySpec(
+            name=name,
+            dim=dim,
+            shards=DEFAULT_SHARDS if shards is None else shards,
+            code_bits=DEFAULT_CODE_BITS if code_bits is None else code_bits,
+            embedder=embedder,
+        )
+        return self.coordinator.create_gallery(spec)
+
+    def galleries(self) -> list[Gallery]:
+        """Every gallery, by name."""
+        return [Gallery(self, route) for route in self.coordinator.galleries()]
+
+    def drop(self, name: str) -> None:
+        """Remove a gallery, its templates and its files; UnknownGallery."""
+        self.coordinator.drop_gallery(check_gallery_name(name))
+
+    def enrolled(self, name: str, templates: int) -> None:
+        """Have a gallery trained in the background if it has grown enough. Called after each enrollment."""
+        with self._due_lock:
+            if not templates or name in self._due:
+                return
+            self._due.add(name)
+        try:
+            self._maintenance.submit(self._train_if_due, name)
+        except RuntimeError:
+            raise ShardClosed("the cluster was closed during the enrollment, which is durable") from None
+
+    def _train_if_due(self, name: str) -> None:
+        with self._due_lock:
+            self._due.discard(name)
+        try:
+            self.coordinator.train_if_due(name)
+        except FacegridError:
+            # The gallery stays searchable as it is, and the next enrollment tries again.
+            _LOG.exception("training of %s in the background failed", name)
+
+    def wait_until_idle(self) -> None:
+        """Wait for background training that earlier enrollments made due."""
+        self._maintenance.submit(lambda: None).result()
+
+    def close(self) -> None:
+        """Finish background work, stop the runtime, release the home. Nothing acknowledged is lost. Idempotent."""
+        self._closing.close()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[Runtime, Coordinator]:
+    catalog = Catalog(home.catalog_path)
+    if settings.runtime == "local":
+        hosts = sorted({_FIRST_HOST, *home.local_hosts()})
+        runtime = LocalRuntime(home.hosts_directory, hosts)
+        undo.callback(runtime.close)
+        coordinator = Coordinator(catalog, runtime)
+        undo.callback(coordinator.close)
+        return runtime, coordinator
+    raise NotImplementedError

@@ -1,0 +1,72 @@
+"""Settings: the only place that reads environment variables. `docs/configuration.md` describes each; a test holds it so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from shard.errors import InvalidParameter
+
+
+class Settings(BaseModel):
+    """How a home is opened. Each field is set by its environment variable `FACEGRID_<FIELD>` unless given in code."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path = Field(default=Path("facegrid-home"), description="Home directory of galleries.")
+    runtime: Literal["local", "ray"] = Field(
+        default="local", description="Where shard hosts run: in this process, or as Ray actors."
+    )
+    ray_address: str = Field(
+        default="local", description="Ray cluster to join (host:port), or `local` to start one on this machine."
+    )
+    shard_hosts: int | None = Field(
+        default=None, ge=1, le=1024, description="Shard hosts to run on a Ray that Facegrid starts itself; 1 if not set."
+    )
+    kernel: str | None = Field(default=None, description="SIMD kernel by name; the fastest that runs here if not set.")
+    models: tuple[Path, ...] = Field(
+        default=(), description="Directories to look for network files in, separated by `:`, before the cache."
+    )
+    cache: Path = Field(
+        default_factory=lambda: Path.home() / ".cache" / "facegrid", description="Where pulled network files are kept."
+    )
+    detector: str = Field(default="yunet_2023mar", description="Face detector, by its name in the registry.")
+    embedder: str = Field(default="sface_2021dec", description="Face embedder, by its name in the registry.")
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="Threads of the networks; as many as cores if not set."
+    )
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_paths(cls, value: Any) -> Any:
+        return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+
+PREFIX = "FACEGRID_"
+# Read by the tests and the demo, not by the product.
+_FOREIGN = {"FACEGRID_DATA"}
+
+
+def load_settings(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
+    """Settings from keyword arguments, then the environment, then defaults.
+
+    Raises InvalidParameter for a value out of range and for a FACEGRID_ variable that nobody knows: a misspelt
+    setting must not be ignored.
+    """
+    environ = os.environ if environ is None else environ
+    known = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known and name not in _FOREIGN)
+    if unknown:
+        raise InvalidParameter(f"unknown setting {unknown[0]}; known: {', '.join(sorted(known))}")
+    values: dict[str, Any] = {field: environ[variable] for variable, field in known.items() if environ.get(variable)}
+    values.update({name: value for name, value in given.items() if value is not None})
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidParameter(f"setting {field}: {first['msg']}; got {first.get('input')!r}") from None

@@ -1,0 +1,191 @@
+"""`Gallery`: what a user does with one gallery, by embedding. Images are in `cluster.images`."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from cluster.results import EnrollResult, GalleryStats, SearchBatch, Template
+from coordinator.router import DEFAULT_DEADLINE_MS
+from coordinator.types import GalleryRoute, TrainReport
+from shard.errors import InvalidParameter, UnknownTemplate
+from shard.types import DEFAULT_RECALL, EnrollBatch, FloatArray, IdentityCount, SearchParams
+from shard.validate import check_embeddings, check_label, normalised
+
+if TYPE_CHECKING:
+    from cluster.api import Cluster
+
+_PAGE = 1_000
+
+
+class Gallery:
+    """The verbs of a gallery that take embeddings, and those that take none. Thread-safe."""
+
+    def __init__(self, cluster: Cluster, route: GalleryRoute) -> None:
+        self._cluster, self._route = cluster, route
+
+    @property
+    def name(self) -> str:
+        """`tenant/gallery`."""
+        return self._route.name
+
+    @property
+    def dim(self) -> int:
+        """Dimension of its embeddings."""
+        return self._route.dim
+
+    def enroll(
+        self,
+        embeddings: FloatArray,
+        *,
+        identities: Sequence[str | None] | None = None,
+        template_ids: Sequence[str] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        if_exists: Literal["error", "skip"] = "error",
+    ) -> EnrollResult:
+        """Store templates; they are durable and searchable when it returns.
+
+        embeddings: (n, dim) float32, n >= 1, scaled to unit norm here. identities, template_ids, metadata: n entries;
+        ids are made where none are given; metadata is stored as JSON. if_exists: what to do with a template id that
+        the gallery has: raise DuplicateTemplate, or skip it (which makes a repeated call complete an interrupted one).
+        Everything is checked before anything is written: InvalidEmbedding, InvalidParameter, DuplicateTemplate.
+        """
+        if if_exists not in ("error", "skip"):
+            raise InvalidParameter(f"if_exists: expected 'error' or 'skip', got {if_exists!r}")
+        rows = normalised(check_embeddings(embeddings, self.dim))
+        ids = [secrets.token_hex(16) for _ in range(len(rows))] if template_ids is None else list(template_ids)
+        batch = EnrollBatch(
+            embeddings=rows,
+            template_ids=tuple(ids),
+            identities=(None,) * len(rows) if identities is None else tuple(identities),
+            metadata=(None,) * len(rows) if metadata is None else tuple(map(_to_json, metadata)),
+        )
+        outcome = self._cluster.router.enroll(
+            self._route, batch, skip_existing=if_exists == "skip", new_ids=template_ids is None
+        )
+        self._cluster.enrolled(self.name, outcome.enrolled)
+        return EnrollResult(batch.template_ids, outcome.enrolled, outcome.skipped)
+
+    def search(
+        self,
+        probes: FloatArray,
+        k: int = 10,
+        *,
+        recall: float = DEFAULT_RECALL,
+        exact: bool = False,
+        threshold: float | None = None,
+        allow_partial: bool = False,
+        deadline_ms: int = DEFAULT_DEADLINE_MS,
+    ) -> SearchBatch:
+        """The k nearest templates of each probe.
+
+        probes: (n, dim) float32, n >= 1, scaled to unit norm here. recall: recall@k against exhaustive search to aim
+        at, in (0, 1); exact: scan every float instead. threshold: leave out candidates of a lower cosine.
+        allow_partial: answer with the shards there are when some do not answer; see `.coverage`.
+        Raises InvalidEmbedding, InvalidParameter, IncompleteCoverage, DeadlineExceeded.
+        """
+        outcome = self._cluster.router.search(
+            self._route,
+            normalised(check_embeddings(probes, self.dim, what="probes")),
+            SearchParams(k=k, recall=recall, exact=exact),
+            threshold=threshold,
+            allow_partial=allow_partial,
+            deadline_ms=deadline_ms,
+        )
+        found = outcome.candidates
+        return SearchBatch(found.template_ids, found.scores, found.identities, outcome.coverage)
+
+    def delete(
+        self, *, identity: str | None = None, template_ids: Sequence[str] = (), identities: Sequence[str] = ()
+    ) -> int:
+        """Delete every template of an identity, or templates by id; returns how many. Gone from every search at once.
+
+        Deleting what is not there deletes 0. Raises InvalidParameter if nothing is named.
+        """
+        names = tuple(identities) if identity is None else (identity, *identities)
+        if isinstance(template_ids, str) or isinstance(identities, str):
+            raise InvalidParameter("template_ids and identities: expected a list of texts, got one text")
+        if not names and not template_ids:
+            raise InvalidParameter("delete: expected identity=, identities= or template_ids=, got none of them")
+        for label in (*names, *template_ids):
+            check_label(label, what="delete")
+        return self._cluster.router.delete(self._route, template_ids=tuple(template_ids), identities=names)
+
+    def get(self, template_id: str) -> Template:
+        """A template's labels and metadata; UnknownTemplate if it is not there."""
+        found = self.templates([template_id])
+        if not found:
+            raise UnknownTemplate(f"{self.name} has no template {template_id!r}")
+        return found[0]
+
+    def templates(self, template_ids: Sequence[str]) -> list[Template]:
+        """Labels and metadata of those templates that are there, in the order asked."""
+        records = {r.template_id: r for r in self._cluster.router.records(self._route, tuple(template_ids))}
+        return [
+            Template(r.template_id, r.identity, None if r.metadata is None else json.loads(r.metadata))
+            for r in (records[i] for i in template_ids if i in records)
+        ]
+
+    def identities(self) -> Iterator[IdentityCount]:
+        """Every identity with its number of templates, in byte order of UTF-8; read page by page."""
+        start = ""
+        while page := self._cluster.router.identities(self._route, start=start, limit=_PAGE):
+            yield from page
+            start = page[-1].identity + "\0"  # the next text in byte order
+
+    def __contains__(self, identity: object) -> bool:
+        """Whether the identity has a template."""
+        if not isinstance(identity, str):
+            return False
+        page = self._cluster.router.identities(self._route, start=identity, limit=1)
+        return bool(page) and page[0].identity == identity
+
+    def __len__(self) -> int:
+        """Live templates."""
+        return self.stats().templates
+
+    def __bool__(self) -> bool:
+        """A gallery is true, empty or not."""
+        return True
+
+    def stats(self) -> GalleryStats:
+        """Size in memory and on disk, summed over shards."""
+        route = self._route = self._cluster.coordinator.gallery(self.name)
+        shards = self._cluster.router.stats(route)
+        return GalleryStats(
+            name=route.name,
+            dim=route.dim,
+            shards=route.shards,
+            templates=sum(s.templates for s in shards),
+            deleted=sum(s.deleted for s in shards),
+            code_bits=route.code_bits,
+            code_bytes=sum(s.code_bytes for s in shards),
+            disk_bytes=sum(s.disk_bytes for s in shards),
+            embedder=route.embedder,
+            model_id=route.model_id,
+            hosts=tuple(sorted(set(route.hosts))),
+        )
+
+    def train(self) -> TrainReport:
+        """Train a SearchModel on a sample of this gallery and search with it. NotEnoughData below 1,000 templates.
+
+        Galleries train by themselves when they reach that size; this does it now.
+        """
+        return self._cluster.coordinator.train(self.name)
+
+    def flush(self) -> None:
+        """Seal the open segment of every shard. Nothing is lost without it; sealed files are checksummed."""
+        self._cluster.router.flush(self._route)
+
+
+def _to_json(value: Mapping[str, Any] | None) -> bytes | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise InvalidParameter(f"metadata: expected a mapping or None for each template, got {type(value).__name__}")
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidParameter(f"metadata: not representable as JSON: {error}") from None

@@ -1,0 +1,132 @@
+"""What the Python API gives back: frozen values, and nothing that needs the cluster to be open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coordinator.types import Coverage
+from shard.types import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A face in pixels of the upright image: left, top, width, height."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollResult:
+    """Ids of the batch in its order; how many became durable now, and how many were there already."""
+
+    template_ids: tuple[str, ...]
+    enrolled: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A photo that was not enrolled: its path, a stable reason, and what was found."""
+
+    path: Path
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FolderReport:
+    """What became of a folder: photos seen, templates enrolled and skipped (there already), refusals in path order."""
+
+    photos: int
+    enrolled: int
+    skipped: int
+    refused: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchBatch:
+    """Candidates of n probes, best first: by score descending, ties by template key.
+
+    template_ids, identities: n rows of up to k. scores: (n, k) float32 cosine, NaN where a row is shorter than k.
+    coverage: shards that answered, of those asked.
+    """
+
+    template_ids: tuple[tuple[str, ...], ...]
+    scores: FloatArray
+    identities: tuple[tuple[str | None, ...], ...]
+    coverage: Coverage
+
+    def __len__(self) -> int:
+        """Number of probes."""
+        return len(self.template_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One template found: cosine score, labels, and its metadata."""
+
+    score: float
+    template_id: str
+    identity: str | None
+    metadata: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSearch:
+    """Candidates for one face of an image, best first; iterates over them."""
+
+    face: Box
+    candidates: tuple[Candidate, ...]
+    coverage: Coverage
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return iter(self.candidates)
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    def __getitem__(self, position: int) -> Candidate:
+        return self.candidates[position]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A stored template's labels and metadata."""
+
+    template_id: str
+    identity: str | None
+    metadata: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Whether two images show the same person: cosine score of their largest faces against a threshold."""
+
+    score: float
+    threshold: float
+    is_match: bool
+    face_a: Box
+    face_b: Box
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryStats:
+    """A gallery's size: live templates, rows deleted but not compacted, bytes of codes in memory, bytes on disk."""
+
+    name: str
+    dim: int
+    shards: int
+    templates: int
+    deleted: int
+    code_bits: int
+    code_bytes: int
+    disk_bytes: int
+    embedder: str | None
+    model_id: str | None
+    hosts: tuple[str, ...]
