@@ -49,7 +49,7 @@ class Job(Generic[Origin]):
 class Worker(Generic[Origin]):
     """One thread that executes jobs in the order of arrival, stacking searches where it can.
 
-    `deliver` gets (job, encoded reply) in the worker's thread, once for every job unless `close` came first.
+    `deliver` gets (job, encoded reply) in the worker's thread, once for every job unless `stop` came first.
     """
 
     def __init__(self, name: str, execute: Execute, deliver: Callable[[list[tuple[Job[Origin], bytes]]], None]) -> None:
@@ -64,10 +64,13 @@ class Worker(Generic[Origin]):
         """Queue a job; the caller bounds how many."""
         self._queue.put(job)
 
-    def close(self) -> None:
-        """Let the call in progress end, drop the rest, join the thread. Idempotent."""
+    def stop(self) -> None:
+        """Let the call in progress end and drop the rest; `join` waits for it. Idempotent."""
         self._is_closing = True
         self._queue.put(None)
+
+    def join(self) -> None:
+        """Wait for the thread; after `stop`."""
         self._thread.join()
 
     def _run(self) -> None:

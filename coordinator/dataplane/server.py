@@ -93,10 +93,13 @@ class DataServer:
         if self._is_closed:
             return
         self._is_closed = True
+        # Stopped before the connections break: what a client is told has failed is not begun afterwards.
+        for worker in self._workers.values():
+            worker.stop()
         if self._server is not None:
             self._thread.run(self._stop(self._server))
         for worker in self._workers.values():
-            worker.close()
+            worker.join()
         self._thread.close()
 
     def is_full(self) -> bool:
