@@ -1,0 +1,131 @@
+//! What the comments in the crate claim: `cargo bench --no-default-features --features bench [-- FILTER]`.
+//!
+//! Codes and floats are random, which is the worst case for the rerank's memory accesses and the usual case for the
+//! scans. `FACEGRID` settings play no part; RAYON_NUM_THREADS=1 gives the figures of one core.
+
+use std::hint::black_box;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use _native::kernels::{Kernel, Pick, Plane, pick};
+use _native::{Index, Stage, search};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+const DIM: usize = 512;
+const PLANES: usize = 4;
+const ROWS: usize = 1 << 20;
+
+/// Numbers that look random and are the same on every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).take(len).collect()
+    }
+
+    fn floats(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| (self.next() >> 40) as f32 / 1e9 - 0.0084).collect()
+    }
+}
+
+struct Gallery {
+    index: Index,
+    path: PathBuf,
+}
+
+impl Gallery {
+    fn new(rows: usize) -> Self {
+        let mut random = Random(42);
+        let path = std::env::temp_dir().join(format!("facegrid-bench-{}-{rows}", std::process::id()));
+        let mut file = BufWriter::new(std::fs::File::create(&path).expect("a temporary file"));
+        for _ in 0..rows {
+            let row: Vec<u8> = random.floats(DIM).iter().flat_map(|x| x.to_le_bytes()).collect();
+            file.write_all(&row).expect("room for the floats");
+        }
+        file.into_inner().expect("room for the floats");
+        let index = Index::new(DIM).expect("a dimension");
+        index.open_segment(&path, rows).expect("a segment");
+        let keys: Vec<u64> = (0..rows as u64).collect();
+        index.append(&keys, None).expect("rows");
+        index.set_codes(PLANES, &[&random.bytes(rows * PLANES * 16)]).expect("codes");
+        Self { index, path }
+    }
+}
+
+impl Drop for Gallery {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.path).expect("the temporary file is still there");
+    }
+}
+
+fn kernels(c: &mut Criterion) {
+    let mut random = Random(1);
+    let probe: Plane = random.bytes(16).try_into().expect("16 bytes");
+    for (name, rows) in [("head, in L1", 2048), ("head, 16 MiB", ROWS)] {
+        let codes = random.bytes(rows * 16 + 64);
+        let codes = &codes[codes.as_ptr().align_offset(64)..][..rows * 16];
+        let codes = codes.as_chunks::<16>().0;
+        let mut out = vec![0; 2048];
+        let mut group = c.benchmark_group(name);
+        group.throughput(Throughput::Elements(rows as u64));
+        for kernel in Kernel::available() {
+            group.bench_function(kernel.name(), |b| {
+                b.iter(|| codes.chunks(2048).for_each(|codes| kernel.head(&probe, codes, black_box(&mut out))));
+            });
+        }
+    }
+}
+
+fn refine(c: &mut Criterion) {
+    let mut random = Random(2);
+    let (probe, tails) = (random.bytes(48), random.bytes(ROWS * 48));
+    let mut rows: Vec<u32> = (0..20_000).map(|_| random.next() as u32 % ROWS as u32).collect();
+    rows.sort_unstable();
+    let picks: Vec<Pick> = rows.iter().map(|row| pick(0, *row)).collect();
+    let mut group = c.benchmark_group("refine, 20,000 of 1 M, 384 bits");
+    group.throughput(Throughput::Elements(20_000));
+    for kernel in Kernel::available() {
+        let mut picks = picks.clone();
+        group.bench_function(kernel.name(), |b| b.iter(|| kernel.refine(&probe, &tails, 0, black_box(&mut picks))));
+    }
+}
+
+fn searches(c: &mut Criterion) {
+    let mut random = Random(3);
+    let million = Gallery::new(ROWS);
+    let small = Gallery::new(100_000);
+    let kernel = Kernel::in_use();
+    let mut group = c.benchmark_group("search");
+    group.sample_size(10).measurement_time(Duration::from_secs(3));
+    for n in [1, 16, 1024] {
+        let (probes, codes) = (random.floats(n * DIM), random.bytes(n * PLANES * 16));
+        let stage = Stage { codes: Some(&codes), head: 20_000, full: 500 };
+        group.throughput(Throughput::Elements(n as u64));
+        group.bench_function(BenchmarkId::new("batch, 1 M, 20,000 and 500", n), |b| {
+            b.iter(|| search(&[&million.index], &probes, DIM, &[stage], 10, kernel));
+        });
+    }
+    for n in [1, 16, 256] {
+        let probes = random.floats(n * DIM);
+        let stage = Stage { codes: None, head: 0, full: 0 };
+        group.throughput(Throughput::Elements(n as u64));
+        group.bench_function(BenchmarkId::new("exact, 100,000", n), |b| {
+            b.iter(|| search(&[&small.index], &probes, DIM, &[stage], 10, kernel));
+        });
+    }
+}
+
+criterion_group! {
+    name = all;
+    config = Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    targets = kernels, refine, searches
+}
+criterion_main!(all);

@@ -1,0 +1,68 @@
+//! The loops that all instruction sets share, inlined into each with its own row distance.
+
+use super::{PLANE_BYTES, Pick, pick_row};
+
+/// How many picks ahead a row is asked for; hides a trip to memory behind about 16 short rows
+/// (`cargo bench -- refine`).
+const AHEAD: usize = 16;
+
+/// `out[i] = distance(row i)` over rows of `width` bytes.
+#[inline(always)]
+pub(super) fn each(codes: &[u8], width: usize, out: &mut [u16], distance: impl Fn(&[u8]) -> u32) {
+    for (row, out) in codes.chunks_exact(width).zip(out) {
+        *out = distance(row) as u16;
+    }
+}
+
+/// Add `distance(row)` to every pick, fetching rows ahead of their use.
+#[inline(always)]
+pub(super) fn refine(tails: &[u8], width: usize, first: u32, picks: &mut [Pick], distance: impl Fn(&[u8]) -> u32) {
+    for at in 0..picks.len() {
+        if let Some(&ahead) = picks.get(at + AHEAD) {
+            prefetch(tails, (pick_row(ahead) - first) as usize * width, width);
+        }
+        let start = (pick_row(picks[at]) - first) as usize * width;
+        picks[at] += u64::from(distance(&tails[start..start + width])) << 32;
+    }
+}
+
+/// Ask for the first and last cache line of a row.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch(bytes: &[u8], start: usize, width: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    let row = bytes.as_ptr().wrapping_add(start);
+    // SAFETY: a prefetch of any address is harmless, and SSE is part of x86-64.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(row.cast());
+        _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(width - 1).cast());
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn prefetch(_bytes: &[u8], _start: usize, _width: usize) {}
+
+/// Distance by 64-bit words; what `count_ones` compiles to depends on the function it is inlined into.
+#[inline(always)]
+pub(super) fn by_words(probe: &[u8], row: &[u8]) -> u32 {
+    let (probe, _) = probe.as_chunks::<8>();
+    let (row, _) = row.as_chunks::<8>();
+    probe.iter().zip(row).map(|(a, b)| (u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b)).count_ones()).sum()
+}
+
+/// Distance of one plane by one 128-bit word.
+#[inline(always)]
+pub(super) fn one_plane(probe: &[u8; PLANE_BYTES], row: &[u8; PLANE_BYTES]) -> u8 {
+    (u128::from_le_bytes(*probe) ^ u128::from_le_bytes(*row)).count_ones() as u8
+}
+
+/// Append the lanes set in `mask`, lowest first, of distances that start at row `base`.
+#[inline(always)]
+pub(super) fn push_mask(mut mask: u64, distances: &[u8], base: u32, out: &mut Vec<Pick>) {
+    while mask != 0 {
+        let lane = mask.trailing_zeros();
+        out.push(super::pick(u32::from(distances[lane as usize]), base + lane));
+        mask &= mask - 1;
+    }
+}

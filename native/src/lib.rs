@@ -1,0 +1,35 @@
+//! Face search in one process, below the Python package `shard`.
+//!
+//! Owns the rows of a shard in memory and on mapped pages: code planes, tie keys, deleted bitmaps, float rows; and what
+//! runs over them: SIMD Hamming kernels, the cascade scan, the exact scan, the rerank. It knows nothing of identities,
+//! metadata, durability or the network, and it writes no file.
+//!
+//! `unsafe` is allowed in `kernels` and `mapped` only; `pyo3` is used in `python` only.
+#![deny(unsafe_op_in_unsafe_fn)]
+#![deny(unsafe_code)]
+
+#[cfg(target_endian = "big")]
+compile_error!("the files of a shard are little-endian and are mapped as they are");
+
+mod bitmap;
+mod cascade;
+mod codes;
+mod error;
+mod exact;
+mod hamming;
+mod index;
+pub mod kernels;
+mod keys;
+mod mapped;
+#[cfg(feature = "python")]
+mod python;
+mod search;
+mod segment;
+mod select;
+mod topk;
+
+pub use error::{Error, Result};
+pub use hamming::hamming;
+pub use index::Index;
+pub use search::{Found, Stage, search};
+pub use topk::Candidate;

@@ -1,0 +1,275 @@
+//! The Python face, to the contract of `shard/_native.pyi`: checks arguments, releases the GIL, converts errors.
+
+use std::path::PathBuf;
+
+use numpy::{
+    Element, Ix1, Ix2, PyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray, PyUntypedArray,
+    PyUntypedArrayMethods,
+};
+use pyo3::exceptions::{PyIndexError, PyMemoryError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::error::Error;
+use crate::kernels::{Kernel, PLANE_BYTES};
+use crate::search::{Found, Stage};
+use crate::{Result, hamming, index, search};
+
+type FoundArrays<'py> =
+    (Bound<'py, PyArray2<i32>>, Bound<'py, PyArray2<i64>>, Bound<'py, PyArray2<f32>>, Bound<'py, PyArray2<u64>>);
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Value(message) => PyValueError::new_err(message),
+            Error::Row(message) => PyIndexError::new_err(message),
+            Error::Memory(message) => PyMemoryError::new_err(message),
+            Error::Io(cause) => cause.into(),
+        }
+    }
+}
+
+/// The compiled extension; see `shard/_native.pyi`.
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::{PyIndex, crc32c, hamming_distances, kernel, kernels, search_indexes, use_kernel};
+}
+
+/// Names of the Hamming kernels that this processor can run, fastest first.
+#[pyfunction]
+fn kernels() -> Vec<&'static str> {
+    Kernel::available().iter().map(Kernel::name).collect()
+}
+
+/// Name of the kernel in use.
+#[pyfunction]
+fn kernel() -> &'static str {
+    Kernel::in_use().name()
+}
+
+/// Choose the kernel by name, once per process.
+#[pyfunction]
+fn use_kernel(name: &str) -> PyResult<()> {
+    Ok(Kernel::choose(name)?)
+}
+
+/// Distances, (n, m) uint16, of probes (n, b) to codes (m, b).
+#[pyfunction(name = "hamming", signature = (probes, codes, kernel = None))]
+fn hamming_distances<'py>(
+    py: Python<'py>,
+    probes: &Bound<'py, PyAny>,
+    codes: &Bound<'py, PyAny>,
+    kernel: Option<&str>,
+) -> PyResult<Bound<'py, PyArray2<u16>>> {
+    let kernel = kernel.map_or_else(|| Ok(Kernel::in_use()), Kernel::named)?;
+    let probes = array::<u8, Ix2>(probes, "probes", "(n, b) uint8")?;
+    let codes = array::<u8, Ix2>(codes, "codes", "(m, b) uint8")?;
+    let ([n, width], [m, code_width]) = (shape(&probes), shape(&codes));
+    if width != code_width {
+        let message = format!("probes and codes: expected rows of one width, got {width} and {code_width} bytes");
+        return Err(PyValueError::new_err(message));
+    }
+    let (probes, codes) = (probes.as_slice()?, codes.as_slice()?);
+    let distances = py.detach(|| hamming(probes, codes, width, kernel))?;
+    PyArray1::from_vec(py, distances).reshape([n, m])
+}
+
+/// CRC32C (Castagnoli) of contiguous bytes, continuing from `value`.
+#[pyfunction(signature = (data, value = 0))]
+fn crc32c(py: Python<'_>, data: &Bound<'_, PyAny>, value: u32) -> PyResult<u32> {
+    if let Ok(bytes) = data.cast::<PyBytes>() {
+        let bytes = bytes.as_bytes();
+        return Ok(py.detach(|| ::crc32c::crc32c_append(value, bytes)));
+    }
+    // The stable ABI of Python 3.10 has no buffer protocol; NumPy makes a view of whatever supports it.
+    let view = py.import("numpy")?.call_method1("frombuffer", (data, "uint8"))?;
+    let view = array::<u8, Ix1>(&view, "data", "contiguous bytes")?;
+    let bytes = view.as_slice()?;
+    Ok(py.detach(|| ::crc32c::crc32c_append(value, bytes)))
+}
+
+/// The rows of one shard: mapped floats, tie keys, a deleted bitmap and, with a model, code planes in memory.
+#[pyclass(name = "Index", module = "shard._native", frozen)]
+struct PyIndex(index::Index);
+
+#[pymethods]
+impl PyIndex {
+    #[new]
+    fn new(dim: i64) -> PyResult<Self> {
+        Ok(Self(index::Index::new(count(dim, "dim")?)?))
+    }
+
+    #[getter]
+    fn dim(&self) -> usize {
+        self.0.dim()
+    }
+
+    #[getter]
+    fn rows(&self, py: Python<'_>) -> usize {
+        py.detach(|| self.0.read().rows)
+    }
+
+    #[getter]
+    fn live_rows(&self, py: Python<'_>) -> usize {
+        py.detach(|| self.0.read().live)
+    }
+
+    #[getter]
+    fn planes(&self, py: Python<'_>) -> usize {
+        py.detach(|| self.0.read().planes)
+    }
+
+    #[getter]
+    fn code_bytes(&self, py: Python<'_>) -> usize {
+        py.detach(|| self.0.read().bytes())
+    }
+
+    fn open_segment(&self, py: Python<'_>, floats_path: PathBuf, capacity: i64) -> PyResult<usize> {
+        let capacity = count(capacity, "capacity")?;
+        Ok(py.detach(|| self.0.open_segment(&floats_path, capacity))?)
+    }
+
+    #[pyo3(signature = (keys, codes))]
+    fn append(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, codes: Option<&Bound<'_, PyAny>>) -> PyResult<usize> {
+        let keys = array::<u64, Ix1>(keys, "keys", "(n,) uint64")?;
+        let codes = codes.map(|codes| array::<u8, Ix2>(codes, "codes", "(n, planes * 16) uint8")).transpose()?;
+        if let Some([rows, width]) = codes.as_ref().map(shape) {
+            let planes = py.detach(|| self.0.read().planes);
+            if rows != keys.len() || (planes > 0 && width != planes * PLANE_BYTES) {
+                let (n, expected) = (keys.len(), planes * PLANE_BYTES);
+                let message = format!("codes: expected ({n}, {expected}) uint8, got ({rows}, {width})");
+                return Err(PyValueError::new_err(message));
+            }
+        }
+        let keys = keys.as_slice()?;
+        let codes = codes.as_ref().map(PyReadonlyArray::as_slice).transpose()?;
+        Ok(py.detach(|| self.0.append(keys, codes))?)
+    }
+
+    fn map_keys(&self, py: Python<'_>, segment: i64, keys_path: PathBuf) -> PyResult<()> {
+        let segment = count(segment, "segment")?;
+        Ok(py.detach(|| self.0.map_keys(segment, &keys_path))?)
+    }
+
+    fn set_codes(&self, py: Python<'_>, planes: i64, codes: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
+        let planes = count(planes, "planes")?;
+        let mut arrays = Vec::with_capacity(codes.len());
+        for (at, codes) in codes.iter().enumerate() {
+            let codes = array::<u8, Ix2>(codes, &format!("codes[{at}]"), "(rows, planes * 16) uint8")?;
+            let [rows, width] = shape(&codes);
+            if Some(width) != planes.checked_mul(PLANE_BYTES) {
+                let message =
+                    format!("codes[{at}]: expected rows of {planes} planes of 16 bytes, got ({rows}, {width})");
+                return Err(PyValueError::new_err(message));
+            }
+            arrays.push(codes);
+        }
+        let slices = arrays.iter().map(PyReadonlyArray::as_slice).collect::<std::result::Result<Vec<_>, _>>()?;
+        Ok(py.detach(|| self.0.set_codes(planes, &slices))?)
+    }
+
+    fn delete(&self, py: Python<'_>, rows: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let rows = array::<i64, Ix1>(rows, "rows", "(n,) int64")?;
+        let rows = rows.as_slice()?;
+        Ok(py.detach(|| self.0.delete(rows))?)
+    }
+
+    fn gather<'py>(&self, py: Python<'py>, rows: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let rows = array::<i64, Ix1>(rows, "rows", "(n,) int64")?;
+        let rows = rows.as_slice()?;
+        let floats = py.detach(|| self.0.gather(rows))?;
+        PyArray1::from_vec(py, floats).reshape([rows.len(), self.0.dim()])
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let (rows, planes) = py.detach(|| {
+            let state = self.0.read();
+            (state.rows, state.planes)
+        });
+        format!("Index(dim={}, rows={rows}, planes={planes})", self.0.dim())
+    }
+}
+
+/// The k best rows of all indexes together for each probe.
+#[pyfunction(name = "search")]
+fn search_indexes<'py>(
+    py: Python<'py>,
+    indexes: Vec<Bound<'py, PyIndex>>,
+    probes: &Bound<'py, PyAny>,
+    codes: Vec<Option<Bound<'py, PyAny>>>,
+    survivors: Vec<(i64, i64)>,
+    k: i64,
+) -> PyResult<FoundArrays<'py>> {
+    let k = count(k, "k")?;
+    let probes = array::<f32, Ix2>(probes, "probes", "(n, dim) float32")?;
+    let [n, dim] = shape(&probes);
+    if codes.len() != indexes.len() || survivors.len() != indexes.len() {
+        let (m, c, s) = (indexes.len(), codes.len(), survivors.len());
+        return Err(PyValueError::new_err(format!("expected codes and survivors for {m} indexes, got {c} and {s}")));
+    }
+    let codes = codes
+        .iter()
+        .enumerate()
+        .map(|(at, codes)| codes.as_ref().map(|codes| probe_codes(codes, at, n)).transpose())
+        .collect::<PyResult<Vec<_>>>()?;
+    let mut stages = Vec::with_capacity(codes.len());
+    for (codes, &(head, full)) in codes.iter().zip(&survivors) {
+        let codes = codes.as_ref().map(PyReadonlyArray::as_slice).transpose()?;
+        stages.push(Stage { codes, head: count(head, "survivors")?, full: count(full, "survivors")? });
+    }
+    let indexes: Vec<&index::Index> = indexes.iter().map(|index| &index.get().0).collect();
+    let probes = probes.as_slice()?;
+    let found = py.detach(|| -> Result<Found> { search(&indexes, probes, dim, &stages, k, Kernel::in_use()) })?;
+    Ok((
+        PyArray1::from_vec(py, found.indexes).reshape([n, k])?,
+        PyArray1::from_vec(py, found.rows).reshape([n, k])?,
+        PyArray1::from_vec(py, found.scores).reshape([n, k])?,
+        PyArray1::from_vec(py, found.keys).reshape([n, k])?,
+    ))
+}
+
+fn probe_codes<'py>(codes: &Bound<'py, PyAny>, at: usize, n: usize) -> PyResult<PyReadonlyArray<'py, u8, Ix2>> {
+    let name = format!("codes[{at}]");
+    let codes = array::<u8, Ix2>(codes, &name, "(n, planes * 16) uint8")?;
+    let [rows, width] = shape(&codes);
+    if rows != n {
+        return Err(PyValueError::new_err(format!("{name}: expected {n} rows, one per probe, got ({rows}, {width})")));
+    }
+    Ok(codes)
+}
+
+fn count(value: i64, name: &str) -> PyResult<usize> {
+    usize::try_from(value).map_err(|_| PyValueError::new_err(format!("{name}: expected 0 or more, got {value}")))
+}
+
+fn shape<T: Element>(array: &PyReadonlyArray<'_, T, Ix2>) -> [usize; 2] {
+    [array.shape()[0], array.shape()[1]]
+}
+
+/// The argument as a C-contiguous, aligned array of that type and number of dimensions, or a ValueError.
+fn array<'py, T: Element, D: numpy::ndarray::Dimension>(
+    value: &Bound<'py, PyAny>,
+    name: &str,
+    expected: &str,
+) -> PyResult<PyReadonlyArray<'py, T, D>> {
+    let wrong = |got: String| PyValueError::new_err(format!("{name}: expected C-contiguous {expected}, got {got}"));
+    let Ok(array) = value.cast::<PyArray<T, D>>() else {
+        return Err(wrong(describe(value)));
+    };
+    if !array.is_c_contiguous() || !array.is_aligned() {
+        return Err(wrong(format!("{} that is not contiguous or not aligned", describe(value))));
+    }
+    array.try_readonly().map_err(|cause| wrong(cause.to_string()))
+}
+
+fn describe(value: &Bound<'_, PyAny>) -> String {
+    match value.cast::<PyUntypedArray>() {
+        Ok(array) => {
+            let sizes: Vec<String> = array.shape().iter().map(usize::to_string).collect();
+            let comma = if sizes.len() == 1 { "," } else { "" };
+            format!("({}{comma}) {}", sizes.join(", "), array.dtype())
+        }
+        Err(_) => value.get_type().to_string(),
+    }
+}
