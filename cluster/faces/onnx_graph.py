@@ -1,9 +1,10 @@
-"""Drops the graph inputs of an ONNX file that are no inputs, working on the protobuf bytes.
+"""Repairs two faults of ONNX files quantised in blocks, working on the protobuf bytes.
 
-Some quantised files (OpenCV Zoo's `int8bq`) list computed weights among the graph's inputs; onnxruntime then demands
-a value for each. This walks the wire format just far enough to leave them out, so that the `onnx` package is not
-needed. Owns that edit only; must not know which network it is or how it is run.
-Source of the field numbers: onnx.proto3 (ModelProto.graph 7, GraphProto.input 11, ValueInfoProto.name 1).
+OpenCV Zoo's `int8bq` files (a) list computed weights among the graph's inputs, so that onnxruntime demands a value for
+each, and (b) give a `block_size` to weights that have one scale only, which onnxruntime refuses when it runs. Both are
+mistakes of bookkeeping: the weights are whole. This walks the wire format just far enough to leave the faulty fields
+out, so that the `onnx` package is not needed. Owns those edits only; must not know what the network is or who runs it.
+Source of the field numbers: onnx.proto3.
 """
 
 from __future__ import annotations
@@ -11,45 +12,82 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 _MODEL_GRAPH = 7
-_GRAPH_INPUT = 11
-_VALUE_NAME = 1
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
+_NODE_INPUT, _NODE_OP, _NODE_ATTRIBUTE = 1, 4, 5
+_TENSOR_DIMS, _TENSOR_NAME = 1, 8
+_VALUE_NAME = _ATTRIBUTE_NAME = 1
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-def keep_input(model: bytes, name: str) -> bytes:
-    """The same model with no graph input but `name`; the same bytes where it has no other.
+def repaired(model: bytes, input_name: str | None) -> bytes:
+    """The same model without the two faults; the same bytes where it has neither.
 
-    Raises ValueError where `model` is not a protobuf message or has no input of that name.
+    input_name: the graph's one true input; None leaves the inputs as they are. Raises ValueError where `model` is not
+    a protobuf message or its graph has no input of that name.
     """
     out = bytearray()
     for field, start, end, body in _fields(model):
         if field == _MODEL_GRAPH:
-            graph = _keep_graph_input(model[body:end], name.encode())
-            out += _tag(_MODEL_GRAPH) + _encode_varint(len(graph)) + graph
+            graph = _repaired_graph(model[body:end], None if input_name is None else input_name.encode())
+            out += _delimited(_MODEL_GRAPH, graph)
         else:
             out += model[start:end]
     return bytes(out)
 
 
-def _keep_graph_input(graph: bytes, name: bytes) -> bytes:
+def _repaired_graph(graph: bytes, input_name: bytes | None) -> bytes:
+    single = _single_valued(graph)
     out = bytearray()
-    found = False
+    found = input_name is None
     for field, start, end, body in _fields(graph):
-        if field == _GRAPH_INPUT:
-            if _value_name(graph[body:end]) != name:
+        if field == _GRAPH_INPUT and input_name is not None:
+            if _text(graph[body:end], _VALUE_NAME) != input_name:
                 continue
             found = True
-        out += graph[start:end]
+        if field == _GRAPH_NODE and b"block_size" in graph[body:end]:
+            out += _delimited(_GRAPH_NODE, _repaired_node(graph[body:end], single))
+        else:
+            out += graph[start:end]
     if not found:
-        raise ValueError(f"the graph has no input {name.decode()!r}")
+        raise ValueError(f"the graph has no input {input_name!r}")
     return bytes(out)
 
 
-def _value_name(value: bytes) -> bytes:
-    for field, _start, end, body in _fields(value):
-        if field == _VALUE_NAME:
-            return value[body:end]
-    raise ValueError("a graph input has no name")
+def _single_valued(graph: bytes) -> frozenset[bytes]:
+    """Names of the initialisers that hold one number."""
+    names = set()
+    for field, _start, end, body in _fields(graph):
+        if field == _GRAPH_INITIALIZER and _holds_one(graph[body:end]):
+            names.add(_text(graph[body:end], _TENSOR_NAME))
+    return frozenset(names)
+
+
+def _holds_one(tensor: bytes) -> bool:
+    """Whether the dimensions are () or (1,). A scale of (1, 1, 1, 1) is a true block scale, and its block size stays."""
+    dims = bytearray()
+    for field, start, end, body in _fields(tensor):
+        if field == _TENSOR_DIMS:
+            # Dimensions come packed (one run of bytes) or one by one; either way each is a varint, and 1 is one byte.
+            is_packed = tensor[start] & 7 == _BYTES
+            dims += tensor[body if is_packed else start + 1 : end]
+    return bytes(dims) in (b"", b"\x01")
+
+
+def _repaired_node(node: bytes, single: frozenset[bytes]) -> bytes:
+    inputs = [node[body:end] for field, _start, end, body in _fields(node) if field == _NODE_INPUT]
+    is_faulty = _text(node, _NODE_OP) == b"DequantizeLinear" and len(inputs) > 1 and inputs[1] in single
+    return b"".join(
+        node[start:end]
+        for field, start, end, body in _fields(node)
+        if not (is_faulty and field == _NODE_ATTRIBUTE and _text(node[body:end], _ATTRIBUTE_NAME) == b"block_size")
+    )
+
+
+def _text(message: bytes, wanted: int) -> bytes:
+    for field, _start, end, body in _fields(message):
+        if field == wanted:
+            return message[body:end]
+    raise ValueError(f"a message of {len(message)} bytes lacks its field {wanted}")
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
@@ -97,5 +135,5 @@ def _encode_varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _tag(field: int) -> bytes:
-    return _encode_varint(field << 3 | _BYTES)
+def _delimited(field: int, payload: bytes) -> bytes:
+    return _encode_varint(field << 3 | _BYTES) + _encode_varint(len(payload)) + payload

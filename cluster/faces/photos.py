@@ -22,7 +22,7 @@ class Photo:
 
 
 def walk_photos(folder: str | os.PathLike[str]) -> Iterator[Photo]:
-    """Every file below `folder`, sorted by path; files of a subfolder belong to the identity the subfolder is named for.
+    """Every file below `folder`, sorted by path; those of a subfolder belong to the identity that its name states.
 
     Deeper folders belong to the identity at the top. Hidden files and folders (a leading dot) are passed over, links to
     folders are not followed. Every other file is given, whatever its suffix. Raises InvalidParameter where `folder`

@@ -6,6 +6,7 @@ and the command line call; image bytes go no further than here.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -239,15 +240,13 @@ class _Found:
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0))
 
 
 def _describe(face: Face) -> str:
     quality = face.quality
     return (
-        f"detector score {quality.detector_score:.2f}, eyes {quality.eye_distance_px:.0f} px apart, sharpness "
-        f"{quality.sharpness:.2f}, yaw {quality.yaw:.0f}°, pitch {quality.pitch:.0f}°, roll {quality.roll:.0f}°, "
-        f"{quality.inside:.0%} inside the image"
+        f"detector score {quality.detector_score:.2f}, eyes {quality.eye_distance_px:.0f} px apart, "
+        f"sharpness {quality.sharpness:.2f}, tones {quality.tones:.1f}, yaw {quality.yaw:.0f}°, "
+        f"pitch {quality.pitch:.0f}°, roll {quality.roll:.0f}°, {quality.inside:.0%} inside the image"
     )

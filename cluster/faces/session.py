@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.faces.extras import require_onnxruntime
-from cluster.faces.onnx_graph import keep_input
+from cluster.faces.onnx_graph import repaired
 from shard.errors import InvalidParameter, ModelFileCorrupt
 
 Device = Literal["cpu", "cuda"]
@@ -35,9 +35,7 @@ def open_session(path: Path, *, input_name: str | None, threads: int, device: De
     options.intra_op_num_threads = threads
     options.log_severity_level = _LOG_ERRORS_ONLY
     try:
-        model = path.read_bytes()
-        if input_name is not None:
-            model = keep_input(model, input_name)
+        model = repaired(path.read_bytes(), input_name)
         return ort.InferenceSession(model, options, providers=[provider])
     except Exception as error:  # onnxruntime's errors share no narrower base
         raise ModelFileCorrupt(f"{path}: onnxruntime cannot load it: {error}") from error
