@@ -15,21 +15,21 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cluster.config import Settings, load_settings
+from cluster import images
+from cluster.config import Settings, load_settings, pipeline_options
+from cluster.faces import FacePipeline, ImageSource, model_spec
 from cluster.gallery import Gallery
+from cluster.results import Verification
 from coordinator.catalog import Catalog
 from coordinator.coordinator import Coordinator, check_gallery_name
 from coordinator.home import Home
 from coordinator.router import Router
 from coordinator.runtime import LocalRuntime, Runtime
 from coordinator.types import GalleryRoute, GallerySpec
-from shard.errors import AlreadyExists, FacegridError, ShardClosed, UnknownGallery
+from shard.errors import AlreadyExists, FacegridError, InvalidParameter, ShardClosed, UnknownGallery
 from shard.index import use_kernel
-
-if TYPE_CHECKING:
-    from cluster.results import Verification
 
 DEFAULT_SHARDS = 4
 DEFAULT_CODE_BITS = 512
@@ -101,7 +101,9 @@ class Cluster:
     ) -> GalleryRoute:
         if dim is None or embedder is not None:
             embedder = embedder or self.settings.embedder
-            dim = self.embedder_dim(embedder, expected=dim)
+            expected, dim = dim, model_spec(embedder, "embedder").dim
+            if dim is None or (expected is not None and expected != dim):
+                raise InvalidParameter(f"dim: embedder {embedder} makes {dim} dimensions, not {expected}")
         spec = GallerySpec(
             name=name,
             dim=dim,
@@ -110,6 +112,21 @@ class Cluster:
             embedder=embedder,
         )
         return self.coordinator.create_gallery(spec)
+
+    @cached_property
+    def faces(self) -> FacePipeline:
+        """The face pipeline of the settings, loaded on first use; a missing network is fetched, its licence logged.
+
+        Raises MissingExtra, ModelFileMissing, ModelFileCorrupt, UnknownModel.
+        """
+        return FacePipeline(pipeline_options(self.settings), announce=_LOG.warning)
+
+    def verify(self, a: ImageSource, b: ImageSource, *, threshold: float | None = None) -> Verification:
+        """Whether two images, paths or bytes, show the same person: their main faces' cosine against a threshold.
+
+        threshold: the embedder's default if None. Raises InvalidImage.
+        """
+        return images.verify(self.faces, a, b, threshold=threshold)
 
     def galleries(self) -> list[Gallery]:
         """Every gallery, by name."""

@@ -1,4 +1,4 @@
-"""Settings: the only place that reads environment variables. `docs/configuration.md` describes each; a test holds it so."""
+"""Settings: the only place that reads environment variables. A test holds `docs/configuration.md` to it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from cluster.faces import ModelPlaces, PipelineOptions
 from shard.errors import InvalidParameter
 
 
@@ -25,7 +26,10 @@ class Settings(BaseModel):
         default="local", description="Ray cluster to join (host:port), or `local` to start one on this machine."
     )
     shard_hosts: int | None = Field(
-        default=None, ge=1, le=1024, description="Shard hosts to run on a Ray that Facegrid starts itself; 1 if not set."
+        default=None,
+        ge=1,
+        le=1024,
+        description="Shard hosts to run on a Ray that Facegrid starts itself; 1 if not set.",
     )
     kernel: str | None = Field(default=None, description="SIMD kernel by name; the fastest that runs here if not set.")
     models: tuple[Path, ...] = Field(
@@ -44,6 +48,17 @@ class Settings(BaseModel):
     @classmethod
     def _split_paths(cls, value: Any) -> Any:
         return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+
+def pipeline_options(settings: Settings) -> PipelineOptions:
+    """The face pipeline that these settings ask for."""
+    return PipelineOptions(
+        detector=settings.detector,
+        embedder=settings.embedder,
+        places=ModelPlaces(settings.models, settings.cache),
+        allow_download=True,
+        threads=settings.threads or 0,
+    )
 
 
 PREFIX = "FACEGRID_"

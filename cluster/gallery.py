@@ -1,13 +1,18 @@
-"""`Gallery`: what a user does with one gallery, by embedding. Images are in `cluster.images`."""
+"""`Gallery`: what a user does with one gallery. What becomes of images is in `cluster.images`."""
 
 from __future__ import annotations
 
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cluster.results import EnrollResult, GalleryStats, SearchBatch, Template
+from cluster import images
+from cluster.faces import ImageSource
+from cluster.images import Progress
+from cluster.progress import show_progress
+from cluster.results import EnrollResult, FolderReport, GalleryStats, ImageSearch, SearchBatch, Template
 from coordinator.router import DEFAULT_DEADLINE_MS
 from coordinator.types import GalleryRoute, TrainReport
 from shard.errors import InvalidParameter, UnknownTemplate
@@ -21,7 +26,7 @@ _PAGE = 1_000
 
 
 class Gallery:
-    """The verbs of a gallery that take embeddings, and those that take none. Thread-safe."""
+    """One gallery of an open cluster, found by `Cluster.gallery`. Thread-safe."""
 
     def __init__(self, cluster: Cluster, route: GalleryRoute) -> None:
         self._cluster, self._route = cluster, route
@@ -30,6 +35,11 @@ class Gallery:
     def name(self) -> str:
         """`tenant/gallery`."""
         return self._route.name
+
+    @property
+    def embedder(self) -> str | None:
+        """Name of the network whose embeddings it holds; None where they are made elsewhere."""
+        return self._route.embedder
 
     @property
     def dim(self) -> int:
@@ -96,6 +106,44 @@ class Gallery:
         )
         found = outcome.candidates
         return SearchBatch(found.template_ids, found.scores, found.identities, outcome.coverage)
+
+    def enroll_folder(self, folder: str | Path, *, progress: Progress | bool = True) -> FolderReport:
+        """Enroll `folder/<identity>/<photo>`: the main face of each photo, durable batch by batch.
+
+        progress: a bar on a terminal (True), nothing (False), or a callable that gets photos done and photos in all.
+        A refused photo is in the report with its path, reason and message. Photos of a flat folder have no identity.
+        Repeating the call enrolls only what is not there. Raises ModelMismatch if the gallery is another embedder's.
+        """
+        with show_progress(progress, "enrolling") as tell:
+            return images.enroll_folder(self, self._cluster.faces, folder, progress=tell)
+
+    def enroll_image(
+        self, image: ImageSource, *, identity: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> EnrollResult:
+        """Enroll the main face of one image, a path or bytes; the same file twice is one template.
+
+        Raises InvalidImage with the reason, ModelMismatch.
+        """
+        images.check_embedder(self, self._cluster.faces)
+        data = images.read_image(image)
+        face = images.owner_face(self._cluster.faces.faces(data))
+        assert face.embedding is not None, "a face that passed the gate has an embedding"
+        return self.enroll(
+            face.embedding[None, :],
+            identities=[identity],
+            template_ids=[images.template_id_of(data)],
+            metadata=[metadata],
+            if_exists="skip",
+        )
+
+    def search_image(
+        self, image: ImageSource, k: int = 5, *, threshold: float | None = None, exact: bool = False
+    ) -> ImageSearch:
+        """The k nearest templates to the main face of an image, a path or bytes, with their metadata.
+
+        threshold: leave out candidates of a lower cosine. Raises InvalidImage (reason no_face where there is none).
+        """
+        return images.search_image(self, self._cluster.faces, image, k=k, threshold=threshold, exact=exact)
 
     def delete(
         self, *, identity: str | None = None, template_ids: Sequence[str] = (), identities: Sequence[str] = ()
