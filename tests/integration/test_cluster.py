@@ -1,0 +1,250 @@
+"""The Python API, the same tests on one machine and on Ray with three shard hosts."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster import Cluster, Gallery
+from shard.errors import (
+    AlreadyExists,
+    CorruptData,
+    DuplicateTemplate,
+    FormatTooNew,
+    HomeLocked,
+    InvalidEmbedding,
+    InvalidParameter,
+    ModelMismatch,
+    NotEnoughData,
+    UnknownGallery,
+    UnknownTemplate,
+)
+from shard.keys import template_keys
+from shard.types import FloatArray
+from tests.faces_like import unit_rows
+
+DIM = 64
+Open = Callable[..., Cluster]
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+def open_home(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    """Opens the home of this test, as often as the test likes."""
+    options = {"runtime": request.param}
+    if request.param == "ray":
+        options["ray_address"] = request.getfixturevalue("ray_cluster").address
+    return lambda: Cluster.open(tmp_path / "home", **options)
+
+
+@pytest.fixture
+def grid(open_home: Open) -> Iterator[Cluster]:
+    with open_home() as opened:
+        yield opened
+
+
+@pytest.fixture
+def staff(grid: Cluster) -> Gallery:
+    return grid.gallery("acme/staff", create=True, shards=4, dim=DIM)
+
+
+def ids(n: int, first: int = 0) -> list[str]:
+    return [f"t{i}" for i in range(first, first + n)]
+
+
+def exact(names: list[str], rows: FloatArray, probes: FloatArray, k: int) -> list[tuple[str, ...]]:
+    scores = (probes.astype(np.float64) @ rows.T.astype(np.float64)).round(6)
+    keys = template_keys(names)
+    return [tuple(names[i] for i in np.lexsort((keys, -row))[:k]) for row in scores]
+
+
+def test_the_life_of_a_gallery(grid: Cluster, staff: Gallery) -> None:
+    rows = unit_rows(60, DIM, seed=1)
+    people = [f"person {i % 20}" for i in range(60)]
+    metadata = [{"photo": i, "tags": ["ü"]} for i in range(60)]
+    result = staff.enroll(rows * 3, identities=people, template_ids=ids(60), metadata=metadata)
+    assert (result.enrolled, result.skipped, len(result.template_ids)) == (60, 0, 60)
+    batch = staff.search(rows, k=4)
+    assert list(batch.template_ids) == exact(ids(60), rows, rows, 4)
+    assert [row[0] for row in batch.identities] == people
+    assert (batch.coverage.answered, batch.coverage.asked) == (4, 4)
+    assert len(staff) == 60
+    assert "person 3" in staff
+    assert "person" not in staff
+    assert [(c.identity, c.templates) for c in staff.identities()] == [(p, 3) for p in sorted(set(people))]
+    assert staff.get("t7").metadata == {"photo": 7, "tags": ["ü"]}
+    assert staff.delete(identity="person 3") == 3
+    assert staff.delete(template_ids=["t0", "nobody"]) == 1
+    assert "person 3" not in staff
+    assert all("t3" not in row and "t0" not in row for row in staff.search(rows, k=56).template_ids)
+    with pytest.raises(UnknownTemplate, match="t0"):
+        staff.get("t0")
+    staff.flush()
+    assert len(staff) == 56
+    assert [g.name for g in grid.galleries()] == ["acme/staff"]
+    grid.drop("acme/staff")
+    with pytest.raises(UnknownGallery, match="acme/staff"):
+        grid.gallery("acme/staff")
+    assert not list(grid.home.directory.rglob("shard.db"))
+
+
+def test_everything_acknowledged_is_there_after_reopening(open_home: Open) -> None:
+    rows = unit_rows(1_300, DIM, seed=2)
+    with open_home() as grid:
+        gallery = grid.gallery("acme/big", create=True, shards=3, dim=DIM, code_bits=256)
+        gallery.enroll(rows, template_ids=ids(1_300))
+        report = gallery.train()
+        assert report.templates == 1_300
+        gallery.delete(template_ids=ids(100))
+        before = gallery.search(rows[:200], k=3)
+    with open_home() as grid:
+        gallery = grid.gallery("acme/big")
+        stats = gallery.stats()
+        assert (stats.templates, stats.model_id, stats.code_bits) == (1_200, report.model_id, 256)
+        after = gallery.search(rows[:200], k=3)
+        assert after.template_ids == before.template_ids
+        np.testing.assert_array_equal(after.scores, before.scores)
+        everything = gallery.search(rows[:200], k=3, exact=True)
+        assert list(everything.template_ids) == exact(ids(1_200, 100), rows[100:], rows[:200], 3)
+
+
+def test_training_happens_by_itself(grid: Cluster, staff: Gallery) -> None:
+    rows = unit_rows(1_200, DIM, seed=3)
+    staff.enroll(rows[:900])
+    grid.wait_until_idle()
+    assert staff.stats().model_id is None
+    with pytest.raises(NotEnoughData, match="900"):
+        staff.train()
+    staff.enroll(rows[900:])
+    grid.wait_until_idle()
+    assert staff.stats().model_id is not None
+    np.testing.assert_allclose(staff.search(rows, k=1).scores[:, 0], 1.0, atol=1e-6)
+
+
+def test_the_list_is_the_same_from_1_3_and_7_shards(grid: Cluster) -> None:
+    rows = unit_rows(400, DIM, seed=4)
+    rows[200:250] = rows[:50]  # ties, which land in different shards
+    lists = []
+    for shards in (1, 3, 7):
+        gallery = grid.gallery(f"acme/in-{shards}", create=True, shards=shards, dim=DIM)
+        gallery.enroll(rows, template_ids=ids(400))
+        lists.append(gallery.search(rows[:100], k=10, exact=True))
+    for other in lists[1:]:
+        assert other.template_ids == lists[0].template_ids
+        np.testing.assert_array_equal(other.scores, lists[0].scores)
+
+
+def test_a_threshold_cuts_the_lists(staff: Gallery) -> None:
+    rows = unit_rows(50, DIM, seed=5)
+    staff.enroll(rows, template_ids=ids(50))
+    batch = staff.search(rows[:3], k=50, threshold=0.99)
+    assert list(batch.template_ids) == [("t0",), ("t1",), ("t2",)]
+    assert np.isnan(batch.scores[:, 1:]).all()
+
+
+def test_duplicates_are_refused_across_shards_and_skipped_on_demand(staff: Gallery) -> None:
+    rows = unit_rows(30, DIM, seed=6)
+    staff.enroll(rows[:10], template_ids=ids(10), identities=["Ann"] * 10)
+    with pytest.raises(DuplicateTemplate, match="t9"):
+        staff.enroll(rows[9:20], template_ids=ids(11, 9), identities=["Bob"] * 11)
+    assert len(staff) == 10
+    assert "Bob" not in staff
+    again = staff.enroll(rows[9:20], template_ids=ids(11, 9), identities=["Bob"] * 11, if_exists="skip")
+    assert (again.enrolled, again.skipped) == (10, 1)
+    assert staff.get("t9").identity == "Ann"
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "match"),
+    [
+        (np.ones((3, DIM), np.float64), InvalidEmbedding, "float64"),
+        (np.ones((3, 63), np.float32), InvalidEmbedding, "63"),
+        (np.ones(DIM, np.float32), InvalidEmbedding, "shape"),
+        (np.zeros((3, DIM), np.float32), InvalidEmbedding, "zeros"),
+        (np.full((3, DIM), np.nan, np.float32), InvalidEmbedding, "NaN"),
+        (np.full((3, DIM), np.inf, np.float32), InvalidEmbedding, "Inf"),
+        (np.ones((0, DIM), np.float32), InvalidEmbedding, "empty"),
+        ([[1.0] * DIM], InvalidEmbedding, "numpy"),
+    ],
+)
+def test_bad_embeddings_are_named_and_change_nothing(staff: Gallery, values, error, match) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(error, match=match):
+        staff.enroll(values)
+    with pytest.raises(error, match=match):
+        staff.search(values)
+    assert len(staff) == 0
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"template_ids": ["a"]},
+        {"identities": ["a", "b", "c"]},
+        {"template_ids": ["a", "a"]},
+        {"template_ids": ["a", ""]},
+        {"identities": ["a", "x" * 200]},
+        {"metadata": [{"a": 1}, "text"]},
+        {"metadata": [{"a": float("nan")}, None]},
+        {"metadata": [{"a": "x" * 20_000}, None]},
+        {"if_exists": "replace"},
+    ],
+)
+def test_bad_labels_are_named_and_change_nothing(staff: Gallery, labels) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises((InvalidParameter, DuplicateTemplate)):
+        staff.enroll(unit_rows(2, DIM, seed=7), **labels)
+    assert len(staff) == 0
+
+
+@pytest.mark.parametrize("options", [{"k": 0}, {"k": -1}, {"k": 1_001}, {"recall": 1.5}])
+def test_bad_search_options(staff: Gallery, options) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InvalidParameter):
+        staff.search(unit_rows(1, DIM, seed=8), **options)
+
+
+def test_galleries_are_made_once_and_as_asked(grid: Cluster, staff: Gallery) -> None:
+    assert grid.gallery("acme/staff", create=True, shards=4).dim == DIM
+    with pytest.raises(AlreadyExists, match="shards=4"):
+        grid.gallery("acme/staff", create=True, shards=5)
+    with pytest.raises(UnknownGallery):
+        grid.gallery("acme/other")
+    for name in ("staff", "Acme/staff", "acme/../x", "acme/" + "x" * 64, ""):
+        with pytest.raises(InvalidParameter, match="gallery name"):
+            grid.gallery(name, create=True)
+    for options in ({"shards": 0}, {"dim": 32}, {"code_bits": 100}, {"dim": 100, "embedder": "sface_2021dec"}):
+        with pytest.raises(InvalidParameter):
+            grid.gallery("acme/bad", create=True, **{"dim": DIM, **options})
+    assert len(grid.galleries()) == 1
+
+
+def test_images_need_a_gallery_of_their_embedder(staff: Gallery, tmp_path: Path, data_dir: Path) -> None:
+    staff._cluster.settings = staff._cluster.settings.model_copy(
+        update={"models": (data_dir / "models",), "embedder": "edgeface_xs"}
+    )
+    with pytest.raises(ModelMismatch, match="unknown origin"):
+        staff.search_image(data_dir / "photos" / "img1.jpg")
+
+
+def test_a_second_open_is_refused(open_home: Open, grid: Cluster) -> None:
+    with pytest.raises(HomeLocked, match="pid"):
+        open_home()
+    assert grid.galleries() == []
+
+
+def test_a_home_of_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> None:
+    Cluster.open(tmp_path / "home").close()
+    manifest = tmp_path / "home" / "facegrid.json"
+    values = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**values, "format": 99}))
+    with pytest.raises(FormatTooNew, match="99"):
+        Cluster.open(tmp_path / "home")
+    manifest.write_text("{")
+    with pytest.raises(CorruptData, match=r"facegrid\.json"):
+        Cluster.open(tmp_path / "home")
+
+
+def test_a_directory_of_something_else_is_not_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("do not touch")
+    with pytest.raises(CorruptData, match="not empty"):
+        Cluster.open(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
