@@ -88,7 +88,8 @@ def pull(
         with os.fdopen(handle, "wb") as out:
             _fetch(spec, out.write, progress)
         _check(spec, Path(temporary), (spec.file,), announce, source=spec.url)
-        os.replace(temporary, target)
+        # One step, so that no reader ever meets half a file. Not `shard.files`: a cache that is lost is fetched again.
+        Path(temporary).replace(target)
     finally:
         Path(temporary).unlink(missing_ok=True)
     return target

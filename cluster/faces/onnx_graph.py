@@ -63,7 +63,7 @@ def _single_valued(graph: bytes) -> frozenset[bytes]:
 
 
 def _holds_one(tensor: bytes) -> bool:
-    """Whether the dimensions are () or (1,). A scale of (1, 1, 1, 1) is a true block scale, and its block size stays."""
+    """Whether the dimensions are () or (1,). A scale of (1, 1, 1, 1) is a true block scale and keeps its size."""
     dims = bytearray()
     for field, start, end, body in _fields(tensor):
         if field == _TENSOR_DIMS:

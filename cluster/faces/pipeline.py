@@ -126,6 +126,8 @@ class FacePipeline:
         chosen = self.options
         detector, detector_file = self._model(chosen.detector, "detector", chosen.detector_path, announce)
         embedder, embedder_file = self._model(chosen.embedder, "embedder", chosen.embedder_path, announce)
+        assert detector.enroll_score is not None
+        self._gate = chosen.gate.for_detector(detector.enroll_score)
         self._detector = Detector(detector, detector_file, threads=1, device=chosen.device)
         self._embedder = Embedder(
             embedder, embedder_file, threads=chosen.threads, device=chosen.device, batch_size=chosen.batch_size
@@ -200,7 +202,7 @@ class FacePipeline:
 
     def _find(self, image: ImageSource) -> _Found:
         pixels = decode_image(image, limits=self.options.limits)
-        gate = self.options.gate
+        gate = self._gate
         faces, crops = [], []
         for detection in self._detector.detect(pixels, min_face_px=gate.min_face_px):
             crop = aligned_crop(pixels, detection.landmarks)

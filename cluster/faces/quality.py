@@ -7,7 +7,7 @@ photos and the faceless pictures of tests/accuracy; docs/faces.md has the figure
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -44,9 +44,13 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class QualityGate:
-    """The bounds a face must keep to be enrolled."""
+    """The bounds a face must keep to be enrolled.
 
-    min_detector_score: float = 0.8
+    min_detector_score: None takes the registry's `enroll_score` of the detector in use, for detectors score
+    differently.
+    """
+
+    min_detector_score: float | None = None
     min_eye_distance_px: float = 18.0
     min_inside: float = 0.85
     max_yaw: float = 50.0
@@ -60,10 +64,14 @@ class QualityGate:
         """Width of the narrowest box that can pass: an eye distance is about 0.45 of a box's width."""
         return self.min_eye_distance_px / 0.45
 
+    def for_detector(self, enroll_score: float) -> QualityGate:
+        """The same gate with this least detector score where none was given."""
+        return self if self.min_detector_score is not None else replace(self, min_detector_score=enroll_score)
+
     def refusal(self, quality: Quality) -> Refusal | None:
         """The first reason not to enroll a face of this quality, or None."""
         checks: tuple[tuple[Refusal, bool], ...] = (
-            ("low_detector_score", quality.detector_score < self.min_detector_score),
+            ("low_detector_score", quality.detector_score < (self.min_detector_score or 0.0)),
             ("too_small", quality.eye_distance_px < self.min_eye_distance_px),
             ("off_image", quality.inside < self.min_inside),
             ("pose", self._is_turned(quality)),
@@ -80,11 +88,12 @@ class QualityGate:
 
 def measure(image: ImageArray, face: Detection, crop: ImageArray, gate: QualityGate) -> Quality:
     """The quality of a face: `face` in `image` (h, w, 3) RGB, `crop` its aligned (112, 112, 3) RGB."""
+    least = gate.min_detector_score or 0.0
     pose = head_pose(face.landmarks)
     sharpness, tones = sharpness_of(crop), tones_of(crop)
     inside = _inside(face, image.shape[1], image.shape[0])
     parts = (
-        _ramp(face.score, gate.min_detector_score, 0.95),
+        _ramp(face.score, least, 0.25 * least + 0.75),
         _ramp(pose.eye_distance_px, gate.min_eye_distance_px, 60.0),
         _ramp(inside, gate.min_inside, 1.0),
         _ramp(-abs(pose.yaw), -gate.max_yaw, 0.0),
