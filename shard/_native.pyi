@@ -60,6 +60,9 @@ class Index:
         keys (n,) uint64. codes (n, planes * 16) uint8: needed when planes > 0, None when it is 0.
         """
 
+    def keys(self, segment: int) -> npt.NDArray[np.uint64]:
+        """Keys of the segment's rows as they were appended, (rows,) uint64. ValueError if there is no such segment."""
+
     def map_keys(self, segment: int, keys_path: str) -> None:
         """Replace a sealed segment's keys in memory by a mapped file of its rows' little-endian uint64."""
 

@@ -77,6 +77,17 @@ impl Index {
         Ok(first)
     }
 
+    /// The keys of a segment's rows, as they were appended.
+    pub fn keys(&self, segment: usize) -> Result<Vec<u64>> {
+        let state = self.state.read();
+        match state.segments.get(segment) {
+            Some(found) => Ok(found.keys.values()[..found.rows].to_vec()),
+            None => {
+                Err(Error::value(format!("keys: segment {segment} does not exist; there are {}", state.segments.len())))
+            }
+        }
+    }
+
     /// Take a segment's keys from its file from now on.
     pub fn map_keys(&self, segment: usize, path: &Path) -> Result<()> {
         let mut state = self.state.write();

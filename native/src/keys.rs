@@ -20,6 +20,13 @@ impl Keys {
         }
     }
 
+    pub fn values(&self) -> &[u64] {
+        match self {
+            Self::Memory(keys) => keys,
+            Self::Mapped(keys) => keys.values(),
+        }
+    }
+
     pub fn is_mapped(&self) -> bool {
         matches!(self, Self::Mapped(_))
     }

@@ -147,6 +147,12 @@ impl PyIndex {
         Ok(py.detach(|| self.0.append(keys, codes))?)
     }
 
+    fn keys<'py>(&self, py: Python<'py>, segment: i64) -> PyResult<Bound<'py, PyArray1<u64>>> {
+        let segment = count(segment, "segment")?;
+        let keys = py.detach(|| self.0.keys(segment))?;
+        Ok(PyArray1::from_vec(py, keys))
+    }
+
     fn map_keys(&self, py: Python<'_>, segment: i64, keys_path: PathBuf) -> PyResult<()> {
         let segment = count(segment, "segment")?;
         Ok(py.detach(|| self.0.map_keys(segment, &keys_path))?)

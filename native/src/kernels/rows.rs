@@ -58,6 +58,7 @@ pub(super) fn one_plane(probe: &[u8; PLANE_BYTES], row: &[u8; PLANE_BYTES]) -> u
 }
 
 /// Append the lanes set in `mask`, lowest first, of distances that start at row `base`.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn push_mask(mut mask: u64, distances: &[u8], base: u32, out: &mut Vec<Pick>) {
     while mask != 0 {
