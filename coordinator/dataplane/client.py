@@ -17,7 +17,7 @@ from coordinator.dataplane.lane import Call, Lane
 from coordinator.dataplane.loop import LoopThread
 from coordinator.frames import encode_message
 from coordinator.messages import DataRequest, Reply
-from shard.errors import DeadlineExceeded, ShardClosed
+from shard.errors import DeadlineExceeded, ProtocolError, ShardClosed
 
 
 class ClientLoop:
@@ -71,8 +71,8 @@ class DataClient:
         """Send a request; `deadline` is a time.monotonic() value.
 
         The future raises the host's FacegridError; HostUnavailable when the connection is refused or breaks;
-        AuthenticationFailed; HostBusy; DeadlineExceeded, after which a late reply is dropped. It cannot be cancelled.
-        Raises ProtocolError at once for a request over the frame limit, ShardClosed after `close`.
+        AuthenticationFailed; HostBusy; DeadlineExceeded, after which a late reply is dropped; ProtocolError, with
+        nothing sent, for a request over the frame limit. It cannot be cancelled. Raises ShardClosed after `close`.
         """
         if self._is_closed:
             raise ShardClosed(f"the connection to shard host {self.name!r} was closed")
@@ -81,7 +81,12 @@ class DataClient:
         if deadline <= time.monotonic():
             future.set_exception(DeadlineExceeded(f"the deadline passed before shard host {self.name!r} was asked"))
             return future
-        self._loop.post(self._lanes[kind_of(request)], Call(future, encode_message(request), deadline))
+        try:
+            call = Call(future, encode_message(request), deadline)
+        except ProtocolError as error:
+            future.set_exception(error)
+            return future
+        self._loop.post(self._lanes[kind_of(request)], call)
         return future
 
     def close(self) -> None:

@@ -321,7 +321,7 @@ def test_a_large_enrollment_arrives_whole_and_in_order(client: DataClient) -> No
 def test_a_request_over_the_frame_limit_is_refused_before_sending(client: DataClient) -> None:
     probes = np.zeros((21_000, 2_048), np.float32)
     with pytest.raises(ProtocolError, match="a message has at most"):
-        client.submit(SearchRequest("g", (0,), probes, SearchParams(5)), soon())
+        client.submit(SearchRequest("g", (0,), probes, SearchParams(5)), soon()).result(SOON)
 
 
 # --- deadlines

@@ -1,0 +1,228 @@
+"""`RayCluster`: a home's shard hosts and coordinator on a Ray cluster, from start to close.
+
+A node offers to hold shards by a custom resource `facegrid_host_<name>`; one host actor is pinned to each such node by
+a little of it. A cluster that we start ourselves has no such nodes: its hosts are host-0, host-1, ... on this machine.
+Names are what placement stores, so a node that comes back under the same name brings its shards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coordinator.actors import HEALTH, LOCAL, Actor, RaySession
+from coordinator.dataplane.handshake import checked_secret
+from coordinator.processes import CoordinatorProcess, ShardHostProcess
+from coordinator.ray_runtime import RayRuntime
+from coordinator.types import GalleryRoute, GallerySpec, TrainReport
+from shard.errors import ClusterNotReady, FacegridError, HostUnavailable
+
+RESOURCE_PREFIX = "facegrid_host_"
+PIN = 0.001
+"""How much of its node's resource a host actor takes: several homes can share the nodes."""
+CLOSE_S = 30.0
+"""How long a host may take to close before its process is ended; acknowledged writes are durable either way."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RayOptions:
+    """Where and how to run. `address`: "local" starts a Ray cluster here, host:port joins one.
+
+    shard_hosts: hosts of a cluster that we start (1 if None). num_cpus, object_store_bytes: of that cluster too.
+    """
+
+    address: str = LOCAL
+    shard_hosts: int | None = None
+    num_cpus: int | None = None
+    object_store_bytes: int = 128 << 20
+    start_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """Where a host goes: its node's address for the data port, and what pins it there."""
+
+    bind: str
+    resources: dict[str, float] | None
+
+
+class RayCluster:
+    """The running actors of one home. `runtime` is for this process's router, `coordinator` for the control plane."""
+
+    def __init__(self, session: RaySession, undo: contextlib.ExitStack) -> None:
+        """Use `start`."""
+        self._session = session
+        self._closing = undo
+        self.actors: dict[str, Actor] = {}
+        self.runtime: RayRuntime
+        self.coordinator: RayCoordinator
+
+    @classmethod
+    def start(
+        cls,
+        options: RayOptions,
+        home: Path,
+        home_id: str,
+        secret: bytes,
+        known_hosts: Sequence[str],
+        *,
+        kernel: str | None = None,
+    ) -> RayCluster:
+        """Start or join Ray, start a host actor for each name and the coordinator, wait until all are open.
+
+        home: the home directory, at the same path on every node; host `a` keeps its shards in <home>/hosts/a of its
+        node, the catalog is <home>/catalog.db of this one. known_hosts: names that the catalog has shards on.
+        Raises ClusterNotReady (no cluster, versions differ, hosts missing), MissingExtra, InvalidParameter, and what
+        keeps a host or the coordinator from opening (HomeLocked, CorruptData, FormatTooNew).
+        """
+        checked_secret(secret)
+        with contextlib.ExitStack() as undo:
+            session = _connect(options, f"facegrid-{home_id}")
+            undo.callback(session.close)
+            cluster = cls(session, undo)
+            seats = _seats(session, options, home, known_hosts)
+            for name, seat in seats.items():
+                args = (name, str(home / "hosts" / name), secret, seat.bind, kernel)
+                actor = session.spawn(ShardHostProcess, args, title=f"shard host {name}", resources=seat.resources)
+                cluster.actors[name] = actor
+                undo.callback(_stop, actor)
+            _wait_open(cluster.actors, options.start_timeout_s)
+            cluster.coordinator = _start_coordinator(session, home, secret, cluster.actors, undo)
+            cluster.runtime = RayRuntime(cluster.actors, secret)
+            undo.callback(cluster.runtime.close)
+            cluster._closing = undo.pop_all()
+        return cluster
+
+    def close(self) -> None:
+        """Close the coordinator and the hosts (they release their directories); end a Ray we started. Idempotent."""
+        self._closing.close()
+
+
+class RayCoordinator:
+    """The methods of `coordinator.coordinator.Coordinator`, carried out by the coordinator's actor."""
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor = actor
+
+    def hosts(self) -> tuple[str, ...]:
+        """See Coordinator.hosts."""
+        hosts: tuple[str, ...] = self._call("hosts")
+        return hosts
+
+    def gallery(self, name: str) -> GalleryRoute:
+        """See Coordinator.gallery."""
+        route: GalleryRoute = self._call("gallery", name)
+        return route
+
+    def galleries(self) -> list[GalleryRoute]:
+        """See Coordinator.galleries."""
+        routes: list[GalleryRoute] = self._call("galleries")
+        return routes
+
+    def create_gallery(self, spec: GallerySpec) -> GalleryRoute:
+        """See Coordinator.create_gallery."""
+        route: GalleryRoute = self._call("create_gallery", spec)
+        return route
+
+    def drop_gallery(self, name: str) -> None:
+        """See Coordinator.drop_gallery."""
+        self._call("drop_gallery", name)
+
+    def train(self, name: str, *, seed: int = 0) -> TrainReport:
+        """See Coordinator.train."""
+        report: TrainReport = self._call("train", name, seed=seed)
+        return report
+
+    def train_if_due(self, name: str) -> TrainReport | None:
+        """See Coordinator.train_if_due."""
+        report: TrainReport | None = self._call("train_if_due", name)
+        return report
+
+    def close(self) -> None:
+        """The actor is RayCluster's to close."""
+
+    def _call(self, method: str, *args: object, **kwargs: object) -> Any:
+        return self._actor.call("call", method, args, kwargs)
+
+
+def _connect(options: RayOptions, namespace: str) -> RaySession:
+    if options.address == LOCAL:
+        return RaySession.start(namespace, num_cpus=options.num_cpus, object_store_bytes=options.object_store_bytes)
+    return RaySession.join(options.address, namespace, timeout_s=options.start_timeout_s)
+
+
+def _seats(session: RaySession, options: RayOptions, home: Path, known: Sequence[str]) -> dict[str, _Seat]:
+    """Host name to its place. ClusterNotReady if a known host has none, or if there is no host at all."""
+    if session.started_here:
+        fresh = [f"host-{i}" for i in range(options.shard_hosts or 1)]
+        lost = sorted(name for name in known if name not in fresh and not (home / "hosts" / name).is_dir())
+        if lost:
+            raise ClusterNotReady(
+                f"shards of this home are on hosts {', '.join(lost)}, which have no directory below {home / 'hosts'};"
+                f" join the Ray cluster whose nodes offer {', '.join(RESOURCE_PREFIX + name for name in lost)}"
+            )
+        return {name: _Seat("127.0.0.1", None) for name in sorted({*fresh, *known})}
+    seats = _offered(session)
+    missing = sorted(set(known) - set(seats))
+    if missing or not seats:
+        wanted = missing or ["<name>"]
+        raise ClusterNotReady(
+            f"no live node of the Ray cluster at {session.address} offers"
+            f" {', '.join(RESOURCE_PREFIX + name for name in wanted)}; hosts present: {', '.join(seats) or 'none'}."
+            f" Start the node with: ray start --resources '{{\"{RESOURCE_PREFIX}{wanted[0]}\": 1}}'"
+        )
+    return seats
+
+
+def _offered(session: RaySession) -> dict[str, _Seat]:
+    seats: dict[str, _Seat] = {}
+    for node in session.nodes():
+        for resource in node.resources:
+            if not resource.startswith(RESOURCE_PREFIX):
+                continue
+            name = resource.removeprefix(RESOURCE_PREFIX)
+            if not _NAME.fullmatch(name):
+                raise ClusterNotReady(
+                    f"node {node.address} offers {resource!r}; a host name has lower-case letters, digits and '-'"
+                )
+            if name in seats:
+                raise ClusterNotReady(f"two nodes offer {resource!r}: {seats[name].bind} and {node.address}")
+            seats[name] = _Seat(node.address, {resource: PIN})
+    return dict(sorted(seats.items()))
+
+
+def _wait_open(actors: dict[str, Actor], timeout_s: float) -> None:
+    pending = {name: actor.begin("data_address", group=HEALTH) for name, actor in actors.items()}
+    for name, call in pending.items():
+        try:
+            call.result(timeout_s)
+        except HostUnavailable as error:
+            raise ClusterNotReady(f"shard host {name} did not start: {error}") from error
+
+
+def _start_coordinator(
+    session: RaySession, home: Path, secret: bytes, actors: dict[str, Actor], undo: contextlib.ExitStack
+) -> RayCoordinator:
+    """On this node, where the home is."""
+    args = (str(home / "catalog.db"), {name: actor.where for name, actor in actors.items()}, secret)
+    actor = session.spawn(CoordinatorProcess, args, title="the coordinator", node_id=session.here())
+    undo.callback(_stop, actor)
+    actor.call("open")
+    return RayCoordinator(actor)
+
+
+def _stop(actor: Actor) -> None:
+    """Close gracefully, then end the process."""
+    try:
+        actor.call("close", timeout_s=CLOSE_S)
+    except FacegridError as error:
+        _LOG.warning("%s did not close in order: %s", actor.title, error)
+    actor.kill()

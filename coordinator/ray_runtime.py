@@ -1,0 +1,164 @@
+"""`RayRuntime`: the shard hosts of a home that run as Ray actors. Data over the data plane, control as actor calls.
+
+Used in the driver and, with the same actors, inside the coordinator's. An actor that Ray restarted has another port:
+a call that fails with HostUnavailable makes the next one ask for the address first, beside the caller's thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from coordinator.actors import HEALTH, Actor, share
+from coordinator.dataplane.client import ClientLoop, DataClient
+from coordinator.messages import ControlRequest, DataRequest, Reply
+from shard.errors import DeadlineExceeded, FacegridError, HostUnavailable, ShardClosed
+
+REFRESH_S = 10.0
+"""The longest that a call waits for the address of a host that is restarting; its deadline may end it earlier."""
+
+
+class RayRuntime:
+    """Implements `coordinator.runtime.Runtime`. Closing it closes the connections; the actors are RayCluster's."""
+
+    def __init__(self, actors: Mapping[str, Actor], secret: bytes) -> None:
+        self._loop = ClientLoop(use_uvloop=True)
+        self._links = {name: HostLink(name, actors[name], secret, self._loop) for name in sorted(actors)}
+        self._is_closed = False
+
+    def hosts(self) -> tuple[str, ...]:
+        """Names of the hosts, sorted."""
+        return tuple(self._links)
+
+    def submit(self, host: str, request: DataRequest, *, deadline: float) -> Future[Reply]:
+        """Send a data request over the data plane; see `Runtime.submit`."""
+        self._check_open()
+        link = self._links.get(host)
+        if link is None:
+            future: Future[Reply] = Future()
+            future.set_exception(self._unknown(host))
+            return future
+        return link.submit(request, deadline)
+
+    def control(self, calls: Sequence[tuple[str, ControlRequest]]) -> list[Reply]:
+        """Carry out control requests in parallel; a message object that goes to several hosts is shipped once."""
+        self._check_open()
+        times: dict[int, int] = {}
+        for host, request in calls:
+            if host not in self._links:
+                raise self._unknown(host)
+            times[id(request)] = times.get(id(request), 0) + 1
+        shared = {id(request): share(request) for _, request in calls if times[id(request)] > 1}
+        pending = [self._links[host].actor.begin("execute", shared.get(id(r), r)) for host, r in calls]
+        replies: list[Reply] = []
+        failures: list[FacegridError] = []
+        # Every call is waited for before the first failure is raised: nothing goes on behind the caller's back.
+        for call in pending:
+            try:
+                replies.append(call.result())
+            except FacegridError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return replies
+
+    def close(self) -> None:
+        """Close the connections; what is in flight fails with ShardClosed. Idempotent."""
+        if not self._is_closed:
+            self._is_closed = True
+            for link in self._links.values():
+                link.close()
+            self._loop.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ShardClosed("the cluster was closed")
+
+    def _unknown(self, host: str) -> HostUnavailable:
+        return HostUnavailable(f"no shard host {host!r}; this cluster has {', '.join(self._links)}")
+
+
+class HostLink:
+    """The data client of one host, made anew when the host's address may have changed."""
+
+    def __init__(self, name: str, actor: Actor, secret: bytes, loop: ClientLoop) -> None:
+        self.actor = actor
+        self._name = name
+        self._secret = secret
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._client: DataClient | None = None
+        self._is_stale = True
+        self._queued = 0
+        self._is_closed = False
+        # One thread, so that calls which wait for the address keep their order.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"facegrid-link-{name}")
+
+    def submit(self, request: DataRequest, deadline: float) -> Future[Reply]:
+        """Send now where the address is known, else as soon as the actor has told it."""
+        with self._lock:
+            client = self._client
+            if client is None or self._is_stale or self._queued:
+                self._queued += 1
+                future: Future[Reply] = Future()
+                future.set_running_or_notify_cancel()
+                self._pool.submit(self._refresh_and_send, request, deadline, future)
+                return future
+        sent = client.submit(request, deadline)
+        sent.add_done_callback(lambda done: self._note(client, done))
+        return sent
+
+    def close(self) -> None:
+        """Close the client; waits for a question to the actor that is under way, REFRESH_S at most."""
+        self._is_closed = True
+        self._pool.shutdown()
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+
+    def _refresh_and_send(self, request: DataRequest, deadline: float, future: Future[Reply]) -> None:
+        try:
+            client = self._fresh_client(deadline)
+            sent = client.submit(request, deadline)
+        except FacegridError as error:
+            future.set_exception(error)
+        else:
+            sent.add_done_callback(lambda done: self._note(client, done))
+            sent.add_done_callback(lambda done: _copy(done, future))
+        finally:
+            with self._lock:
+                self._queued -= 1
+
+    def _fresh_client(self, deadline: float) -> DataClient:
+        """The client at the address that the actor tells now. In the link's own thread."""
+        with self._lock:
+            if self._client is not None and not self._is_stale:
+                return self._client
+        if self._is_closed:
+            raise ShardClosed(f"the connection to shard host {self._name!r} was closed")
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded(f"the deadline passed before shard host {self._name!r} was asked")
+        address = self.actor.call("data_address", group=HEALTH, timeout_s=min(left, REFRESH_S))
+        with self._lock:
+            self._is_stale = False
+            if self._client is None or self._client.address != address:
+                if self._client is not None:
+                    self._client.close()
+                self._client = DataClient(self._name, address, self._secret, self._loop)
+            return self._client
+
+    def _note(self, client: DataClient, done: Future[Reply]) -> None:
+        if isinstance(done.exception(), HostUnavailable):
+            with self._lock:
+                self._is_stale = self._is_stale or client is self._client
+
+
+def _copy(done: Future[Reply], future: Future[Reply]) -> None:
+    error = done.exception()
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(done.result())
