@@ -70,9 +70,9 @@ class SegmentFiles:
         write_file(self.keys_path, data.tobytes())
         return crc32c_blocks(data)
 
-    def check_keys(self, row: SegmentRow) -> None:
-        """CorruptData if the key file is not what was sealed."""
-        _checked(self.keys_path, row.rows * 8, row.keys_crc)
+    def read_keys(self, row: SegmentRow) -> KeyArray:
+        """The stored keys, (rows,) uint64; CorruptData if they are not what was sealed."""
+        return _checked(self.keys_path, row.rows * 8, row.keys_crc).view("<u8")
 
     def write_codes(self, model_id: str, codes: CodeArray) -> bytes:
         """Write codes, (rows, planes * 16) uint8, plane by plane; returns the file's checksums."""

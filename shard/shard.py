@@ -95,8 +95,7 @@ class Shard:
             files.open_tail(row.capacity).close()
         self.index.open_segment(str(files.floats_path), row.capacity)
         if row.is_sealed:
-            files.check_keys(row)
-            self.index.append(np.zeros(row.rows, np.uint64), None)
+            self.index.append(files.read_keys(row), None)
             self.index.map_keys(row.segment - 1, str(files.keys_path))
         else:
             self.index.append(sealing.keys_of(self._store, row), None)
@@ -160,7 +159,7 @@ class Shard:
         for row in [row for row in self._store.segments() if row.is_sealed]:
             files = self.files(row)
             files.check_floats(row)
-            files.check_keys(row)
+            files.read_keys(row)
             if self._model and (crc := self._store.codes_crc(row.segment, self._model.model_id)):
                 files.read_codes(self._model.model_id, row.rows, self._model.planes, crc)
 
@@ -227,7 +226,7 @@ class Shard:
 
     def _seal(self, row: SegmentRow) -> None:
         self._tail.close()
-        sealed = sealing.seal(self._store, self.files(row), row, self._model)
+        sealed = sealing.seal(self._store, self.files(row), row, self.index.keys(row.segment - 1), self._model)
         self._segments[row.segment - 1] = sealed
         self.index.map_keys(row.segment - 1, str(self.files(row).keys_path))
 
