@@ -1,0 +1,201 @@
+"""The compiled extension against NumPy: kernels, exact scan, cascade, the rows and their memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shard import _native
+from tests.unit.native_gallery import DIM, PLANES, Gallery, best, make_probes
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Gallery:
+    return Gallery(tmp_path, (300, 0, 70, 1))
+
+
+def test_kernels_end_with_the_oracle() -> None:
+    names = _native.kernels()
+    assert names[-1] == "scalar"
+    assert set(names) <= {"avx512", "avx2", "popcnt", "neon", "scalar"}
+
+
+def test_the_kernel_in_use_is_the_fastest_unless_named() -> None:
+    assert run_python("print(n.kernel())") == _native.kernels()[0]
+
+
+@pytest.mark.parametrize("name", _native.kernels())
+def test_a_kernel_is_chosen_by_name_once(name: str) -> None:
+    other = next((other for other in _native.kernels() if other != name), name)
+    program = f"""
+n.use_kernel({name!r}); n.use_kernel({name!r}); print(n.kernel())
+if {other!r} != {name!r}:
+    try: n.use_kernel({other!r})
+    except ValueError as error: assert "in use" in str(error), error
+    else: raise SystemExit("a second choice was accepted")
+"""
+    assert run_python(program) == name
+
+
+def test_an_unknown_kernel_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected one of .*scalar.*, got \"mmx\""):
+        _native.use_kernel("mmx")
+    with pytest.raises(ValueError, match="mmx"):
+        _native.hamming(np.zeros((1, 16), np.uint8), np.zeros((1, 16), np.uint8), "mmx")
+
+
+def run_python(program: str) -> str:
+    """The output of a fresh process, in which no kernel is chosen yet."""
+    root = Path(_native.__file__).parent.parent
+    command = [sys.executable, "-c", f"from shard import _native as n\n{program}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout.strip()
+
+
+@pytest.mark.parametrize("kernel", [None, *_native.kernels()])
+@pytest.mark.parametrize(
+    ("n", "m", "planes"), [(1, 1, 1), (3, 33, 1), (2, 1023, 2), (5, 127, 4), (4, 65, 8), (1, 7, 13)]
+)
+def test_hamming_equals_numpy(kernel: str | None, n: int, m: int, planes: int) -> None:
+    rng = np.random.default_rng(n * m + planes)
+    probes = rng.integers(0, 256, (n, planes * 16), dtype=np.uint8)
+    codes = rng.integers(0, 256, (m, planes * 16), dtype=np.uint8)
+    distances = _native.hamming(probes, codes, kernel)
+    assert distances.dtype == np.uint16
+    np.testing.assert_array_equal(distances, np.bitwise_count(probes[:, None] ^ codes[None]).sum(axis=2))
+
+
+def test_hamming_of_nothing() -> None:
+    none, some = np.zeros((0, 32), np.uint8), np.zeros((3, 32), np.uint8)
+    assert _native.hamming(none, some).shape == (0, 3)
+    assert _native.hamming(some, none).shape == (3, 0)
+
+
+def test_crc32c_of_known_bytes_and_in_pieces() -> None:
+    data = b"123456789"
+    assert _native.crc32c(data) == 0xE3069283
+    assert _native.crc32c(memoryview(data)) == 0xE3069283
+    assert _native.crc32c(np.frombuffer(data, np.uint8)) == 0xE3069283
+    assert _native.crc32c(data[4:], _native.crc32c(data[:4])) == 0xE3069283
+    assert _native.crc32c(b"") == _native.crc32c(memoryview(b"")) == 0
+    with pytest.raises(ValueError, match="contiguous"):
+        _native.crc32c(np.arange(20, dtype=np.uint8)[::2])
+    with pytest.raises(TypeError):
+        _native.crc32c("text")  # type: ignore[arg-type]
+
+
+def test_exact_search_equals_numpy(gallery: Gallery) -> None:
+    gallery.delete([0, 5, 299, 300, 370])
+    probes, _ = make_probes(19)
+    indexes, rows, scores, keys = _native.search([gallery.index], probes, [None], [(0, 0)], 8)
+    live = np.flatnonzero(gallery.live)
+    assert rows.tolist() == [best(gallery, probe, live, 8) for probe in probes]
+    assert not indexes.any()
+    np.testing.assert_array_equal(keys, gallery.keys[rows])
+    np.testing.assert_allclose(scores, np.einsum("nkd,nd->nk", gallery.floats[rows], probes), rtol=0, atol=2e-6)
+
+
+def test_a_cascade_that_keeps_all_equals_the_exact_search(gallery: Gallery) -> None:
+    gallery.delete([17, 301])
+    probes, codes = make_probes(33)
+    exact = _native.search([gallery.index], probes, [None], [(0, 0)], 12)
+    cascade = _native.search([gallery.index], probes, [codes], [(10**12, 10**12)], 12)
+    for left, right in zip(exact, cascade, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize(
+    ("head", "full", "k"), [(50, 20, 5), (9, 9, 9), (0, 0, 3), (4, 60, 2), (370, 1, 1), (100, 7, 20)]
+)
+def test_a_cascade_equals_the_one_in_numpy(gallery: Gallery, head: int, full: int, k: int) -> None:
+    gallery.delete([1, 2, 3, 350])
+    probes, codes = make_probes(21)
+    _, rows, _, _ = _native.search([gallery.index], probes, [codes], [(head, full)], k)
+    full = max(full, k)
+    for probe, code, got in zip(probes, codes, rows, strict=True):
+        assert got.tolist() == best(gallery, probe, gallery.survivors(code, max(head, full), full), k)
+
+
+def test_several_indexes_are_searched_as_one(tmp_path: Path) -> None:
+    galleries = [Gallery(tmp_path, (80,), seed=1), Gallery(tmp_path, (3, 60), seed=2, with_codes=False)]
+    empty = _native.Index(DIM)
+    probes, codes = make_probes(9)
+    indexes = [galleries[0].index, empty, galleries[1].index]
+    found = _native.search(indexes, probes, [codes, None, None], [(80, 80), (0, 0), (0, 0)], 200)
+    floats = np.concatenate([gallery.floats for gallery in galleries])
+    for n, probe in enumerate(probes):
+        order = np.argsort(-(floats.astype(np.float64) @ probe))
+        expected = [(0, int(row)) if row < 80 else (2, int(row) - 80) for row in order]
+        got = list(zip(found[0][n].tolist(), found[1][n].tolist(), strict=True))
+        assert got == expected + [(-1, -1)] * (200 - 143)
+        assert np.isnan(found[2][n, 143:]).all()
+        assert not found[3][n, 143:].any()
+
+
+def test_equal_scores_come_by_key_then_index_then_row(tmp_path: Path) -> None:
+    np.tile(np.eye(1, DIM, dtype=np.float32), (6, 1)).tofile(tmp_path / "same")
+    indexes = [_native.Index(DIM), _native.Index(DIM)]
+    for index, keys in zip(indexes, ([7, 3, 7, 1, 9, 3], [3, 0, 7, 7, 2, 9]), strict=True):
+        index.open_segment(str(tmp_path / "same"), 6)
+        index.append(np.array(keys, dtype=np.uint64), None)
+    probes = np.eye(1, DIM, dtype=np.float32)
+    found = _native.search(indexes, probes, [None, None], [(0, 0), (0, 0)], 9)
+    got = [array[0].tolist() for array in (found[3], found[0], found[1])]
+    expected = [
+        *[(7, 0, 0), (3, 0, 1), (7, 0, 2), (1, 0, 3), (9, 0, 4), (3, 0, 5)],
+        *[(3, 1, 0), (0, 1, 1), (7, 1, 2), (7, 1, 3), (2, 1, 4), (9, 1, 5)],
+    ]
+    assert list(zip(*got, strict=True)) == sorted(expected)[:9]
+
+
+def test_searches_of_nothing(gallery: Gallery) -> None:
+    probes, codes = make_probes(2)
+    for array in _native.search([gallery.index], probes[:0], [codes[:0]], [(5, 5)], 4):
+        assert array.shape == (0, 4)
+    for found in (
+        _native.search([], probes, [], [], 3),
+        _native.search([_native.Index(DIM)], probes, [None], [(1, 1)], 3),
+    ):
+        assert (found[0] == -1).all()
+        assert (found[1] == -1).all()
+        assert np.isnan(found[2]).all()
+
+
+def test_codes_are_replaced_and_dropped(gallery: Gallery) -> None:
+    probes, codes = make_probes(4)
+    before = _native.search([gallery.index], probes, [codes], [(30, 10)], 10)
+    assert gallery.index.planes == PLANES
+    gallery.index.set_codes(1, [gallery.codes[rows, :16].copy() for rows in gallery.segments])
+    assert gallery.index.planes == 1
+    gallery.index.set_codes(0, [])
+    assert gallery.index.planes == 0
+    gallery.index.set_codes(PLANES, [gallery.codes[rows] for rows in gallery.segments])
+    after = _native.search([gallery.index], probes, [codes], [(30, 10)], 10)
+    np.testing.assert_array_equal(before[1], after[1])
+
+
+def test_memory_is_counted_and_has_no_slack(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path, (10_000,))
+    assert gallery.index.code_bytes == 10_000 * (PLANES * 16 + 8)
+    gallery.keys.tofile(tmp_path / "keys")
+    gallery.index.map_keys(0, str(tmp_path / "keys"))
+    assert gallery.index.code_bytes == 10_000 * PLANES * 16
+    probes, _ = make_probes(1)
+    _, rows, _, keys = _native.search([gallery.index], probes, [None], [(0, 0)], 5)
+    np.testing.assert_array_equal(keys, gallery.keys[rows])
+    gallery.delete([3])
+    assert gallery.index.code_bytes == 10_000 * PLANES * 16 + -(-10_000 // 64) * 8
+
+
+def test_rows_are_counted_deleted_and_gathered(gallery: Gallery) -> None:
+    assert (gallery.index.rows, gallery.index.live_rows, gallery.index.dim) == (371, 371, DIM)
+    assert gallery.delete([4, 4, 370]) == 2
+    assert gallery.delete([4]) == 0
+    assert (gallery.index.rows, gallery.index.live_rows) == (371, 369)
+    rows = np.array([370, 4, 0, 4], dtype=np.int64)
+    np.testing.assert_array_equal(gallery.index.gather(rows), gallery.floats[rows])
+    assert gallery.index.gather(rows[:0]).shape == (0, DIM)
+    np.testing.assert_array_equal(gallery.index.keys(2), gallery.keys[gallery.segments[2]])
