@@ -25,6 +25,7 @@ from cluster.results import Verification
 from coordinator.catalog import Catalog
 from coordinator.coordinator import Coordinator, check_gallery_name
 from coordinator.home import Home
+from coordinator.ray_cluster import RayCluster, RayCoordinator, RayOptions
 from coordinator.router import Router
 from coordinator.runtime import LocalRuntime, Runtime
 from coordinator.types import GalleryRoute, GallerySpec
@@ -33,7 +34,8 @@ from shard.index import use_kernel
 
 DEFAULT_SHARDS = 4
 DEFAULT_CODE_BITS = 512
-_FIRST_HOST = "host-0"
+FIRST_HOST = "host-0"
+"""The shard host of a new home in this process."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -173,13 +175,17 @@ class Cluster:
         self.close()
 
 
-def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[Runtime, Coordinator]:
+def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[Runtime, Coordinator | RayCoordinator]:
+    """The shard hosts and the control plane, as the settings ask; closed by `undo`."""
     catalog = Catalog(home.catalog_path)
-    if settings.runtime == "local":
-        hosts = sorted({_FIRST_HOST, *home.local_hosts()})
-        runtime = LocalRuntime(home.hosts_directory, hosts)
-        undo.callback(runtime.close)
-        coordinator = Coordinator(catalog, runtime)
-        undo.callback(coordinator.close)
-        return runtime, coordinator
-    raise NotImplementedError
+    if settings.runtime == "ray":
+        with contextlib.closing(catalog):
+            known = tuple(catalog.shards_per_host())
+        options = RayOptions(address=settings.ray_address, shard_hosts=settings.shard_hosts)
+        ray = RayCluster.start(options, home.directory, home.home_id, home.secret, known, kernel=settings.kernel)
+        undo.callback(ray.close)
+        return ray.runtime, ray.coordinator
+    undo.callback(catalog.close)
+    runtime = LocalRuntime(home.hosts_directory, sorted({FIRST_HOST, *home.local_hosts()}))
+    undo.callback(runtime.close)
+    return runtime, Coordinator(catalog, runtime)
