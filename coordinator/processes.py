@@ -119,6 +119,10 @@ class CoordinatorProcess:
         """Open the coordinator now: what was left half done is finished, every shard is opened."""
         return outcome_of(lambda: self._open() and None, "the coordinator")
 
+    def health(self) -> Outcome:
+        """Process id."""
+        return Outcome(os.getpid())
+
     def close(self) -> Outcome:
         """Close the catalog and the connections; the hosts are their owner's. Idempotent."""
         return outcome_of(self._close, "the coordinator")

@@ -43,7 +43,7 @@ class RayOptions:
     shard_hosts: int | None = None
     num_cpus: int | None = None
     object_store_bytes: int = 128 << 20
-    start_timeout_s: float = 60.0
+    start_timeout_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,12 @@ class RayCluster:
                 actor = session.spawn(ShardHostProcess, args, title=f"shard host {name}", resources=seat.resources)
                 cluster.actors[name] = actor
                 undo.callback(_stop, actor)
+            # Started before the hosts are waited for: processes take seconds to come up, and do so side by side.
+            coordinator = _spawn_coordinator(session, home, secret, cluster.actors)
+            undo.callback(_stop, coordinator)
             _wait_open(cluster.actors, options.start_timeout_s)
-            cluster.coordinator = _start_coordinator(session, home, secret, cluster.actors, undo)
+            coordinator.call("open")
+            cluster.coordinator = RayCoordinator(coordinator)
             cluster.runtime = RayRuntime(cluster.actors, secret)
             undo.callback(cluster.runtime.close)
             cluster._closing = undo.pop_all()
@@ -110,7 +114,7 @@ class RayCoordinator:
     """The methods of `coordinator.coordinator.Coordinator`, carried out by the coordinator's actor."""
 
     def __init__(self, actor: Actor) -> None:
-        self._actor = actor
+        self.actor = actor
 
     def hosts(self) -> tuple[str, ...]:
         """See Coordinator.hosts."""
@@ -150,7 +154,7 @@ class RayCoordinator:
         """The actor is RayCluster's to close."""
 
     def _call(self, method: str, *args: object, **kwargs: object) -> Any:
-        return self._actor.call("call", method, args, kwargs)
+        return self.actor.call("call", method, args, kwargs)
 
 
 def _connect(options: RayOptions, namespace: str) -> RaySession:
@@ -208,15 +212,10 @@ def _wait_open(actors: dict[str, Actor], timeout_s: float) -> None:
             raise ClusterNotReady(f"shard host {name} did not start: {error}") from error
 
 
-def _start_coordinator(
-    session: RaySession, home: Path, secret: bytes, actors: dict[str, Actor], undo: contextlib.ExitStack
-) -> RayCoordinator:
+def _spawn_coordinator(session: RaySession, home: Path, secret: bytes, hosts: dict[str, Actor]) -> Actor:
     """On this node, where the home is."""
-    args = (str(home / "catalog.db"), {name: actor.where for name, actor in actors.items()}, secret)
-    actor = session.spawn(CoordinatorProcess, args, title="the coordinator", node_id=session.here())
-    undo.callback(_stop, actor)
-    actor.call("open")
-    return RayCoordinator(actor)
+    args = (str(home / "catalog.db"), {name: actor.where for name, actor in hosts.items()}, secret)
+    return session.spawn(CoordinatorProcess, args, title="the coordinator", node_id=session.here())
 
 
 def _stop(actor: Actor) -> None:

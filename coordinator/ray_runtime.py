@@ -16,8 +16,10 @@ from coordinator.dataplane.client import ClientLoop, DataClient
 from coordinator.messages import ControlRequest, DataRequest, Reply
 from shard.errors import DeadlineExceeded, FacegridError, HostUnavailable, ShardClosed
 
-REFRESH_S = 10.0
+REFRESH_S = 5.0
 """The longest that a call waits for the address of a host that is restarting; its deadline may end it earlier."""
+RETRY_S = 0.1
+"""Pause before asking an actor again that is restarting."""
 
 
 class RayRuntime:
@@ -92,7 +94,7 @@ class HostLink:
         self._client: DataClient | None = None
         self._is_stale = True
         self._queued = 0
-        self._is_closed = False
+        self._closing = threading.Event()
         # One thread, so that calls which wait for the address keep their order.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"facegrid-link-{name}")
 
@@ -112,7 +114,7 @@ class HostLink:
 
     def close(self) -> None:
         """Close the client; waits for a question to the actor that is under way, REFRESH_S at most."""
-        self._is_closed = True
+        self._closing.set()
         self._pool.shutdown()
         with self._lock:
             if self._client is not None:
@@ -136,12 +138,7 @@ class HostLink:
         with self._lock:
             if self._client is not None and not self._is_stale:
                 return self._client
-        if self._is_closed:
-            raise ShardClosed(f"the connection to shard host {self._name!r} was closed")
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise DeadlineExceeded(f"the deadline passed before shard host {self._name!r} was asked")
-        address = self.actor.call("data_address", group=HEALTH, timeout_s=min(left, REFRESH_S))
+        address = self._ask_address(min(deadline, time.monotonic() + REFRESH_S))
         with self._lock:
             self._is_stale = False
             if self._client is None or self._client.address != address:
@@ -149,6 +146,22 @@ class HostLink:
                     self._client.close()
                 self._client = DataClient(self._name, address, self._secret, self._loop)
             return self._client
+
+    def _ask_address(self, until: float) -> tuple[str, int]:
+        """Asking is repeatable, and Ray refuses calls to an actor while it restarts one: ask until it answers."""
+        while not self._closing.is_set():
+            left = until - time.monotonic()
+            if left <= 0:
+                raise DeadlineExceeded(f"the deadline passed before shard host {self._name!r} was asked")
+            try:
+                address: tuple[str, int] = self.actor.call("data_address", group=HEALTH, timeout_s=left)
+            except HostUnavailable:
+                if time.monotonic() + RETRY_S >= until:
+                    raise
+                self._closing.wait(RETRY_S)
+            else:
+                return address
+        raise ShardClosed(f"the connection to shard host {self._name!r} was closed")
 
     def _note(self, client: DataClient, done: Future[Reply]) -> None:
         if isinstance(done.exception(), HostUnavailable):
