@@ -62,6 +62,28 @@ class Detector:
         parts += [_own_faces(self._look(image, tile), tile, whole) for tile in tiles]
         return suppressed(concatenated(parts), self.spec.nms_threshold)
 
+    def is_upright(self, image: ImageArray, face: Detection) -> bool:
+        """Whether a face found in `image` scores best the way up that it was found.
+
+        A detector finds a face that lies on its side or head, but puts the landmarks where an upright face would have
+        them, and the embedding means nothing. A score of at least `sure_score` settles it; below, the face's
+        surroundings are tried in all four quarter turns.
+        """
+        assert self.spec.sure_score is not None
+        if face.score >= self.spec.sure_score:
+            return True
+        x, y, w, h = face.box
+        reach = 0.8 * max(w, h)
+        left, top = int(max(0, x + w / 2 - reach)), int(max(0, y + h / 2 - reach))
+        part = image[top : int(y + h / 2 + reach) + 1, left : int(x + w / 2 + reach) + 1]
+        upright, *turned = (self._best_score(np.ascontiguousarray(np.rot90(part, turns))) for turns in range(4))
+        return upright >= max(turned)
+
+    def _best_score(self, image: ImageArray) -> float:
+        height, width = image.shape[:2]
+        whole = Window(0, 0, width, height, min(1.0, self.spec.input_size / max(width, height)))
+        return float(self._look(image, whole).scores.max(initial=0.0))
+
     def _look(self, image: ImageArray, window: Window) -> RawDetections:
         """One pass; the detections are in the image's pixels."""
         assert self.spec.score_threshold is not None

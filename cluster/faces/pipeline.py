@@ -208,6 +208,8 @@ class FacePipeline:
             crop = aligned_crop(pixels, detection.landmarks)
             quality = measure(pixels, detection, crop, gate)
             refused = gate.refusal(quality)
+            if refused is None and not self._detector.is_upright(pixels, detection):
+                refused = "pose"
             faces.append(Face(detection.box, detection.landmarks, detection.score, quality, refused, None))
             crops.append(crop)
         return _Found(tuple(faces), tuple(crops))

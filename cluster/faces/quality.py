@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from cluster.faces.align import similarity_transform
 from cluster.faces.boxes import Detection
 from cluster.faces.decode import ImageArray
 from cluster.faces.extras import require_cv2
@@ -27,8 +28,8 @@ class Quality:
 
     eye_distance_px: between the eyes in the image, foreshortening undone. sharpness, tones: see the functions.
     yaw, pitch, roll: degrees; yaw > 0 turns the nose to the viewer's right, pitch > 0 down, roll > 0 clockwise.
-    inside: share of the box that lies in the image. score: one number in [0, 1], the product of how far each measure is
-    from its bound.
+    inside: share of the face that lies in the image. score: one number in [0, 1], the geometric
+    mean of how far each measure lies from its bound.
     """
 
     detector_score: float
@@ -174,10 +175,19 @@ def _middle(crop: ImageArray) -> FloatArray:
 
 
 def _inside(face: Detection, width: int, height: int) -> float:
+    """Share of the box, or of the middle of the aligned crop if that is less, that lies in the image.
+
+    The box alone does not tell: of a face cut by the border, detectors box what is left.
+    """
     x, y, w, h = face.box
     if w <= 0 or h <= 0:
         return 0.0
-    return max(0.0, min(x + w, width) - max(x, 0.0)) * max(0.0, min(y + h, height) - max(y, 0.0)) / (w * h)
+    box = max(0.0, min(x + w, width) - max(x, 0.0)) * max(0.0, min(y + h, height) - max(y, 0.0)) / (w * h)
+    matrix = similarity_transform(face.landmarks)
+    grid = np.stack(np.meshgrid(np.linspace(16, 96, 17), np.linspace(16, 104, 17)), axis=-1).reshape(-1, 2)
+    there = (grid - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    within = ((there >= -0.5) & (there <= [width - 0.5, height - 0.5])).all(axis=1)
+    return min(box, float(within.mean()))
 
 
 def _ramp(value: float, low: float, high: float) -> float:

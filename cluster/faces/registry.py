@@ -41,8 +41,9 @@ class ModelSpec:
     files: the file that pulling fetches, then variants of the same weights. url: None where none is known.
     The network gets (pixel - mean) * scale, channels in the order `channels`, (batch, 3, input_size, input_size).
     batch: images of one call, 0 where the graph leaves it free. dim, threshold (cosine): None for a detector;
-    threshold is None too where nobody has derived one. score_threshold, enroll_score, nms_threshold: of a
-    detector, the least score to report a face, the least to enroll it, the most overlap of two faces.
+    threshold is None too where nobody has derived one. score_threshold, enroll_score, sure_score, nms_threshold:
+    of a detector, the least score to report a face, the least to enroll it, the least to believe that it is upright
+    without trying the other ways, the most overlap of two faces.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ModelSpec:
     threshold_source: str | None = None
     score_threshold: float | None = None
     enroll_score: float | None = None
+    sure_score: float | None = None
     nms_threshold: float | None = None
 
     @property
@@ -124,8 +126,8 @@ def _check(spec: ModelSpec) -> None:
         f"an embedder has dim {MIN_DIM} to {MAX_DIM}, a detector none": (
             spec.dim is not None and MIN_DIM <= spec.dim <= MAX_DIM if is_embedder else spec.dim is None
         ),
-        "a detector has score_threshold, enroll_score and nms_threshold": is_embedder
-        or None not in (spec.score_threshold, spec.enroll_score, spec.nms_threshold),
+        "a detector has score_threshold, enroll_score, sure_score and nms_threshold": is_embedder
+        or None not in (spec.score_threshold, spec.enroll_score, spec.sure_score, spec.nms_threshold),
         "a threshold comes with its source": (spec.threshold is None) == (spec.threshold_source is None),
         "a url is only given with a sha256": spec.url is None or spec.file.sha256 is not None,
         "scale is positive, batch is not negative": spec.scale > 0 and spec.batch >= 0,

@@ -116,7 +116,7 @@ def test_blur_lowers_sharpness_and_light_does_not() -> None:
     rng = np.random.default_rng(1)
     coarse = cv2.resize(rng.integers(0, 256, (7, 7, 3), np.uint8), (112, 112), interpolation=cv2.INTER_CUBIC)
     crop = np.clip(coarse * 0.8 + rng.normal(20, 15, coarse.shape), 0, 255).astype(np.uint8)
-    values = [sharpness_of(crop), *(sharpness_of(cv2.GaussianBlur(crop, (0, 0), s)) for s in (1, 2, 4))]
+    values = [sharpness_of(crop), *(sharpness_of(cv2.GaussianBlur(crop, (0, 0), s)) for s in (0.5, 0.8, 1.2))]
     assert values == sorted(values, reverse=True)
     dim = (crop * 0.4 + 20).astype(np.uint8)
     assert sharpness_of(dim) == pytest.approx(sharpness_of(crop), rel=0.05)
@@ -132,10 +132,13 @@ def test_few_tones_are_told_from_many() -> None:
 
 def test_measure_knows_how_much_lies_outside() -> None:
     image = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
-    face = Detection((-50.0, 0.0, 100.0, 100.0), landmarks_of(scale=1.0), 0.9)
+    face = Detection((-50.0, 0.0, 100.0, 100.0), landmarks_of(scale=1.0) - 50, 0.9)
     quality = measure(image, face, aligned_crop(image, face.landmarks), QualityGate())
     assert quality.inside == pytest.approx(0.5)
     assert quality.score == 0.0
+    # The box is whole here, but the landmarks say that half of the face would lie beyond the left border.
+    cut = Detection((0.0, 150.0, 60.0, 100.0), landmarks_of(scale=1.0) - np.float32([200, 0]), 0.9)
+    assert measure(image, cut, aligned_crop(image, cut.landmarks), QualityGate()).inside == pytest.approx(0.5, abs=0.05)
 
 
 def raw(*rows: tuple[float, float, float, float, float]) -> RawDetections:
