@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::index::State;
 use crate::kernels::{HIDDEN, Kernel, PLANE_BYTES, Pick, Plane, pick_row};
 use crate::search::Target;
-use crate::select::{Nearest, keep_nearest};
+use crate::select::{NO_LIMIT, Nearest, keep_nearest};
 use crate::topk::{Candidate, TopK};
 
 /// Rows whose first planes are scanned for all probes of a group in turn: 32 KiB, which stay in the L1 cache.
@@ -22,6 +22,11 @@ const PLANE_BITS: usize = PLANE_BYTES * 8;
 /// Work for one core at a time when one probe's survivors are split over several.
 const REFINE_ROWS: usize = 4096;
 const RERANK_ROWS: usize = 64;
+
+/// A sample takes `SAMPLE_ROWS` of every `SAMPLE_STRIDE` rows, of ranges of at least `MIN_SAMPLED`.
+const SAMPLE_ROWS: usize = 256;
+const SAMPLE_STRIDE: usize = 64 * SAMPLE_ROWS;
+const MIN_SAMPLED: usize = 1 << 15;
 
 /// How many rows each stage keeps; full <= head.
 #[derive(Clone, Copy)]
@@ -60,9 +65,23 @@ fn scan_all(target: &Target, heads: &[&Plane], keep: usize) -> Vec<Vec<Pick>> {
     all
 }
 
+/// The same for a range of rows. A guess at how far the survivors reach saves passing over most rows twice; where it
+/// was too low, the range is scanned again without it.
 fn scan(state: &State, kernel: Kernel, heads: &[&Plane], keep: usize, range: Range<usize>) -> Vec<Vec<Pick>> {
     let keep = keep.min(range.len());
-    let mut nearest: Vec<Nearest> = heads.iter().map(|_| Nearest::new(keep)).collect();
+    let guess = |head: &&Plane| Nearest::new(keep, guess_limit(state, kernel, head, keep, range.clone()));
+    let mut nearest: Vec<Nearest> = heads.iter().map(guess).collect();
+    scan_blocks(state, kernel, heads, range.clone(), &mut nearest);
+    for (nearest, head) in nearest.iter_mut().zip(heads) {
+        if !nearest.is_complete() {
+            *nearest = Nearest::new(keep, NO_LIMIT);
+            scan_blocks(state, kernel, &[head], range.clone(), std::slice::from_mut(nearest));
+        }
+    }
+    nearest.into_iter().map(Nearest::finish).collect()
+}
+
+fn scan_blocks(state: &State, kernel: Kernel, heads: &[&Plane], range: Range<usize>, nearest: &mut [Nearest]) {
     let mut distances = [0; BLOCK_ROWS];
     let mut hidden = Vec::new();
     for (segment, rows) in state.pieces(range, BLOCK_ROWS) {
@@ -77,7 +96,33 @@ fn scan(state: &State, kernel: Kernel, heads: &[&Plane], keep: usize, range: Ran
             nearest.take(kernel, distances, base);
         }
     }
-    nearest.into_iter().map(Nearest::finish).collect()
+}
+
+/// A distance that the `keep` nearest rows very likely stay below, from a sample of the rows; `NO_LIMIT` where
+/// sampling would not pay.
+fn guess_limit(state: &State, kernel: Kernel, head: &Plane, keep: usize, range: Range<usize>) -> u8 {
+    if range.len() < MIN_SAMPLED || keep > range.len() / 4 {
+        return NO_LIMIT;
+    }
+    let mut counts = [0_usize; NO_LIMIT as usize];
+    let mut distances = [0; SAMPLE_ROWS];
+    let mut sampled = 0;
+    for (segment, rows) in state.pieces(range.clone(), SAMPLE_STRIDE) {
+        let planes = &segment.codes.heads()[rows.start..rows.end.min(rows.start + SAMPLE_ROWS)];
+        let distances = &mut distances[..planes.len()];
+        kernel.head(head, planes, distances);
+        distances.iter().for_each(|&distance| counts[usize::from(distance)] += 1);
+        sampled += planes.len();
+    }
+    let expected = keep as f64 * sampled as f64 / range.len() as f64;
+    // Four standard deviations above what is expected of independent rows.
+    let wanted = (expected + 4.0 * expected.sqrt() + 8.0) as usize;
+    let mut found = 0;
+    let reach = counts.iter().position(|count| {
+        found += count;
+        found >= wanted
+    });
+    reach.map_or(NO_LIMIT, |reach| reach as u8 + 1)
 }
 
 /// Add the distances on the planes after the first.

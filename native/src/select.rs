@@ -8,6 +8,9 @@ use crate::kernels::{Kernel, Pick, pick_distance};
 /// Distances of one plane are 0 to 128.
 const BINS: usize = 129;
 
+/// Above every distance of one plane.
+pub const NO_LIMIT: u8 = BINS as u8;
+
 /// The `keep` nearest of a stream of rows.
 ///
 /// Invariant: `below` rows of `picks` are nearer than `limit` and fewer than `keep`; with those at `limit` they are at
@@ -15,15 +18,22 @@ const BINS: usize = 129;
 pub struct Nearest {
     keep: usize,
     limit: u8,
+    is_guessed: bool,
     below: usize,
     counts: [usize; BINS],
     picks: Vec<Pick>,
 }
 
 impl Nearest {
-    /// keep >= 1.
-    pub fn new(keep: usize) -> Self {
-        Self { keep: keep.max(1), limit: BINS as u8, below: 0, counts: [0; BINS], picks: Vec::new() }
+    /// keep >= 1. Rows at `limit` or beyond are passed over; `is_complete` says in the end whether that was right.
+    pub fn new(keep: usize, limit: u8) -> Self {
+        let limit = limit.min(NO_LIMIT);
+        Self { keep: keep.max(1), limit, is_guessed: limit < NO_LIMIT, below: 0, counts: [0; BINS], picks: Vec::new() }
+    }
+
+    /// False if the limit given at the start was so low that rows to be kept may have been passed over.
+    pub fn is_complete(&self) -> bool {
+        !self.is_guessed
     }
 
     /// Take the next rows, numbered from `base`; those at distance `HIDDEN` of the kernels are passed over.
@@ -35,6 +45,7 @@ impl Nearest {
         }
         self.below += self.picks.len() - before;
         while self.below >= self.keep {
+            self.is_guessed = false;
             self.limit -= 1;
             self.below -= self.counts[usize::from(self.limit)];
         }
@@ -73,12 +84,17 @@ pub fn keep_nearest(picks: &mut Vec<Pick>, keep: usize, farthest: usize) {
 
 /// Keep what is nearer than `limit`, and the first `ties` at it.
 fn retain(picks: &mut Vec<Pick>, limit: usize, mut ties: usize) {
-    picks.retain(|&pick| {
+    let mut kept = 0;
+    for at in 0..picks.len() {
+        let pick = picks[at];
         let distance = pick_distance(pick);
         let is_tie = distance == limit && ties > 0;
+        // Without a branch: which rows stay cannot be predicted.
+        picks[kept] = pick;
+        kept += usize::from(distance < limit || is_tie);
         ties -= usize::from(is_tie);
-        distance < limit || is_tie
-    });
+    }
+    picks.truncate(kept);
 }
 
 #[cfg(test)]
@@ -110,7 +126,7 @@ mod tests {
         #[test]
         fn a_stream_keeps_what_sorting_keeps(distances in distances(), keep in 1..200_usize, block in 1..700_usize) {
             for kernel in Kernel::available() {
-                let mut nearest = Nearest::new(keep);
+                let mut nearest = Nearest::new(keep, NO_LIMIT);
                 for (base, block) in (0..).step_by(block).zip(distances.chunks(block)) {
                     nearest.take(kernel, block, base);
                 }

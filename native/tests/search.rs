@@ -111,6 +111,17 @@ fn a_split_search_agrees_with_brute_force() {
     }
 }
 
+#[test]
+fn a_misleading_sample_costs_a_second_scan_and_no_survivor() {
+    let mut random = Random::new(11);
+    let gallery = Gallery::banded(&mut random, 40_000, DIM, PLANES);
+    let probes = random.floats(3 * DIM, false);
+    let codes = [[0, 0xff, 0x0f].map(|byte| [byte; PLANES * 16]).concat()];
+    for keep in [(9_000, 500), (700, 100), (20, 20)] {
+        run_all_ways(&[&gallery], &probes, &codes, &[Some(keep)], 10);
+    }
+}
+
 /// More probes than one group takes.
 #[test]
 fn a_batch_agrees_with_brute_force() {

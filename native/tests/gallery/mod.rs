@@ -70,6 +70,16 @@ impl Gallery {
         Self::load(&[rows], Self { index: index(dim), keys, floats, codes, deleted, dim, planes, files: vec![] })
     }
 
+    /// Of every 16,384 rows the first 256 have code 0 and the others have all bits set: what a sample of the starts
+    /// of blocks says of the other rows is wrong.
+    pub fn banded(random: &mut Random, rows: usize, dim: usize, planes: usize) -> Self {
+        let floats = random.floats(rows * dim, false);
+        let bands = (0..rows).flat_map(|row| vec![if row % 16_384 < 256 { 0 } else { 0xff }; planes * 16]);
+        let (codes, keys) = (bands.collect(), (0..rows as u64).collect());
+        let deleted = vec![false; rows];
+        Self::load(&[rows], Self { index: index(dim), keys, floats, codes, deleted, dim, planes, files: vec![] })
+    }
+
     fn load(segments: &[usize], mut gallery: Self) -> Self {
         gallery.index.set_codes(gallery.planes, &[]).expect("no segments yet");
         let mut first = 0;
