@@ -3,8 +3,24 @@
 from cluster import Cluster
 """
 
-from cluster.api import Cluster
-from cluster.gallery import Gallery
-from shard.errors import FacegridError
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cluster.api import Cluster
+    from cluster.gallery import Gallery
+    from shard.errors import FacegridError
 
 __all__ = ["Cluster", "FacegridError", "Gallery"]
+
+_HOMES = {"Cluster": "cluster.api", "FacegridError": "shard.errors", "Gallery": "cluster.gallery"}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for, so that `facegrid --help` does not wait for the engine."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

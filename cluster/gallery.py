@@ -137,13 +137,21 @@ class Gallery:
         )
 
     def search_image(
-        self, image: ImageSource, k: int = 5, *, threshold: float | None = None, exact: bool = False
+        self,
+        image: ImageSource,
+        k: int = 5,
+        *,
+        recall: float = DEFAULT_RECALL,
+        exact: bool = False,
+        threshold: float | None = None,
     ) -> ImageSearch:
         """The k nearest templates to the main face of an image, a path or bytes, with their metadata.
 
-        threshold: leave out candidates of a lower cosine. Raises InvalidImage (reason no_face where there is none).
+        recall, exact, threshold: as in `search`. Raises InvalidImage (reason no_face where there is none).
         """
-        return images.search_image(self, self._cluster.faces, image, k=k, threshold=threshold, exact=exact)
+        return images.search_image(
+            self, self._cluster.faces, image, k=k, recall=recall, exact=exact, threshold=threshold
+        )
 
     def delete(
         self, *, identity: str | None = None, template_ids: Sequence[str] = (), identities: Sequence[str] = ()

@@ -184,12 +184,19 @@ def _embedding(face: Face) -> FloatArray:
 
 
 def search_image(
-    gallery: Gallery, pipeline: FacePipeline, image: ImageSource, *, k: int, threshold: float | None, exact: bool
+    gallery: Gallery,
+    pipeline: FacePipeline,
+    image: ImageSource,
+    *,
+    k: int,
+    recall: float,
+    exact: bool,
+    threshold: float | None,
 ) -> ImageSearch:
     """Candidates for the main face of an image, with their metadata."""
     check_embedder(gallery, pipeline)
     face = probe_face(pipeline.faces(image, embed_refused=True))
-    batch = gallery.search(_embedding(face)[None, :], k, threshold=threshold, exact=exact)
+    batch = gallery.search(_embedding(face)[None, :], k, recall=recall, exact=exact, threshold=threshold)
     records = {t.template_id: t for t in gallery.templates(batch.template_ids[0])}
     return ImageSearch(
         box_of(face), tuple(_candidates(batch.template_ids[0], batch.scores[0], records)), batch.coverage

@@ -1,0 +1,201 @@
+"""What `facegrid doctor` looks at: each check is a function that yields findings and changes nothing.
+
+Damage is found shard by shard, so a home that does not open as a whole is described as far as it can be read. The
+layout of a home is that of `coordinator.home` and `coordinator.host`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from shard.errors import FacegridError, HomeLocked, MissingExtra, ModelFileCorrupt, ModelFileMissing
+
+if TYPE_CHECKING:
+    from cluster.config import Settings
+    from coordinator.types import GalleryRoute
+    from shard.model import SearchModel
+
+Status = Literal["ok", "warn", "fail"]
+OLDEST_PYTHON = (3, 10)
+LOW_DISK_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. remedy: what to do, where something is wrong."""
+
+    check: str
+    status: Status
+    detail: str
+    remedy: str | None = None
+
+
+def check_python() -> Iterator[Finding]:
+    """The interpreter is one that Facegrid supports."""
+    found = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] >= OLDEST_PYTHON:
+        yield Finding("python", "ok", found)
+    else:
+        yield Finding("python", "fail", found, f"use Python {'.'.join(map(str, OLDEST_PYTHON))} or newer")
+
+
+def check_native(kernel: str | None) -> Iterator[Finding]:
+    """The compiled extension loads, and the configured kernel runs here."""
+    try:
+        from shard import index
+    except ImportError as error:
+        yield Finding("native extension", "fail", str(error), "install facegrid again, for this Python and processor")
+        return
+    try:
+        if kernel is not None:
+            index.use_kernel(kernel)
+    except FacegridError as error:
+        yield Finding("native extension", "fail", str(error), f"set kernel to one of {', '.join(index.kernels())}")
+        return
+    yield Finding(
+        "native extension", "ok", f"kernel {index.kernel()}; this processor runs {', '.join(index.kernels())}"
+    )
+
+
+def check_extras(runtime: str) -> Iterator[Finding]:
+    """The optional dependencies: those of photos by importing them, those of Ray by looking for them."""
+    from cluster.faces import extras
+
+    remedy = "pip install 'facegrid[faces]' to enroll and search photos; embeddings work without"
+    try:
+        cv2, onnxruntime = extras.require_cv2(), extras.require_onnxruntime()
+        yield Finding("extra faces", "ok", f"OpenCV {cv2.__version__}, onnxruntime {onnxruntime.__version__}")
+    except MissingExtra as error:
+        yield Finding("extra faces", "warn", str(error), remedy)
+    missing = [name for name in ("ray", "pyarrow", "uvloop") if importlib.util.find_spec(name) is None]
+    if missing:
+        status: Status = "fail" if runtime == "ray" else "warn"
+        remedy = "pip install 'facegrid[cluster]' to run on Ray; one machine works without"
+        yield Finding("extra cluster", status, f"not installed: {', '.join(missing)}", remedy)
+    else:
+        yield Finding("extra cluster", "ok", "ray, pyarrow and uvloop are installed")
+
+
+def check_models(settings: Settings, embedders: set[str]) -> Iterator[Finding]:
+    """The files of the configured networks, and of those that galleries were made with, by their SHA-256."""
+    from cluster.faces import ModelPlaces, locate, model_spec
+
+    places = ModelPlaces(settings.models, settings.cache)
+    for name in dict.fromkeys((settings.detector, settings.embedder, *sorted(embedders))):
+        check = f"network {name}"
+        notes: list[str] = []
+        try:
+            path = locate(model_spec(name), places, announce=notes.append)
+        except ModelFileMissing as error:
+            yield Finding(check, "warn", str(error), f"facegrid models pull {name}, or set FACEGRID_MODELS")
+        except ModelFileCorrupt as error:
+            yield Finding(check, "fail", str(error), "remove that file and fetch the network again")
+        except FacegridError as error:
+            yield Finding(check, "fail", str(error), "choose a network of `facegrid models list`")
+        else:
+            unchecked = Finding(check, "warn", notes[0], "compare the file with its publisher's") if notes else None
+            yield unchecked or Finding(check, "ok", f"{path}, SHA-256 as stated")
+
+
+def check_home(settings: Settings, *, is_deep: bool) -> Iterator[Finding | GalleryRoute]:
+    """The home's manifest, lock and catalog, then every shard that lies in it; yields the galleries' routes too.
+
+    is_deep: read every sealed file and compare its checksums.
+    """
+    from coordinator.home import Home
+
+    directory = settings.home.absolute()
+    if not (directory / "facegrid.json").exists():
+        remedy = "facegrid gallery create makes one; name another with --home or FACEGRID_HOME"
+        yield Finding("home", "warn", f"no Facegrid home at {directory}", remedy)
+        return
+    try:
+        home = Home(directory)
+    except HomeLocked as error:
+        yield Finding("home", "warn", str(error), "its shards were not checked; stop that process and check again")
+        return
+    except FacegridError as error:
+        yield Finding("home", "fail", str(error), "use a Facegrid that reads this format, or restore the home")
+        return
+    except OSError as error:
+        yield Finding("home", "fail", str(error), "run as the user who owns the home")
+        return
+    try:
+        yield Finding("home", "ok", f"{home.directory}, id {home.home_id}")
+        yield _disk(home.directory)
+        yield from _check_catalog(home.catalog_path, home.hosts_directory, is_deep)
+    finally:
+        home.close()
+
+
+def _disk(directory: Path) -> Finding:
+    from cluster.cli.output import size_text
+
+    free = shutil.disk_usage(directory).free
+    if free >= LOW_DISK_BYTES:
+        return Finding("disk", "ok", f"{size_text(free)} free")
+    return Finding("disk", "warn", f"{size_text(free)} free", "make room before enrolling")
+
+
+def _check_catalog(path: Path, hosts: Path, is_deep: bool) -> Iterator[Finding | GalleryRoute]:
+    from sqlalchemy.exc import DatabaseError
+
+    from coordinator.catalog import Catalog
+
+    try:
+        catalog = Catalog(path)
+        try:
+            routes = catalog.galleries()
+        finally:
+            catalog.close()
+    except DatabaseError as error:
+        yield Finding("catalog", "fail", f"{path}: {error.orig}", "restore catalog.db from a backup")
+        return
+    yield Finding("catalog", "ok", f"{len(routes)} galleries, {sum(route.shards for route in routes)} shards")
+    for route in routes:
+        yield route
+        yield _check_gallery(route, hosts, is_deep)
+
+
+def _check_gallery(route: GalleryRoute, hosts: Path, is_deep: bool) -> Finding:
+    """The shards of one gallery that lie on this machine."""
+    check = f"gallery {route.name}"
+    faults: list[str] = []
+    templates = elsewhere = 0
+    for number, host in enumerate(route.hosts):
+        if not (hosts / host).is_dir():
+            elsewhere += 1
+            continue
+        try:
+            templates += _open_shard(hosts / host, route.gallery_id, number, is_deep)
+        except FacegridError as error:
+            faults.append(f"shard {number}: {error}")
+        except OSError as error:
+            faults.append(f"shard {number}: {error}")
+    if faults:
+        return Finding(check, "fail", "\n".join(faults), "restore these shards from a backup")
+    depth = "checksums right" if is_deep else "opened; --deep compares checksums"
+    detail = f"{templates:,} templates in {route.shards - elsewhere} shards, {depth}"
+    if elsewhere:
+        return Finding(check, "warn", f"{detail}; {elsewhere} on other machines", "run doctor there too")
+    return Finding(check, "ok", detail)
+
+
+def _open_shard(host: Path, gallery_id: str, number: int, is_deep: bool) -> int:
+    """Templates of a shard, opened and, if deep, compared with its checksums."""
+    from shard.model import SearchModel
+    from shard.shard import Shard
+
+    def load_model(model_id: str) -> SearchModel:
+        return SearchModel.from_bytes((host / "models" / f"{model_id}.model").read_bytes())
+
+    with Shard(host / "galleries" / gallery_id / f"shard-{number:04d}", load_model) as shard:
+        if is_deep:
+            shard.verify_checksums()
+        return len(shard)

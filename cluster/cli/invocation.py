@@ -1,0 +1,100 @@
+"""What the global options asked for, and the cluster opened accordingly.
+
+Every command gets an `Invocation` from its Typer context. Settings come from options first, then from the environment
+by way of `cluster.config`, which alone reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cluster.cli.output import Output
+from shard.errors import InvalidParameter, NotFound
+
+if TYPE_CHECKING:
+    from cluster.api import Cluster
+    from cluster.config import Settings
+    from cluster.faces import FacePipeline
+    from cluster.gallery import Gallery
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One run of `facegrid`. given: settings named by global options, None where not given."""
+
+    output: Output
+    given: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> Settings:
+        """Options, then environment, then defaults; InvalidParameter."""
+        from cluster.config import load_settings
+
+        return load_settings(**self.given)
+
+    @contextlib.contextmanager
+    def cluster(self, *, create: bool = False) -> Iterator[Cluster]:
+        """The home, open. NotFound where there is none, unless it may be created; HomeLocked and others as it opens."""
+        from cluster.api import Cluster
+
+        settings = self.settings()
+        if not create and not (settings.home / "facegrid.json").exists():
+            raise NotFound(
+                f"no Facegrid home at {settings.home.absolute()}; `facegrid gallery create` makes one there, "
+                "or name another with --home or FACEGRID_HOME"
+            )
+        with Cluster(settings) as grid:
+            yield grid
+
+    @contextlib.contextmanager
+    def gallery(self, name: str) -> Iterator[Gallery]:
+        """A gallery of the open home. Its image verbs use its own embedder, unless the user configured one."""
+        with self.cluster() as grid:
+            gallery = grid.gallery(name)
+            if gallery.embedder is not None and "embedder" not in grid.settings.model_fields_set:
+                # Before the pipeline is opened: an embedder that nobody chose should be the one that fits.
+                grid.settings = grid.settings.model_copy(update={"embedder": gallery.embedder})
+            yield gallery
+
+    def faces(self) -> FacePipeline:
+        """The face pipeline of the settings, for commands that need no home."""
+        from cluster.config import pipeline_options
+        from cluster.faces import FacePipeline
+
+        return FacePipeline(pipeline_options(self.settings()), announce=self.output.note)
+
+    def confirm(self, question: str, *, is_confirmed: bool) -> None:
+        """Ask before something is destroyed. InvalidParameter where --yes is missing and nobody can be asked."""
+        import sys
+
+        if is_confirmed:
+            return
+        if self.output.as_json or not sys.stdin.isatty():
+            raise InvalidParameter(f"{question} Without a terminal to ask on, say so with --yes")
+        typer.confirm(question, abort=True, err=True)
+
+
+def invocation_of(context: typer.Context) -> Invocation:
+    """The invocation that the root callback left in the context."""
+    found = context.obj
+    assert isinstance(found, Invocation), "the root callback runs before every command"
+    return found
+
+
+def check_cosine(value: float | None, *, option: str) -> float | None:
+    """A score given as an option, in [-1, 1]; InvalidParameter otherwise (NaN too)."""
+    if value is not None and not -1.0 <= value <= 1.0:
+        raise InvalidParameter(f"{option}: expected a cosine from -1 to 1, got {value}")
+    return value
+
+
+def check_exists(path: Path, *, what: str) -> Path:
+    """The path, if something is there; InvalidParameter otherwise."""
+    if not path.exists():
+        raise InvalidParameter(f"{what}: nothing is at {path}")
+    return path
