@@ -23,9 +23,9 @@ K_GRID = (1, 10, 100)
 """Candidate list lengths the table holds; one in between is served by the next higher."""
 HEAD_FLOOR, FULL_FLOOR = 512, 64
 """Fewest survivors of plane 0 and of all planes: below these the work saved is not worth the risk."""
-HEAD_GROWTH, FULL_GROWTH = 0.95, 0.85
+HEAD_GROWTH, FULL_GROWTH = 0.95, 0.8
 """Beyond the largest gallery measured, survivors grow as rows**growth. The rank of a mate grows linearly, that of the
-nearest stranger as rows**0.85 to 0.95 (plane 0) and rows**0.6 to 0.75 (all planes), because strangers get nearer."""
+nearest stranger as rows**0.80 to 0.95 (plane 0) and rows**0.55 to 0.75 (all planes), because strangers get nearer."""
 FULL_COST = 16.0
 """Cost of reranking one row on floats, in units of scoring one row on all planes: 2 KB of mapped floats against 64
 bytes of codes in memory."""
@@ -132,13 +132,14 @@ def _row(sample: RankSample, k: int) -> tuple[npt.NDArray[np.float64], npt.NDArr
     """(head, full) for every recall of the grid, for candidate lists of k."""
     probes = sample.head.shape[0]
     head, full = sample.head[:, :k].ravel(), sample.full[:, :k].ravel()
+    order = np.argsort(-head, kind="stable")
     heads, fulls, resolved = [], [], []
     for recall in RECALL_GRID:
         misses = allowed_misses(probes, 1.0 - recall)
         if misses is None:
             break
         # Neighbours of one probe miss together, so confidence counts probes, and the rate is applied to pairs.
-        best = cheapest(head, full, misses * k)
+        best = cheapest(head, full, order, misses * k)
         heads.append(best[0])
         fulls.append(best[1])
         resolved.append(recall)
@@ -163,9 +164,11 @@ def allowed_misses(probes: int, miss_rate: float) -> int | None:
         misses += 1
 
 
-def cheapest(head: FloatArray, full: FloatArray, misses: int) -> tuple[float, float]:
-    """The (head, full) of least cost that loses at most `misses` of the pairs, the budget split between both stages."""
-    order = np.argsort(-head, kind="stable")[: misses + 1]
+def cheapest(head: FloatArray, full: FloatArray, order: RowArray, misses: int) -> tuple[float, float]:
+    """The (head, full) of least cost that loses at most `misses` of the pairs, the budget split between both stages.
+
+    order: the pairs by head, farthest first. misses < number of pairs.
+    """
     best, best_cost = (float(head.max()), float(full.max())), math.inf
     for lost in sorted({misses * i // (_SPLITS - 1) for i in range(_SPLITS)}):
         keep = float(head[order[lost]])

@@ -21,7 +21,7 @@ MIN_TRAIN = 1_000
 """Fewest templates to train on; below, shards search exactly on floats."""
 MAX_SAMPLE = 20_000
 """Rows used of a larger sample, drawn at random."""
-PROBES = 4_000
+PROBES = 8_000
 """Most held-out probes of the calibration."""
 STRANGER_SIGMAS = 5.0
 """A neighbour whose cosine is this many standard deviations above random pairs' is taken for a mate."""
