@@ -1,0 +1,125 @@
+"""What the data plane costs: one shard host in its own process, searched over TCP, by Ray actor call, and in process.
+
+    python -m benchmarks.data_plane [--templates 20000] [--seconds 5]
+
+Prints one JSON object. The gallery is small on purpose, so that the way is measured and not the scan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from coordinator.home import Home
+from coordinator.messages import Reply, SearchReply, SearchRequest
+from coordinator.ray_cluster import RayCluster, RayOptions
+from coordinator.router import Router
+from coordinator.runtime import LocalRuntime, Runtime
+from coordinator.types import GalleryRoute, GallerySpec
+from shard.types import EnrollBatch, SearchParams
+
+DIM, SHARDS, CALLERS, K = 512, 4, 64, 10
+HOST = "host-0"
+DEADLINE_S = 30.0
+Search = Callable[[SearchRequest], Reply]
+
+
+def main() -> None:
+    """Fill a gallery on Ray, then measure the three ways to it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--templates", type=int, default=20_000)
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each throughput measurement")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Home(Path(scratch) / "home")
+        cluster = RayCluster.start(RayOptions(num_cpus=2), home.directory, home.home_id, home.secret, ())
+        route = filled(cluster, options.templates)
+        actor = cluster.actors[HOST]
+        results = {
+            "data plane": measured(over(cluster.runtime), route, options.seconds),
+            "actor call": measured(lambda request: actor.call("execute", request), route, options.seconds),
+        }
+        cluster.close()
+        runtime = LocalRuntime(home.hosts_directory, [HOST])
+        results["in process"] = measured(over(runtime), route, options.seconds)
+        runtime.close()
+        home.close()
+    print(
+        json.dumps({"templates": options.templates, "dim": DIM, "shards": SHARDS, "cores": os.cpu_count(), **results})
+    )
+
+
+def filled(cluster: RayCluster, templates: int) -> GalleryRoute:
+    """A trained gallery of random unit rows."""
+    route = cluster.coordinator.create_gallery(GallerySpec("bench/data-plane", DIM, SHARDS, 512, None))
+    rows = unit_rows(templates, seed=1)
+    nothing = (None,) * templates
+    batch = EnrollBatch(rows, tuple(f"t{i}" for i in range(templates)), nothing, nothing)
+    Router(cluster.runtime).enroll(route, batch, skip_existing=False, new_ids=True)
+    cluster.coordinator.train(route.name)
+    return cluster.coordinator.gallery(route.name)
+
+
+def unit_rows(n: int, seed: int) -> np.ndarray:
+    """(n, DIM) float32 unit rows whose variance falls off, as that of embeddings does."""
+    scale = (1.0 + np.arange(DIM, dtype=np.float32) / 16) ** -1
+    rows = np.random.default_rng(seed).standard_normal((n, DIM), dtype=np.float32) * scale
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def over(runtime: Runtime) -> Search:
+    """A search through a runtime."""
+    return lambda request: runtime.submit(HOST, request, deadline=time.monotonic() + DEADLINE_S).result()
+
+
+def measured(search: Search, route: GalleryRoute, seconds: float) -> dict[str, float]:
+    """Milliseconds of one search at a time, and searches a second from CALLERS threads."""
+    probes = unit_rows(256, seed=2)
+    requests = [
+        SearchRequest(route.gallery_id, tuple(range(SHARDS)), probes[i : i + 1], SearchParams(K)) for i in range(256)
+    ]
+    times = []
+    for request in itertools.islice(itertools.cycle(requests), 2_000):
+        begin = time.perf_counter()
+        assert isinstance(search(request), SearchReply)
+        times.append(time.perf_counter() - begin)
+    return {
+        "p50_ms": round(statistics.median(times) * 1_000, 3),
+        "p99_ms": round(statistics.quantiles(times, n=100)[98] * 1_000, 3),
+        "queries_per_s": round(throughput(search, requests, seconds), 0),
+    }
+
+
+def throughput(search: Search, requests: list[SearchRequest], seconds: float) -> float:
+    """Answered searches a second."""
+    end = time.perf_counter() + seconds
+    counts = [0] * CALLERS
+
+    def run(caller: int) -> None:
+        for request in itertools.cycle(requests[caller:] + requests[:caller]):
+            if time.perf_counter() > end:
+                return
+            search(request)
+            counts[caller] += 1
+
+    threads = [threading.Thread(target=run, args=(caller,)) for caller in range(CALLERS)]
+    begin = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - begin)
+
+
+if __name__ == "__main__":
+    main()
