@@ -152,15 +152,13 @@ def allowed_misses(probes: int, miss_rate: float) -> int | None:
     Exact for the Poisson law, the limit of the binomial for small rates and slightly stricter than it.
     """
     mean = probes * miss_rate
-    term = cumulative = math.exp(-mean)
-    if cumulative > 1.0 - CONFIDENCE:
-        return None
-    misses = 0
+    cumulative = 0.0
+    misses = -1
     while True:
-        term *= mean / (misses + 1)
-        if cumulative + term > 1.0 - CONFIDENCE:
-            return misses
-        cumulative += term
+        # From the logarithm, each term on its own: exp(-mean) is 0 in floating point from a mean of 745 on.
+        cumulative += math.exp((misses + 1) * math.log(mean) - mean - math.lgamma(misses + 2))
+        if cumulative > 1.0 - CONFIDENCE:
+            return misses if misses >= 0 else None
         misses += 1
 
 
