@@ -18,6 +18,7 @@ from shard.errors import FacegridError, HomeLocked, MissingExtra, ModelFileCorru
 
 if TYPE_CHECKING:
     from cluster.config import Settings
+    from cluster.faces import ModelSpec
     from coordinator.types import GalleryRoute
     from shard.model import SearchModel
 
@@ -92,8 +93,8 @@ def check_models(settings: Settings, embedders: set[str]) -> Iterator[Finding]:
         notes: list[str] = []
         try:
             path = locate(model_spec(name), places, announce=notes.append)
-        except ModelFileMissing as error:
-            yield Finding(check, "warn", str(error), f"facegrid models pull {name}, or set FACEGRID_MODELS")
+        except ModelFileMissing:
+            yield _missing_model(check, model_spec(name), settings)
         except ModelFileCorrupt as error:
             yield Finding(check, "fail", str(error), "remove that file and fetch the network again")
         except FacegridError as error:
@@ -101,6 +102,13 @@ def check_models(settings: Settings, embedders: set[str]) -> Iterator[Finding]:
         else:
             unchecked = Finding(check, "warn", notes[0], "compare the file with its publisher's") if notes else None
             yield unchecked or Finding(check, "ok", f"{path}, SHA-256 as stated")
+
+
+def _missing_model(check: str, spec: ModelSpec, settings: Settings) -> Finding:
+    places = ", ".join(map(str, (*settings.models, settings.cache)))
+    provide = f"put {spec.file.name} in a directory of FACEGRID_MODELS"
+    remedy = provide if spec.url is None else f"facegrid models pull {spec.name}, or {provide}"
+    return Finding(check, "warn", f"its file is in none of {places}", f"{remedy} (licence: {spec.licence})")
 
 
 def check_home(settings: Settings, *, is_deep: bool) -> Iterator[Finding | GalleryRoute]:

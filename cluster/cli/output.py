@@ -26,7 +26,7 @@ _UNBOUNDED_WIDTH = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table: column titles and rows of that many cells. Numbers are aligned to the right, None is a dash."""
+    """A table: column titles (all empty for none) and rows of that many cells. Numbers stand right, None is a dash."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -139,7 +139,7 @@ def _rendered(part: str | Grid) -> RenderableType:
 
     if isinstance(part, str):
         return Text(printable(part))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(part.columns))
     for number, title in enumerate(part.columns):
         is_number = any(isinstance(row[number], (int, float)) for row in part.rows)
         table.add_column(title, justify="right" if is_number else "left", overflow="fold")
