@@ -8,7 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::index::State;
-use crate::kernels::{HIDDEN, Kernel, PLANE_BYTES, Pick, Plane, pick_row};
+use crate::kernels::{HIDDEN, Kernel, PLANE_BYTES, Pick, Plane, fetch, pick_row};
 use crate::search::Target;
 use crate::select::{NO_LIMIT, Nearest, keep_nearest};
 use crate::topk::{Candidate, TopK};
@@ -22,6 +22,10 @@ const PLANE_BITS: usize = PLANE_BYTES * 8;
 /// Work for one core at a time when one probe's survivors are split over several.
 const REFINE_ROWS: usize = 4096;
 const RERANK_ROWS: usize = 64;
+
+/// How many rows ahead floats are asked for: a row of 512 floats is 32 cache lines, and two rows of them hide most of
+/// the way to memory (`cargo bench -- batch`, one probe: 1.7 to 1.4 ms).
+const RERANK_AHEAD: usize = 2;
 
 /// A sample takes `SAMPLE_ROWS` of every `SAMPLE_STRIDE` rows, of ranges of at least `MIN_SAMPLED`.
 const SAMPLE_ROWS: usize = 256;
@@ -169,8 +173,12 @@ fn rerank(target: &Target, probe: &[f32], picks: &[Pick], best: &mut TopK) {
 }
 
 fn score(target: &Target, probe: &[f32], picks: &[Pick], scores: &mut [f32]) {
-    for (&pick, score) in picks.iter().zip(scores) {
-        let row = target.state.row(pick_row(pick) as usize);
+    let row = |pick: Pick| target.state.row(pick_row(pick) as usize);
+    for (at, (&pick, score)) in picks.iter().zip(scores).enumerate() {
+        if let Some(&ahead) = picks.get(at + RERANK_AHEAD) {
+            fetch(bytemuck::cast_slice(row(ahead)));
+        }
+        let row = row(pick);
         target.kernel.dots(probe, row, target.state.dim, std::slice::from_mut(score));
     }
 }

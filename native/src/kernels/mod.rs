@@ -22,6 +22,7 @@ use std::sync::OnceLock;
 use crate::error::{Error, Result};
 
 pub use dot::LANES;
+pub use rows::fetch;
 
 /// Bytes of one code plane: 128 bits.
 pub const PLANE_BYTES: usize = 16;

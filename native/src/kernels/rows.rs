@@ -6,6 +6,9 @@ use super::{PLANE_BYTES, Pick, pick_row};
 /// (`cargo bench -- refine`).
 const AHEAD: usize = 16;
 
+#[cfg(target_arch = "x86_64")]
+const CACHE_LINE: usize = 64;
+
 /// `out[i] = distance(row i)` over rows of `width` bytes.
 #[inline(always)]
 pub(super) fn each(codes: &[u8], width: usize, out: &mut [u16], distance: impl Fn(&[u8]) -> u32) {
@@ -19,29 +22,32 @@ pub(super) fn each(codes: &[u8], width: usize, out: &mut [u16], distance: impl F
 pub(super) fn refine(tails: &[u8], width: usize, first: u32, picks: &mut [Pick], distance: impl Fn(&[u8]) -> u32) {
     for at in 0..picks.len() {
         if let Some(&ahead) = picks.get(at + AHEAD) {
-            prefetch(tails, (pick_row(ahead) - first) as usize * width, width);
+            let start = (pick_row(ahead) - first) as usize * width;
+            fetch(&tails[start..start + width]);
         }
         let start = (pick_row(picks[at]) - first) as usize * width;
         picks[at] += u64::from(distance(&tails[start..start + width])) << 32;
     }
 }
 
-/// Ask for the first and last cache line of a row.
+/// Ask for every cache line of a row.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn prefetch(bytes: &[u8], start: usize, width: usize) {
+pub fn fetch(row: &[u8]) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    let row = bytes.as_ptr().wrapping_add(start);
-    // SAFETY: a prefetch of any address is harmless, and SSE is part of x86-64.
-    unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(row.cast());
-        _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(width - 1).cast());
+    for line in row.chunks(CACHE_LINE) {
+        // SAFETY: the address is one of `row`, a prefetch is a hint, and SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    if let Some(last) = row.last() {
+        // SAFETY: as above; a row that starts inside a line reaches into one more.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(last).cast()) };
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-fn prefetch(_bytes: &[u8], _start: usize, _width: usize) {}
+pub fn fetch(_row: &[u8]) {}
 
 /// Distance by 64-bit words; what `count_ones` compiles to depends on the function it is inlined into.
 #[inline(always)]
