@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.face_statistics import genuine_scores, log_energies, read_labelled, spectrum
+from benchmarks.face_statistics import (
+    MIN_RESIDUAL_PHOTOS,
+    genuine_scores,
+    identity_means,
+    impostor_scores,
+    log_energies,
+    read_labelled,
+    spectrum,
+)
 from benchmarks.profiles import EDGEFACE, LFW_LONG_TAIL, MOBILEFACENET, Profile
 from benchmarks.synthetic import SyntheticGallery
 from shard.types import FloatArray, RowArray
@@ -36,13 +44,12 @@ def targets(embeddings: FloatArray, identities: RowArray) -> tuple[Vector, Vecto
     """Scalars to fit (see the lines below), spectrum of the identity means, spectrum of the residuals."""
     rng = np.random.default_rng(0)
     _, people, photos = np.unique(identities, return_inverse=True, return_counts=True)
-    means = np.zeros((len(photos), embeddings.shape[1]))
-    np.add.at(means, people, embeddings)
-    means /= photos[:, None]
-    several = photos[people] >= 5
+    means = identity_means(embeddings, people, photos)
+    several = photos[people] >= MIN_RESIDUAL_PHOTOS
     residuals = embeddings[several] - means[people[several]]
     genuine = genuine_scores(embeddings, people, photos, rng)
     single = embeddings[np.unique(people, return_index=True)[1]]
+    # One photo a person, the tail that a large gallery is made of; below, by photo, as the statistics have it.
     impostor = (single @ single.T)[np.triu_indices(len(single), 1)]
     energies, by_person = log_energies(embeddings, people, photos)
     scalars = np.concatenate(
@@ -53,19 +60,11 @@ def targets(embeddings: FloatArray, identities: RowArray) -> tuple[Vector, Vecto
             np.percentile(genuine, [1, 5, 25, 50, 75, 95, 99]),
             np.percentile(np.linalg.norm(residuals, axis=1), [5, 50, 95, 99]),
             np.percentile(impostor, [50, 99, 99.9, 99.99]),
-            np.percentile(_impostor_scores_by_photo(embeddings, people, rng), [99, 99.9, 99.99]),
+            np.percentile(impostor_scores(embeddings, people, rng), [99, 99.9, 99.99]),
             [np.linalg.norm(single.mean(axis=0))],
         ]
     )
     return scalars, spectrum(means), spectrum(residuals)
-
-
-def _impostor_scores_by_photo(embeddings: FloatArray, people: RowArray, rng: np.random.Generator) -> FloatArray:
-    """Scores between photos of different people, every photo counting alike: those with many photos weigh more."""
-    rows = rng.choice(len(embeddings), min(3000, len(embeddings)), replace=False)
-    apart = people[rows][:, None] != people[rows]
-    scores: FloatArray = (embeddings[rows] @ embeddings[rows].T)[apart]
-    return scores
 
 
 def synthetic_targets(profile: Profile) -> tuple[Vector, Vector, Vector]:

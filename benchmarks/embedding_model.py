@@ -92,6 +92,7 @@ class EmbeddingModel:
         profile, n = self.profile, len(people.latents)
         spread = np.float32(profile.energy_photo) * rng.standard_normal(n, dtype=np.float32)
         tail = np.float32(profile.energy_tail) * (rng.standard_exponential(n, dtype=np.float32) - 1)
+        tail += np.float32(profile.failure_energy) * (rng.random(n, dtype=np.float32) < profile.failures)
         log_energies: FloatArray = np.float32(profile.log_energy) + people.log_energies + spread + tail
         return log_energies
 

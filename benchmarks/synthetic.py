@@ -60,9 +60,10 @@ class SyntheticGallery:
             raise InvalidParameter(f"identities: expected at least 1, got {identities}")
         if not counts or min(counts) < 1:
             raise InvalidParameter("templates_per_identity: expected at least 1 photo for every person")
+        _check_seed(seed)
         self.profile = profile
         self.identities = identities
-        self.seed = _checked_seed(seed)
+        self.seed = seed
         self._plan = PhotoPlan(counts, identities)
 
     def __len__(self) -> int:
@@ -99,10 +100,12 @@ class SyntheticGallery:
 
     def probes(self, n: int, *, seed: int = 0) -> tuple[FloatArray, RowArray]:
         """n mated probes (n, dim), new photos of enrolled people drawn evenly, and their identities (n,) int64."""
-        embeddings = np.empty((_checked_count(n), self.profile.dim), dtype=np.float32)
+        _check_probe_count(n)
+        _check_seed(seed)
+        embeddings = np.empty((n, self.profile.dim), dtype=np.float32)
         numbers = np.empty(n, dtype=np.int64)
         for first in range(0, n, PROBE_BLOCK):
-            rng = self._random(_Stream.PROBE, first // PROBE_BLOCK, _checked_seed(seed))
+            rng = self._random(_Stream.PROBE, first // PROBE_BLOCK, seed)
             drawn = rng.integers(0, self.identities, PROBE_BLOCK)
             photos = self._model.photos(rng, self._people(drawn))
             embeddings[first : first + PROBE_BLOCK] = photos[: n - first]
@@ -111,10 +114,12 @@ class SyntheticGallery:
 
     def non_mated(self, n: int, *, seed: int = 0) -> FloatArray:
         """n non-mated probes (n, dim): one photo each of people who are in no gallery of this seed."""
-        embeddings = np.empty((_checked_count(n), self.profile.dim), dtype=np.float32)
+        _check_probe_count(n)
+        _check_seed(seed)
+        embeddings = np.empty((n, self.profile.dim), dtype=np.float32)
         for first in range(0, n, PROBE_BLOCK):
             block = first // PROBE_BLOCK
-            people = self._model.people(self._random(_Stream.OUTSIDER, block, _checked_seed(seed)), PROBE_BLOCK)
+            people = self._model.people(self._random(_Stream.OUTSIDER, block, seed), PROBE_BLOCK)
             photos = self._model.photos(self._random(_Stream.OUTSIDER_PHOTO, block, seed), people)
             embeddings[first : first + PROBE_BLOCK] = photos[: n - first]
         return embeddings
@@ -139,16 +144,14 @@ class SyntheticGallery:
         return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, block, stream], dtype=np.uint64)))
 
 
-def _checked_seed(seed: int) -> int:
+def _check_seed(seed: int) -> None:
     if not 0 <= seed < 2**64:
         raise InvalidParameter(f"seed: expected 0 <= seed < 2**64, got {seed}")
-    return seed
 
 
-def _checked_count(n: int) -> int:
+def _check_probe_count(n: int) -> None:
     if n < 1:
         raise InvalidParameter(f"n: expected at least 1 probe, got {n}")
-    return n
 
 
 class PhotoPlan:
