@@ -23,7 +23,7 @@ K_GRID = (1, 10, 100)
 """Candidate list lengths the table holds; one in between is served by the next higher."""
 HEAD_FLOOR, FULL_FLOOR = 512, 64
 """Fewest survivors of plane 0 and of all planes: below these the work saved is not worth the risk."""
-HEAD_GROWTH, FULL_GROWTH = 0.95, 0.8
+HEAD_GROWTH, FULL_GROWTH = 0.95, 0.85
 """Beyond the largest gallery measured, survivors grow as rows**growth. The rank of a mate grows linearly, that of the
 nearest stranger as rows**0.80 to 0.95 (plane 0) and rows**0.55 to 0.75 (all planes), because strangers get nearer."""
 FULL_COST = 16.0
@@ -132,14 +132,13 @@ def _row(sample: RankSample, k: int) -> tuple[npt.NDArray[np.float64], npt.NDArr
     """(head, full) for every recall of the grid, for candidate lists of k."""
     probes = sample.head.shape[0]
     head, full = sample.head[:, :k].ravel(), sample.full[:, :k].ravel()
-    order = np.argsort(-head, kind="stable")
     heads, fulls, resolved = [], [], []
     for recall in RECALL_GRID:
         misses = allowed_misses(probes, 1.0 - recall)
         if misses is None:
             break
         # Neighbours of one probe miss together, so confidence counts probes, and the rate is applied to pairs.
-        best = cheapest(head, full, order, misses * k)
+        best = cheapest(head, full, misses * k)
         heads.append(best[0])
         fulls.append(best[1])
         resolved.append(recall)
@@ -162,22 +161,22 @@ def allowed_misses(probes: int, miss_rate: float) -> int | None:
         misses += 1
 
 
-def cheapest(head: FloatArray, full: FloatArray, order: RowArray, misses: int) -> tuple[float, float]:
+def cheapest(head: FloatArray, full: FloatArray, misses: int) -> tuple[float, float]:
     """The (head, full) of least cost that loses at most `misses` of the pairs, the budget split between both stages.
 
-    order: the pairs by head, farthest first. misses < number of pairs.
+    head, full: (pairs,) ranks. misses < pairs.
     """
-    best, best_cost = (float(head.max()), float(full.max())), math.inf
-    for lost in sorted({misses * i // (_SPLITS - 1) for i in range(_SPLITS)}):
-        keep = float(head[order[lost]])
-        inside = full[head <= keep]
-        # Ties at `keep` stay inside, so fewer than `lost` pairs may be lost at the head; the rest is left to `full`.
-        spare = misses - (full.size - inside.size)
-        rank = (
-            float(np.partition(inside, inside.size - 1 - spare)[inside.size - 1 - spare])
-            if spare < inside.size
-            else 1.0
-        )
+    # At most `misses` pairs are lost, so both answers are among the misses + 1 largest ranks of their stage.
+    farthest_head = -np.partition(-head, misses)[: misses + 1]
+    farthest_head[::-1].sort()
+    by_full = np.argpartition(-full, misses)[: misses + 1]
+    by_full = by_full[np.argsort(-full[by_full], kind="stable")]
+    best, best_cost = (0.0, 0.0), math.inf
+    for at_head in sorted({misses * i // (_SPLITS - 1) for i in range(_SPLITS)}):
+        keep = float(farthest_head[at_head])
+        # Ties at `keep` stay inside, so fewer than `at_head` pairs may be lost here; the rest is left to `full`.
+        lost = int(np.count_nonzero(farthest_head > keep))
+        rank = float(full[by_full[head[by_full] <= keep][misses - lost]])
         cost = keep + FULL_COST * rank
         if cost < best_cost:
             best, best_cost = (keep, rank), cost

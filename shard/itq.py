@@ -27,15 +27,17 @@ def fit(sample: FloatArray, code_bits: int, rng: np.random.Generator) -> tuple[F
     quarters of the training). Where fewer than 128 carry variance, a plane is filled by several rotations of those.
     Raises NotEnoughData where the rows do not vary. Source: Gong & Lazebnik, CVPR 2011.
     """
-    mean, directions = principal_directions(sample)
-    centred: FloatArray = sample[:FIT_ROWS] - mean
+    mean: FloatArray = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred: FloatArray = sample - mean
+    directions = principal_directions(centred)
+    strongest: FloatArray = directions[:, :PLANE_BITS]
     blocks: list[FloatArray] = []
     for plane in range(code_bits // PLANE_BITS):
         wanted = PLANE_BITS
         while wanted:
             width = min(wanted, directions.shape[1])
             if plane == 0 and wanted == PLANE_BITS:
-                blocks.append(directions[:, :width] @ itq_rotation(centred @ directions[:, :width], rng))
+                blocks.append(strongest @ itq_rotation(centred[:FIT_ROWS] @ strongest, rng))
             else:
                 blocks.append(directions @ random_rotation(directions.shape[1], rng)[:, :width])
             wanted -= width
@@ -43,20 +45,24 @@ def fit(sample: FloatArray, code_bits: int, rng: np.random.Generator) -> tuple[F
     return projection, mean @ projection
 
 
-def principal_directions(sample: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(mean (dim,), directions (dim, d)): orthonormal, strongest first, holding VARIANCE_KEPT of the variance.
+def principal_directions(centred: FloatArray) -> FloatArray:
+    """Directions (dim, d) float32 of centred rows (n, dim): orthonormal, strongest first.
 
-    Raises NotEnoughData where the rows do not vary.
+    They hold VARIANCE_KEPT of the variance. Raises NotEnoughData where the rows do not vary.
     """
-    mean = sample.mean(axis=0, dtype=np.float64)
-    second = (sample.T @ sample).astype(np.float64) / len(sample)
-    variances, vectors = np.linalg.eigh(second - np.outer(mean, mean))
+    rows, dim = centred.shape
+    # The smaller of the two Gram matrices has the same spectrum; a direction of the rows is a mixture of the rows.
+    gram = centred @ centred.T if rows < dim else centred.T @ centred
+    variances, vectors = np.linalg.eigh(gram.astype(np.float64) / rows)
     variances, vectors = np.clip(variances[::-1], 0.0, None), vectors[:, ::-1]
     total = variances.sum()
     if total < 1e-6:
-        raise NotEnoughData(f"training sample: its {len(sample)} rows are all but equal (variance {total:.1e})")
+        raise NotEnoughData(f"training sample: its {rows} rows are all but equal (variance {total:.1e})")
     kept = 1 + int(np.searchsorted(np.cumsum(variances), VARIANCE_KEPT * total))
-    return mean.astype(np.float32), np.ascontiguousarray(vectors[:, :kept], dtype=np.float32)
+    directions = vectors[:, :kept]
+    if rows < dim:
+        directions = centred.T @ directions / np.sqrt(rows * variances[:kept])
+    return np.ascontiguousarray(directions, dtype=np.float32)
 
 
 def random_rotation(size: int, rng: np.random.Generator) -> FloatArray:

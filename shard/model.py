@@ -88,7 +88,9 @@ class SearchModel:
         Recall is against exhaustive search, for probes that may be of strangers. Rises with rows, k and recall; rows
         caps both. Raises InvalidParameter for k < 1, rows < 0 or a recall outside (0, 1).
         """
-        return self.calibration.survivors(rows, k, recall)
+        head, full = self.calibration.survivors(rows, k, recall)
+        # With one plane both stages see the same distances, and a second cut could only lose what the first kept.
+        return (head, full) if self.planes > 1 else (head, head)
 
     def to_bytes(self) -> bytes:
         """The model as self-describing bytes: preamble and its CRC, JSON header, little-endian arrays, BLAKE2b."""

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shard.errors import CorruptData
@@ -25,6 +25,7 @@ def model() -> SearchModel:
     return train(rows / np.linalg.norm(rows, axis=1, keepdims=True), code_bits=256)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(rows_strategy, rows_strategy, k_strategy, k_strategy, recall_strategy, recall_strategy)
 def test_survivors_rise_with_rows_k_and_recall(
     rows: int, more_rows: int, k: int, more_k: int, recall: float, more_recall: float
@@ -39,6 +40,7 @@ def test_survivors_rise_with_rows_k_and_recall(
         assert more_full >= full
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.data())
 def test_one_changed_byte_anywhere_is_found(data: st.DataObject) -> None:
     stored = bytearray(model().to_bytes())
@@ -48,6 +50,7 @@ def test_one_changed_byte_anywhere_is_found(data: st.DataObject) -> None:
         SearchModel.from_bytes(bytes(stored))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.binary(max_size=200))
 def test_other_bytes_are_never_a_model(data: bytes) -> None:
     with pytest.raises(CorruptData, match="search model"):

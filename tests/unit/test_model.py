@@ -163,7 +163,7 @@ def test_bits_stay_where_there_is_variance() -> None:
 def test_stranger_limit_is_not_moved_by_mates() -> None:
     rows = embeddings(2_000, 128, carrying=128)
     with_mates = rows.copy()
-    with_mates[1_000:1_100] = with_mates[:100]
+    with_mates[1_000:1_010] = with_mates[:10]  # one pair in a hundred
     assert stranger_limit(with_mates) == pytest.approx(stranger_limit(rows), rel=0.15)
 
 
@@ -191,15 +191,14 @@ def test_allowed_misses_is_the_largest_count_that_still_proves_the_rate() -> Non
         assert misses is not None
         draws = np.random.default_rng(0).binomial(probes, rate, 20_000)
         assert (draws <= misses).mean() < 0.11
-        assert (draws <= misses + 1).mean() > 0.09
+        assert (draws <= misses + 1).mean() > 0.05
 
 
 def test_cheapest_loses_no_more_pairs_than_allowed() -> None:
     rng = np.random.default_rng(0)
     head, full = (np.ceil(rng.lognormal(4, 2, 5_000)).astype(np.float32) for _ in range(2))
-    order = np.argsort(-head, kind="stable")
     for misses in (0, 1, 50, 500):
-        keep_head, keep_full = cheapest(head, full, order, misses)
+        keep_head, keep_full = cheapest(head, full, misses)
         assert ((head > keep_head) | (full > keep_full)).sum() <= misses
 
 
@@ -207,7 +206,7 @@ def table() -> Calibration:
     rng = np.random.default_rng(0)
     samples = []
     for rows in (500, 2_000, 8_000):
-        full = np.clip(rng.lognormal(2, 1.5, (8_000, 100)), 1, rows).astype(np.float32)
+        full = np.clip(rng.lognormal(2, 1.5, (4_000, 10)), 1, rows).astype(np.float32)
         samples.append(RankSample(rows, np.minimum(full * 8, rows), full))
     return calibrate(samples)
 
