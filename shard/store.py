@@ -18,7 +18,8 @@ from shard.errors import CorruptData, FormatTooNew, WriteFailed
 from shard.types import EnrollBatch, IdentityCount, TemplateRecord
 
 FORMAT_VERSION = 1
-_SQLITE_CACHE_KIB = 512
+_WRITER_CACHE_KIB, _READER_CACHE_KIB = 1_024, 64
+"""Page caches. The reader's is small because it is resident for every open shard, and the kernel caches the file too."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -47,9 +48,9 @@ class SegmentRow:
     keys_crc: bytes | None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, cache_kib: int) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", f"cache_size=-{_SQLITE_CACHE_KIB}"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", f"cache_size=-{cache_kib}"):
         connection.execute(f"PRAGMA {pragma}").close()
     return connection
 
@@ -62,7 +63,7 @@ class Store:
         self.path = path
         self._write_lock, self._read_lock = threading.RLock(), threading.Lock()
         try:
-            self._writer, self._reader = _connect(path), _connect(path)
+            self._writer, self._reader = _connect(path, _WRITER_CACHE_KIB), _connect(path, _READER_CACHE_KIB)
             version = int(self.meta("format_version") or 0)
         except sqlite3.DatabaseError as error:
             raise CorruptData(f"{path} is not a readable shard database: {error}") from error
@@ -73,7 +74,7 @@ class Store:
     @classmethod
     def create(cls, path: Path, meta: dict[str, str]) -> Store:
         """Create the schema and the first meta entries in one transaction; an existing complete one is opened."""
-        connection = _connect(path)
+        connection = _connect(path, _WRITER_CACHE_KIB)
         try:
             with _transaction(connection):
                 if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
