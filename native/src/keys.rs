@@ -27,10 +27,6 @@ impl Keys {
         }
     }
 
-    pub fn is_mapped(&self) -> bool {
-        matches!(self, Self::Mapped(_))
-    }
-
     /// Bytes in memory; mapped keys are the page cache's.
     pub fn bytes(&self) -> usize {
         match self {

@@ -15,10 +15,9 @@ use memmap2::Mmap;
 
 use crate::error::{Error, Result};
 
-/// A file of `len` little-endian values of type T, mapped. Empty files take no map.
+/// A file of little-endian values of type T, mapped. Empty files take no map.
 pub struct Mapped<T> {
     map: Option<Mmap>,
-    len: usize,
     values: PhantomData<T>,
 }
 
@@ -54,16 +53,12 @@ impl<T: AnyBitPattern> Mapped<T> {
             return Err(Error::io("map", path, &cause));
         }
         if needed == 0 {
-            return Ok(Self { map: None, len, values: PhantomData });
+            return Ok(Self { map: None, values: PhantomData });
         }
         // SAFETY: the map is read-only; bytes that `values` gives out are written before and never changed (module doc).
         let map = unsafe { memmap2::MmapOptions::new().len(needed).map(file) };
         let map = map.map_err(|cause| Error::io("map", path, &cause))?;
-        Ok(Self { map: Some(map), len, values: PhantomData })
-    }
-
-    pub fn len(&self) -> usize {
-        self.len
+        Ok(Self { map: Some(map), values: PhantomData })
     }
 
     /// All values; a map starts on a page, so they are aligned.
