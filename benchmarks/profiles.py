@@ -1,6 +1,6 @@
 """What is known of two embedders: the numbers that `EmbeddingModel` makes embeddings of, and of people's photos.
 
-Owns only calibrated constants, found by `benchmarks.calibrate` on real embeddings; no real embedding is among them.
+Owns only calibrated constants, found on real embeddings as `docs/synthetic.md` tells; no real embedding is among them.
 """
 
 from __future__ import annotations
