@@ -2,7 +2,7 @@
 
 Owns the table, its look-up (`Calibration.survivors`) and the choice of survivors from measured ranks (`calibrate`).
 It must not know embeddings, codes or files: ranks come in as numbers from `shard.training`, rows go out. All figures
-in comments here are in docs/search-model.md with the command that measured them.
+in comments here come from docs/search-model.md.
 """
 
 from __future__ import annotations
