@@ -130,8 +130,10 @@ def hoisted(arguments: Sequence[str]) -> list[str]:
         elif word in flags or re.fullmatch(r"-v+", word) or word.partition("=")[0] in valued - {word}:
             front.append(word)
         elif word in valued:
-            # With its value, if there is one; Click complains about a missing one.
-            front += [word, *(value for value in [next(words, None)] if value is not None)]
+            value = next(words, None)
+            if value is None:
+                return [*front, word]  # which Click complains about
+            front += [word, value]
         else:
             rest.append(word)
     return [*front, *rest]

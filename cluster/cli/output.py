@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from shard.errors import FacegridError, InvalidImage
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
 Cell = str | int | float | Path | None
 _UNBOUNDED_WIDTH = 10_000
@@ -30,6 +30,10 @@ class Grid:
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+
+
+class ReaderGone(Exception):
+    """Whoever read stdout has closed it (`facegrid … | head`). No OSError, on which Rich would end the process."""
 
 
 class Output:
@@ -44,13 +48,13 @@ class Output:
         return not (self.as_json or self.is_quiet)
 
     def result(self, document: Mapping[str, Any], *shown: str | Grid) -> None:
-        """The command's result: the document in JSON mode, otherwise lines and tables."""
-        if self.as_json:
-            sys.stdout.write(_json(document) + "\n")
-            return
-        console = _console(sys.stdout)
-        for part in shown:
-            console.print(_rendered(part))
+        """The command's result: the document in JSON mode, otherwise lines and tables. Raises ReaderGone."""
+        text = _json(document) + "\n" if self.as_json else _text(sys.stdout, shown)
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise ReaderGone from error
 
     def note(self, message: str, *, level: str = "info") -> None:
         """A remark beside the result, on stderr; left out by --quiet unless it is an error."""
@@ -59,7 +63,7 @@ class Output:
         if self.as_json:
             sys.stderr.write(_json({"note": {"level": level, "message": message}}) + "\n")
             return
-        _console(sys.stderr).print(_rendered(message if level == "info" else f"{level}: {message}"))
+        sys.stderr.write(_text(sys.stderr, [message if level == "info" else f"{level}: {message}"]))
 
     def error(self, error: FacegridError) -> None:
         """The error that ends the command, on stderr."""
@@ -73,7 +77,7 @@ class Output:
             sys.stderr.write(_json({"error": error}) + "\n")
             return
         retry = "; trying again may help" if is_retryable else ""
-        _console(sys.stderr).print(_rendered(f"error [{code}]: {message}{retry}"))
+        sys.stderr.write(_text(sys.stderr, [f"error [{code}]: {message}{retry}"]))
 
     def capture_logs(self) -> None:
         """Send the library's log records to `note`: warnings, with -v what it does, with -vv everything."""
@@ -125,11 +129,15 @@ def _plain(value: object) -> str:
     raise TypeError(f"not representable as JSON: {type(value).__name__}")
 
 
-def _console(stream: TextIO) -> Console:
+def _text(stream: TextIO, parts: Sequence[str | Grid]) -> str:
     from rich.console import Console
 
     # Wrapping is for readers; a pipe gets whole lines.
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else _UNBOUNDED_WIDTH)
+    console = Console(file=stream, highlight=False, width=None if stream.isatty() else _UNBOUNDED_WIDTH)
+    with console.capture() as captured:
+        for part in parts:
+            console.print(_rendered(part))
+    return captured.get()
 
 
 def _rendered(part: str | Grid) -> RenderableType:

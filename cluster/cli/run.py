@@ -16,7 +16,7 @@ import typer
 
 from cluster.cli.app import command, hoisted
 from cluster.cli.exits import ExitCode, exit_code_of
-from cluster.cli.output import Output
+from cluster.cli.output import Output, ReaderGone
 from shard.errors import FacegridError
 
 # Recent Typer carries its own Click, older ones import it: the base of usage errors is reached through either.
@@ -28,12 +28,7 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    code = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        code = _give_up_stdout()
-    sys.exit(code)
+    sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -41,15 +36,19 @@ def run(arguments: Sequence[str]) -> int:
     arguments = hoisted(arguments)
     output = Output(as_json="--json" in arguments)
     try:
-        code = command().main(list(arguments), prog_name="facegrid", standalone_mode=False)
-        return int(code or ExitCode.OK)
+        # Not by Click's `main`, which has its own ideas of Ctrl-C and of closed pipes.
+        with command().make_context("facegrid", arguments) as context:
+            command().invoke(context)
+        return ExitCode.OK
+    except typer.Exit as end:
+        return end.exit_code
     except FacegridError as error:
         output.error(error)
         return exit_code_of(type(error))
     except (KeyboardInterrupt, typer.Abort):
         output.failure("interrupted", "stopped by the user; what was acknowledged is durable")
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
+    except ReaderGone:
         return _give_up_stdout()
     except Exception as error:  # noqa: BLE001 - the process boundary
         if isinstance(error, _UsageError):
@@ -76,6 +75,6 @@ def _report_bug(output: Output, error: Exception) -> ExitCode:
 
 
 def _give_up_stdout() -> ExitCode:
-    """The reader went away (`facegrid … | head`): say nothing more, not even when the interpreter flushes."""
+    """The reader went away: say nothing more, not even when the interpreter flushes at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ExitCode.BROKEN_PIPE
