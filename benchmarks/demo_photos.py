@@ -24,7 +24,7 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class DemoPhotos:
-    """Photos to enroll (`gallery/<identity>/<photo>`), photos to search with, and pairs to verify (same person or not)."""
+    """Photos to enroll (`gallery/<identity>/<photo>`) and to search with, and pairs to verify (same person or not)."""
 
     origin: str
     gallery: Path

@@ -23,7 +23,8 @@ h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem;border-bottom:1px sol
 .row{display:flex;gap:.8rem;align-items:flex-start;margin:.7rem 0;flex-wrap:wrap}
 figure{margin:0;width:9.5rem}img{height:132px;max-width:100%;object-fit:cover;border-radius:6px;display:block}
 figcaption{font-size:.78rem;overflow-wrap:anywhere}.probe{border-right:2px solid #dde3ea;padding-right:.8rem}
-.good{color:#11703a}.bad{color:#b3261e}.bar{display:block;height:5px;border-radius:3px;background:#e7ecf1;margin:.2rem 0}
+.good{color:#11703a}.bad{color:#b3261e}
+.bar{display:block;height:5px;border-radius:3px;background:#e7ecf1;margin:.2rem 0}
 .bar i{display:block;height:5px;border-radius:3px;background:#2f6fde}table{border-collapse:collapse}
 td,th{padding:.2rem .8rem .2rem 0;text-align:left}
 """

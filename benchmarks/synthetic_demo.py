@@ -32,8 +32,8 @@ def run(home: Path, templates: int, console: Console) -> None:
     report = memory.measure(home, GALLERY)
     console.print(
         f"  memory     reopened from disk: {report.reopened:.1f} bytes resident per template above the empty process;"
-        f"\n             after {_PROBES:,} searches: {report.used_heap:.1f} on the heap, and {report.used_mapped:,.0f} of"
-        " page cache mapped, which the kernel takes back at need"
+        f"\n             after {_PROBES:,} searches: {report.used_heap:.1f} on the heap, and"
+        f" {report.used_mapped:,.0f} of mapped page cache, which the kernel takes back at need"
     )
 
 
@@ -67,8 +67,8 @@ def _search(gallery: Gallery, probes: FloatArray, names: np.ndarray, console: Co
     ]
     console.print(
         f"  recall@1   {recall:.4f} against exact search; rank-1 identification {rank1[0]:.4f}, exact {rank1[1]:.4f}\n"
-        f"  latency    one probe at a time: p50 {np.percentile(singles, 50):.2f} ms, p99 {np.percentile(singles, 99):.2f} ms"
-        f"  (kernel {kernel()})\n"
+        f"  latency    one probe at a time: p50 {np.percentile(singles, 50):.2f} ms,"
+        f" p99 {np.percentile(singles, 99):.2f} ms (kernel {kernel()})\n"
         f"  throughput {len(probes) / batch_seconds:,.0f} searches/s in one batch;"
         f" exact {len(probes) / exact_seconds:,.0f} searches/s"
     )
