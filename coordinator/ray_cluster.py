@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.actors import HEALTH, LOCAL, Actor, RaySession
+from coordinator.coordinator_process import CoordinatorProcess
 from coordinator.dataplane.handshake import checked_secret
-from coordinator.processes import CoordinatorProcess, ShardHostProcess
+from coordinator.host_process import ShardHostProcess
 from coordinator.ray_runtime import RayRuntime
 from coordinator.types import GalleryRoute, GallerySpec, TrainReport
 from shard.errors import ClusterNotReady, FacegridError, HostUnavailable

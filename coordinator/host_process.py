@@ -1,7 +1,8 @@
-"""What runs inside the actors: a shard host with its data port, and the coordinator.
+"""What runs inside the actor of a shard host: the host and its data port.
 
 Methods return an `Outcome` instead of raising, so that an error keeps its class and message on the way. What cannot be
-opened when a process starts is tried again at the next call: Ray gives up on an actor whose constructor raises.
+opened when the process starts is tried again at the next call: Ray gives up on an actor whose constructor raises. No
+catalog here: its SQL library would double the time that each host takes to start.
 """
 
 from __future__ import annotations
@@ -10,26 +11,19 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from coordinator.actors import Actor, ActorName
-from coordinator.catalog import Catalog
-from coordinator.coordinator import Coordinator
 from coordinator.dataplane.server import DataServer
 from coordinator.host import ShardHost
 from coordinator.messages import ControlRequest
 from coordinator.outcome import Outcome, outcome_of
-from coordinator.ray_runtime import RayRuntime
-from shard.errors import HomeLocked, InvalidParameter, ShardClosed
+from shard.errors import HomeLocked, ShardClosed
 from shard.index import use_kernel
 
 log = logging.getLogger("facegrid.actors")
 
 LOCK_WAIT_S = 10.0
 """A restarted host waits this long for its directory: the process before it may not be quite gone."""
-COORDINATOR_METHODS = ("hosts", "gallery", "galleries", "create_gallery", "drop_gallery", "train", "train_if_due")
 
 
 class ShardHostProcess:
@@ -94,51 +88,3 @@ def _open_host(name: str, directory: Path, until: float) -> ShardHost:
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
-
-
-class CoordinatorProcess:
-    """The coordinator of a home, over the hosts' actors."""
-
-    def __init__(self, catalog_path: str, hosts: Mapping[str, ActorName], secret: bytes) -> None:
-        """hosts: the hosts' actors by host name. secret: the cluster's."""
-        self._catalog_path = Path(catalog_path)
-        self._hosts, self._secret = hosts, secret
-        self._opening = threading.Lock()
-        self._runtime: RayRuntime | None = None
-        self._coordinator: Coordinator | None = None
-        logging.basicConfig(level=logging.INFO)
-
-    def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
-        """Call a public method of the Coordinator, which is opened at the first call."""
-        if method not in COORDINATOR_METHODS:
-            error = InvalidParameter(f"the coordinator has {', '.join(COORDINATOR_METHODS)}; got {method!r}")
-            return Outcome(code=error.code, message=str(error))
-        return outcome_of(lambda: getattr(self._open(), method)(*args, **kwargs), f"coordinator.{method}")
-
-    def open(self) -> Outcome:
-        """Open the coordinator now: what was left half done is finished, every shard is opened."""
-        return outcome_of(lambda: self._open() and None, "the coordinator")
-
-    def health(self) -> Outcome:
-        """Process id."""
-        return Outcome(os.getpid())
-
-    def close(self) -> Outcome:
-        """Close the catalog and the connections; the hosts are their owner's. Idempotent."""
-        return outcome_of(self._close, "the coordinator")
-
-    def _open(self) -> Coordinator:
-        with self._opening:
-            if self._runtime is None:
-                actors = {name: Actor.find(where) for name, where in self._hosts.items()}
-                self._runtime = RayRuntime(actors, self._secret)
-            if self._coordinator is None:
-                self._coordinator = Coordinator(Catalog(self._catalog_path), self._runtime)
-            return self._coordinator
-
-    def _close(self) -> None:
-        with self._opening:
-            if self._coordinator is not None:
-                self._coordinator.close()
-            if self._runtime is not None:
-                self._runtime.close()
