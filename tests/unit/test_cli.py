@@ -216,6 +216,13 @@ def test_doctor_names_the_damaged_shard(answer: Any, gallery: str) -> None:
     assert "shard 1" not in finding["detail"]
 
 
+def test_doctor_names_a_damaged_catalog(answer: Any, gallery: str) -> None:
+    Path("facegrid-home/catalog.db").write_bytes(b"not a database" * 100)
+    code, document, _ = answer("doctor")
+    found = {finding["check"]: finding["status"] for finding in document["findings"]}
+    assert (code, found["home"], found["catalog"]) == (1, "ok", "fail")
+
+
 def test_doctor_reads_checksums_when_asked(answer: Any, gallery: str) -> None:
     from cluster import Cluster
 
