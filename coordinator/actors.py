@@ -137,7 +137,7 @@ class RaySession:
             object_store_memory=object_store_bytes,
             include_dashboard=False,
             dashboard_host="127.0.0.1",
-            logging_level="warning",
+            logging_level="error",
             log_to_driver=False,
             _system_config={"worker_niceness": 0},
         )
