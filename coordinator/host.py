@@ -181,13 +181,13 @@ class ShardHost:
             return self._shards[gallery_id, number]
 
     def _load_model(self, model_id: str) -> SearchModel:
-        """One copy of a model in memory, however many shards use it."""
+        """One copy of a model, mapped from its file, however many shards use it."""
         with self._opening:
             if model_id not in self._models:
                 path = self._model_path(model_id)
                 if not path.is_file():
                     raise UnknownModel(f"shard host {self.name} has no file of model {model_id}: {path}")
-                self._models[model_id] = SearchModel.from_bytes(path.read_bytes())
+                self._models[model_id] = SearchModel.from_bytes(np.memmap(path, np.uint8, mode="r").data)
             return self._models[model_id]
 
     def _gallery_directory(self, gallery_id: str) -> Path:

@@ -29,6 +29,7 @@ _MAGIC = b"FGMODEL\n"
 _PREAMBLE = struct.Struct("<8sHHI")  # magic, format version, reserved (0), header bytes
 _CRC = struct.Struct("<I")
 _DIGEST_BYTES = 16
+_ALIGNMENT = 64  # of the first array, so that a mapped file serves as it is
 _MAX_HEADER = 1 << 16
 _ENCODE_ROWS = 8_192  # rows encoded at a time: bounds the float intermediate to 32 MB at 1024 bits
 
@@ -102,14 +103,15 @@ class SearchModel:
         )
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> SearchModel:
-        """The model that `to_bytes` wrote, checked against its hash.
+    def from_bytes(cls, data: bytes | memoryview) -> SearchModel:
+        """The model that `to_bytes` wrote, checked against its hash; its arrays are views of `data`, not copies.
 
         Raises CorruptData where bytes are missing, added or changed, FormatTooNew for a later format version.
         """
+        data = memoryview(data)
         header_start, header_bytes = _read_preamble(data)
         arrays_start = header_start + header_bytes
-        content, stored = data[header_start:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+        content, stored = data[header_start:-_DIGEST_BYTES], bytes(data[-_DIGEST_BYTES:])
         if len(data) < arrays_start + _DIGEST_BYTES:
             raise CorruptData(
                 f"search model: expected a header of {header_bytes} bytes and more, got {len(data)} in all"
@@ -117,7 +119,7 @@ class SearchModel:
         computed = hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
         if computed != stored:
             raise CorruptData(f"search model: its hash says {stored.hex()}, its content gives {computed.hex()}")
-        return _rebuild(data[header_start:arrays_start], memoryview(data)[arrays_start:-_DIGEST_BYTES])
+        return _rebuild(bytes(data[header_start:arrays_start]), data[arrays_start:-_DIGEST_BYTES])
 
 
 def encode_bits(embeddings: FloatArray, projection: FloatArray, thresholds: FloatArray) -> CodeArray:
@@ -172,7 +174,8 @@ def _content(model: SearchModel) -> tuple[bytes, dict[str, npt.NDArray[np.generi
         "probes": table.probes,
         "arrays": [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()],
     }
-    return json.dumps(header, separators=(",", ":")).encode(), arrays
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return text + b" " * (-(_PREAMBLE.size + _CRC.size + len(text)) % _ALIGNMENT), arrays
 
 
 def _digest(header: bytes, arrays: _Arrays) -> bytes:
@@ -182,7 +185,7 @@ def _digest(header: bytes, arrays: _Arrays) -> bytes:
     return digest.digest()
 
 
-def _read_preamble(data: bytes) -> tuple[int, int]:
+def _read_preamble(data: memoryview) -> tuple[int, int]:
     """(offset of the header, its bytes)."""
     if len(data) < _PREAMBLE.size + _CRC.size:
         raise CorruptData(f"search model: expected at least {_PREAMBLE.size + _CRC.size} bytes, got {len(data)}")
@@ -206,7 +209,7 @@ def _rebuild(header: bytes, body: memoryview) -> SearchModel:
         arrays, end = {}, 0
         for name, dtype, shape in fields["arrays"]:
             start, end = end, end + int(np.prod(shape)) * np.dtype(dtype).itemsize
-            arrays[name] = np.frombuffer(body[start:end], dtype=dtype).reshape(shape).astype(dtype[1:])
+            arrays[name] = np.frombuffer(body[start:end], dtype=dtype).reshape(shape).astype(dtype[1:], copy=False)
         if end != len(body):
             raise CorruptData(f"search model: its arrays take {end} bytes, {len(body)} are there")
         calibration = Calibration(

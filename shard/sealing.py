@@ -24,9 +24,7 @@ _LOG = logging.getLogger(__name__)
 _ENCODE_ROWS = 8_192
 
 
-def seal(
-    store: Store, files: SegmentFiles, row: SegmentRow, keys: KeyArray, model: SearchModel | None
-) -> SegmentRow:
+def seal(store: Store, files: SegmentFiles, row: SegmentRow, keys: KeyArray, model: SearchModel | None) -> SegmentRow:
     """Cut the float file to its rows, write keys and codes, and commit their checksums. Returns the sealed segment.
 
     keys: (rows,) uint64, those that the index has.

@@ -9,6 +9,7 @@ Owns names, sizes and checksums of these files. What is true is decided by `shar
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +85,9 @@ class SegmentFiles:
     def read_codes(self, model_id: str, rows: int, planes: int, crc: bytes) -> CodeArray:
         """The stored codes, (rows, planes * 16) uint8; CorruptData if size or checksum is wrong."""
         data = _checked(self.codes_path(model_id), rows * planes * PLANE_BYTES, crc)
-        by_row = data.reshape(planes, rows, PLANE_BYTES).transpose(1, 0, 2)
-        return np.ascontiguousarray(by_row).reshape(rows, planes * PLANE_BYTES)
+        codes = _scratch(rows, planes * PLANE_BYTES)
+        codes.reshape(rows, planes, PLANE_BYTES)[:] = data.reshape(planes, rows, PLANE_BYTES).transpose(1, 0, 2)
+        return codes
 
     def check_floats(self, row: SegmentRow) -> None:
         """CorruptData if the float file is not what was sealed."""
@@ -104,6 +106,13 @@ def remove_unnamed_segments(shard_directory: Path, named: set[str]) -> None:
     for path in shard_directory.glob("segment-*"):
         if path.name not in named:
             remove_tree(path)
+
+
+def _scratch(rows: int, width: int) -> CodeArray:
+    """An array outside the heap: it is copied into the index and dropped, and the allocator would keep its pages."""
+    if rows * width == 0:
+        return np.empty((rows, width), np.uint8)
+    return np.frombuffer(mmap.mmap(-1, rows * width), np.uint8).reshape(rows, width)
 
 
 def _checked(path: Path, size: int, crc: bytes | None) -> CodeArray:

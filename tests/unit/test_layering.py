@@ -12,7 +12,7 @@ SOURCES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py
 
 ROOMS = {
     "ray": ("coordinator/runtime.py", "coordinator/actors.py", "coordinator/jobs/"),
-    "shard._native": ("shard/index.py", "shard/model.py", "shard/calibration.py"),
+    "shard._native": ("shard/index.py", "shard/model.py"),
     "onnxruntime": ("cluster/faces/",),
     "cv2": ("cluster/faces/",),
     "fastapi": ("cluster/service/",),
