@@ -12,6 +12,7 @@ import contextlib
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +30,7 @@ from coordinator.ray_cluster import RayCluster, RayCoordinator, RayOptions
 from coordinator.router import Router
 from coordinator.runtime import LocalRuntime, Runtime
 from coordinator.types import GalleryRoute, GallerySpec
-from shard.errors import AlreadyExists, FacegridError, InvalidParameter, ShardClosed, UnknownGallery
+from shard.errors import AlreadyExists, FacegridError, InvalidParameter, ModelMismatch, ShardClosed, UnknownGallery
 from shard.index import use_kernel
 
 DEFAULT_SHARDS = 4
@@ -49,6 +50,8 @@ class Cluster:
         self._maintenance = ThreadPoolExecutor(1, thread_name_prefix="facegrid-maintenance")
         self._due: set[str] = set()
         self._due_lock = threading.Lock()
+        self._pipelines: dict[str, FacePipeline] = {}
+        self._pipelines_lock = threading.Lock()
         with contextlib.ExitStack() as undo:
             if settings.kernel is not None:
                 use_kernel(settings.kernel)
@@ -122,6 +125,24 @@ class Cluster:
         Raises MissingExtra, ModelFileMissing, ModelFileCorrupt, UnknownModel.
         """
         return FacePipeline(pipeline_options(self.settings), announce=_LOG.warning)
+
+    def faces_for(self, gallery: Gallery) -> FacePipeline:
+        """The pipeline whose embeddings the gallery holds: its own embedder, unless the settings name one.
+
+        Raises ModelMismatch if the settings name another, or if the gallery's embeddings are made elsewhere: scores
+        between embedders are noise. And what `faces` raises.
+        """
+        configured = self.settings.embedder if "embedder" in self.settings.model_fields_set else gallery.embedder
+        if gallery.embedder is None or gallery.embedder != configured:
+            holds = "embeddings of unknown origin" if gallery.embedder is None else f"embeddings of {gallery.embedder}"
+            raise ModelMismatch(f"{gallery.name} holds {holds}; the embedder is {configured or self.settings.embedder}")
+        if gallery.embedder == self.settings.embedder:
+            return self.faces
+        with self._pipelines_lock:
+            if gallery.embedder not in self._pipelines:
+                options = replace(pipeline_options(self.settings), embedder=gallery.embedder)
+                self._pipelines[gallery.embedder] = FacePipeline(options, announce=_LOG.warning)
+            return self._pipelines[gallery.embedder]
 
     def verify(self, a: ImageSource, b: ImageSource, *, threshold: float | None = None) -> Verification:
         """Whether two images, paths or bytes, show the same person: their main faces' cosine against a threshold.

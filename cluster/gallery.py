@@ -115,26 +115,16 @@ class Gallery:
         Repeating the call enrolls only what is not there. Raises ModelMismatch if the gallery is another embedder's.
         """
         with show_progress(progress, "enrolling") as tell:
-            return images.enroll_folder(self, self._cluster.faces, folder, progress=tell)
+            return images.enroll_folder(self, self._cluster.faces_for(self), folder, progress=tell)
 
     def enroll_image(
         self, image: ImageSource, *, identity: str | None = None, metadata: Mapping[str, Any] | None = None
     ) -> EnrollResult:
         """Enroll the main face of one image, a path or bytes; the same file twice is one template.
 
-        Raises InvalidImage with the reason, ModelMismatch.
+        Raises InvalidImage with the reason (duplicate_photo if the file is enrolled as somebody else), ModelMismatch.
         """
-        images.check_embedder(self, self._cluster.faces)
-        data = images.read_image(image)
-        face = images.owner_face(self._cluster.faces.faces(data))
-        assert face.embedding is not None, "a face that passed the gate has an embedding"
-        return self.enroll(
-            face.embedding[None, :],
-            identities=[identity],
-            template_ids=[images.template_id_of(data)],
-            metadata=[metadata],
-            if_exists="skip",
-        )
+        return images.enroll_image(self, self._cluster.faces_for(self), image, identity=identity, metadata=metadata)
 
     def search_image(
         self,
@@ -150,7 +140,7 @@ class Gallery:
         recall, exact, threshold: as in `search`. Raises InvalidImage (reason no_face where there is none).
         """
         return images.search_image(
-            self, self._cluster.faces, image, k=k, recall=recall, exact=exact, threshold=threshold
+            self, self._cluster.faces_for(self), image, k=k, recall=recall, exact=exact, threshold=threshold
         )
 
     def delete(

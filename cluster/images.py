@@ -7,16 +7,16 @@ below this module sees an image.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cluster.faces import Face, FacePipeline, ImageSource, Photo, select_face, walk_photos
-from cluster.results import Box, Candidate, FolderReport, ImageSearch, Refusal, Template, Verification
-from shard.errors import InvalidImage, InvalidParameter, ModelMismatch
+from cluster.results import Box, Candidate, EnrollResult, FolderReport, ImageSearch, Refusal, Template, Verification
+from shard.errors import InvalidImage, InvalidParameter
 from shard.types import FloatArray
 
 if TYPE_CHECKING:
@@ -77,13 +77,6 @@ def _area(face: Face) -> float:
     return face.box[2] * face.box[3]
 
 
-def check_embedder(gallery: Gallery, pipeline: FacePipeline) -> None:
-    """ModelMismatch if the gallery's embeddings are not of the pipeline's embedder: their scores would be noise."""
-    if gallery.embedder != pipeline.embedder.name:
-        holds = "embeddings of unknown origin" if gallery.embedder is None else f"embeddings of {gallery.embedder}"
-        raise ModelMismatch(f"{gallery.name} holds {holds}; the configured embedder is {pipeline.embedder.name}")
-
-
 def read_image(source: ImageSource) -> bytes:
     """The file's bytes, which name its template. Raises InvalidImage if it cannot be read."""
     if isinstance(source, bytes):
@@ -96,6 +89,34 @@ def read_image(source: ImageSource) -> bytes:
         raise InvalidImage(f"{source}: {error.strerror}", reason="unreadable") from error
 
 
+def enroll_image(
+    gallery: Gallery,
+    pipeline: FacePipeline,
+    image: ImageSource,
+    *,
+    identity: str | None,
+    metadata: Mapping[str, Any] | None,
+) -> EnrollResult:
+    """Enroll the main face of one image, named by its content."""
+    data = read_image(image)
+    face = owner_face(pipeline.faces(data))
+    template_id = template_id_of(data)
+    there = gallery.templates([template_id])
+    if there and there[0].identity != identity:
+        raise _duplicate(there[0].identity)
+    return gallery.enroll(
+        _embedding(face)[None, :],
+        identities=[identity],
+        template_ids=[template_id],
+        metadata=[metadata],
+        if_exists="skip",
+    )
+
+
+def _duplicate(other: str | None) -> InvalidImage:
+    return InvalidImage(f"the same file is enrolled as {other!r}", reason="duplicate_photo")
+
+
 def enroll_folder(
     gallery: Gallery, pipeline: FacePipeline, folder: str | Path, *, progress: Progress | None = None
 ) -> FolderReport:
@@ -104,7 +125,6 @@ def enroll_folder(
     A photo is refused, with its reason, rather than guessed at: no face, several faces of similar size, a face that the
     quality gate refuses, the same bytes as another identity's photo.
     """
-    check_embedder(gallery, pipeline)
     photos = list(walk_photos(folder))
     run = _FolderRun(gallery)
     results = pipeline.faces_of_many(photo.path for photo in photos)
@@ -147,7 +167,8 @@ class _FolderRun:
         self.refused.append(Refusal(photo.path, reason, message))
 
     def _refuse_duplicate(self, photo: Photo, other: str | None) -> None:
-        self.refuse(photo, "duplicate_photo", f"the same file is enrolled as {other!r}")
+        error = _duplicate(other)
+        self.refuse(photo, error.reason, str(error))
 
     def flush(self) -> None:
         """Write what is pending; a photo that is there under another identity is refused."""
@@ -194,7 +215,6 @@ def search_image(
     threshold: float | None,
 ) -> ImageSearch:
     """Candidates for the main face of an image, with their metadata."""
-    check_embedder(gallery, pipeline)
     face = probe_face(pipeline.faces(image, embed_refused=True))
     batch = gallery.search(_embedding(face)[None, :], k, recall=recall, exact=exact, threshold=threshold)
     records = {t.template_id: t for t in gallery.templates(batch.template_ids[0])}

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Row
 
 from coordinator.types import GalleryRoute, GallerySpec
-from shard.errors import AlreadyExists, UnknownGallery
+from shard.errors import AlreadyExists, CorruptData, UnknownGallery
 
 CREATING, READY, DROPPING = "creating", "ready", "dropping"
 
@@ -55,10 +55,13 @@ class Catalog:
     """One home's catalog. Every method is one transaction."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the SQLite file."""
+        """Open or create the SQLite file; CorruptData if it is something else. Its format is the home's."""
         self._engine: Engine = sa.create_engine(f"sqlite:///{path}")
         sa.event.listen(self._engine, "connect", _durable)
-        _METADATA.create_all(self._engine)
+        try:
+            _METADATA.create_all(self._engine)
+        except sa.exc.DatabaseError as error:
+            raise CorruptData(f"{path} is not a readable catalog: {error.orig}") from error
 
     def close(self) -> None:
         """Close all connections."""

@@ -12,7 +12,7 @@ import json
 import secrets
 from pathlib import Path
 
-from shard.errors import CorruptData, FormatTooNew
+from shard.errors import CorruptData, FormatTooNew, StorageError
 from shard.files import DirectoryLock, make_directory, write_file
 
 HOME_FORMAT = 1
@@ -48,7 +48,7 @@ class Home:
 
     def _read(self, manifest: Path) -> str:
         try:
-            values = json.loads(manifest.read_bytes())
+            values = json.loads(_read_bytes(manifest))
             version, home_id = int(values["format"]), str(values["home_id"])
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptData(f"{manifest} is not a home's manifest: {error!r}") from error
@@ -59,7 +59,7 @@ class Home:
     @property
     def secret(self) -> bytes:
         """The cluster's secret."""
-        return (self.directory / "cluster.secret").read_bytes()
+        return _read_bytes(self.directory / "cluster.secret")
 
     @property
     def catalog_path(self) -> Path:
@@ -78,6 +78,13 @@ class Home:
     def close(self) -> None:
         """Release the lock. Idempotent."""
         self._lock.close()
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"could not read {path}: {error.strerror or error}") from error
 
 
 def _is_foreign(directory: Path) -> bool:

@@ -8,6 +8,7 @@ It executes messages; it knows no network, no Ray, no catalog. Thread-safe.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -38,12 +39,14 @@ from coordinator.messages import (
     StatsReply,
     StatsRequest,
 )
-from shard.errors import CorruptData, ShardClosed, UnknownModel
+from shard.errors import CorruptData, InvalidParameter, ShardClosed, UnknownModel
 from shard.files import DirectoryLock, make_directory, remove_tree, write_file
 from shard.model import SearchModel
 from shard.search import search_shards
 from shard.shard import Shard
 from shard.types import EnrollReceipt
+
+_GALLERY_ID = re.compile(r"[0-9a-f]{16}")
 
 
 class ShardHost:
@@ -191,6 +194,9 @@ class ShardHost:
             return self._models[model_id]
 
     def _gallery_directory(self, gallery_id: str) -> Path:
+        # It becomes a path, and one that is removed on demand: nothing but an id that a coordinator made may pass.
+        if not _GALLERY_ID.fullmatch(gallery_id):
+            raise InvalidParameter(f"gallery id: expected 16 hexadecimal digits, got {gallery_id!r:.80}")
         return self._directory / "galleries" / gallery_id
 
     def _shard_directory(self, gallery_id: str, number: int) -> Path:

@@ -41,6 +41,7 @@ from shard.errors import (
     DuplicateTemplate,
     EnrollIncomplete,
     FacegridError,
+    HostBusy,
     HostUnavailable,
     IncompleteCoverage,
 )
@@ -228,7 +229,7 @@ class Router:
         for future in futures:
             try:
                 replies.append(_expect(future.result(), kind))
-            except (HostUnavailable, DeadlineExceeded) as error:
+            except (HostUnavailable, HostBusy, DeadlineExceeded) as error:
                 failure = failure or error
         return replies, failure
 

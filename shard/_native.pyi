@@ -67,7 +67,7 @@ class Index:
         """Replace a sealed segment's keys in memory by a mapped file of its rows' little-endian uint64."""
 
     def set_codes(self, planes: int, codes: Sequence[npt.NDArray[np.uint8]]) -> None:
-        """Replace all codes at once: one (rows of segment, planes * 16) array per segment; planes 0 and [] drop them."""
+        """Replace all codes: one (rows of segment, planes * 16) array per segment. planes 0 and [] drop them."""
 
     def delete(self, rows: npt.NDArray[np.int64]) -> int:
         """Hide rows from every search; returns how many were live. IndexError if one is out of range."""

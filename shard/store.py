@@ -19,7 +19,7 @@ from shard.types import EnrollBatch, IdentityCount, TemplateRecord
 
 FORMAT_VERSION = 1
 _WRITER_CACHE_KIB, _READER_CACHE_KIB = 1_024, 64
-"""Page caches. The reader's is small because it is resident for every open shard, and the kernel caches the file too."""
+"""Page caches. The reader's is small: it is resident for every open shard, and the kernel caches the file too."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

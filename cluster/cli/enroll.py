@@ -76,21 +76,12 @@ def _enroll_images(invocation: Invocation, gallery: Gallery, paths: list[Path], 
         for done, path in enumerate(paths, start=1):
             try:
                 result = gallery.enroll_image(path, identity=identity, metadata={"source": path.name})
-                if result.skipped:
-                    _check_same_owner(gallery, result.template_ids[0], identity)
                 enrolled, skipped = enrolled + result.enrolled, skipped + result.skipped
             except InvalidImage as error:
                 refused.append(Refusal(path, error.reason, str(error)))
             if tell is not None:
                 tell(done, len(paths))
     return FolderReport(len(paths), enrolled, skipped, tuple(refused))
-
-
-def _check_same_owner(gallery: Gallery, template_id: str, identity: str | None) -> None:
-    """A photo that is there already must be the same person's, or the user's claim is lost without a word."""
-    owner = gallery.get(template_id).identity
-    if owner != identity:
-        raise InvalidImage(f"the same file is enrolled as {owner!r}", reason="duplicate_photo")
 
 
 def _show_report(invocation: Invocation, gallery: str, report: FolderReport) -> None:

@@ -55,11 +55,7 @@ class Invocation:
     def gallery(self, name: str) -> Iterator[Gallery]:
         """A gallery of the open home. Its image verbs use its own embedder, unless the user configured one."""
         with self.cluster() as grid:
-            gallery = grid.gallery(name)
-            if gallery.embedder is not None and "embedder" not in grid.settings.model_fields_set:
-                # Before the pipeline is opened: an embedder that nobody chose should be the one that fits.
-                grid.settings = grid.settings.model_copy(update={"embedder": gallery.embedder})
-            yield gallery
+            yield grid.gallery(name)
 
     def faces(self) -> FacePipeline:
         """The face pipeline of the settings, for commands that need no home."""

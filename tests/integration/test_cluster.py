@@ -1,6 +1,7 @@
 """The Python API, the same tests on one machine and on Ray with three shard hosts."""
 
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,24 +30,34 @@ DIM = 64
 Open = Callable[..., Cluster]
 
 
-@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
-def open_home(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    """Opens the home of this test, as often as the test likes."""
-    options = {"runtime": request.param}
+@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+def runtime_options(request: pytest.FixtureRequest) -> dict[str, str]:
+    """How to open a home on the runtime under test."""
     if request.param == "ray":
-        options["ray_address"] = request.getfixturevalue("ray_cluster").address
-    return lambda: Cluster.open(tmp_path / "home", **options)
+        return {"runtime": "ray", "ray_address": request.getfixturevalue("ray_cluster").address}
+    return {"runtime": "local"}
 
 
 @pytest.fixture
-def grid(open_home: Open) -> Iterator[Cluster]:
-    with open_home() as opened:
+def open_home(runtime_options: dict[str, str], tmp_path: Path) -> Open:
+    """Opens a home of the test's own, as often as the test likes."""
+    return lambda: Cluster.open(tmp_path / "home", **runtime_options)
+
+
+@pytest.fixture(scope="module")
+def grid(runtime_options: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A home shared by the tests, because opening one on Ray takes seconds; each has galleries of its own."""
+    with Cluster.open(tmp_path_factory.mktemp("shared") / "home", **runtime_options) as opened:
         yield opened
 
 
 @pytest.fixture
-def staff(grid: Cluster) -> Gallery:
-    return grid.gallery("acme/staff", create=True, shards=4, dim=DIM)
+def staff(grid: Cluster) -> Iterator[Gallery]:
+    """A new gallery, dropped afterwards."""
+    gallery = grid.gallery(f"acme/{secrets.token_hex(4)}", create=True, shards=4, dim=DIM)
+    yield gallery
+    if gallery.name in {other.name for other in grid.galleries()}:
+        grid.drop(gallery.name)
 
 
 def ids(n: int, first: int = 0) -> list[str]:
@@ -82,11 +93,11 @@ def test_the_life_of_a_gallery(grid: Cluster, staff: Gallery) -> None:
         staff.get("t0")
     staff.flush()
     assert len(staff) == 56
-    assert [g.name for g in grid.galleries()] == ["acme/staff"]
-    grid.drop("acme/staff")
-    with pytest.raises(UnknownGallery, match="acme/staff"):
-        grid.gallery("acme/staff")
-    assert not list(grid.home.directory.rglob("shard.db"))
+    assert staff.name in [gallery.name for gallery in grid.galleries()]
+    grid.drop(staff.name)
+    with pytest.raises(UnknownGallery, match=staff.name):
+        grid.gallery(staff.name)
+    assert not list(grid.home.directory.rglob(f"{staff._route.gallery_id}*"))
 
 
 def test_everything_acknowledged_is_there_after_reopening(open_home: Open) -> None:
@@ -127,7 +138,7 @@ def test_the_list_is_the_same_from_1_3_and_7_shards(grid: Cluster) -> None:
     rows[200:250] = rows[:50]  # ties, which land in different shards
     lists = []
     for shards in (1, 3, 7):
-        gallery = grid.gallery(f"acme/in-{shards}", create=True, shards=shards, dim=DIM)
+        gallery = grid.gallery(f"split/in-{shards}", create=True, shards=shards, dim=DIM)
         gallery.enroll(rows, template_ids=ids(400))
         lists.append(gallery.search(rows[:100], k=10, exact=True))
     for other in lists[1:]:
@@ -203,9 +214,10 @@ def test_bad_search_options(staff: Gallery, options) -> None:  # type: ignore[no
 
 
 def test_galleries_are_made_once_and_as_asked(grid: Cluster, staff: Gallery) -> None:
-    assert grid.gallery("acme/staff", create=True, shards=4).dim == DIM
+    before = len(grid.galleries())
+    assert grid.gallery(staff.name, create=True, shards=4).dim == DIM
     with pytest.raises(AlreadyExists, match="shards=4"):
-        grid.gallery("acme/staff", create=True, shards=5)
+        grid.gallery(staff.name, create=True, shards=5)
     with pytest.raises(UnknownGallery):
         grid.gallery("acme/other")
     for name in ("staff", "Acme/staff", "acme/../x", "acme/" + "x" * 64, ""):
@@ -214,21 +226,19 @@ def test_galleries_are_made_once_and_as_asked(grid: Cluster, staff: Gallery) -> 
     for options in ({"shards": 0}, {"dim": 32}, {"code_bits": 100}, {"dim": 100, "embedder": "sface_2021dec"}):
         with pytest.raises(InvalidParameter):
             grid.gallery("acme/bad", create=True, **{"dim": DIM, **options})
-    assert len(grid.galleries()) == 1
+    assert len(grid.galleries()) == before
 
 
-def test_images_need_a_gallery_of_their_embedder(staff: Gallery, tmp_path: Path, data_dir: Path) -> None:
-    staff._cluster.settings = staff._cluster.settings.model_copy(
-        update={"models": (data_dir / "models",), "embedder": "edgeface_xs"}
-    )
+def test_images_need_a_gallery_of_their_embedder(staff: Gallery, data_dir: Path) -> None:
     with pytest.raises(ModelMismatch, match="unknown origin"):
         staff.search_image(data_dir / "photos" / "img1.jpg")
 
 
-def test_a_second_open_is_refused(open_home: Open, grid: Cluster) -> None:
-    with pytest.raises(HomeLocked, match="pid"):
-        open_home()
-    assert grid.galleries() == []
+def test_a_second_open_is_refused(open_home: Open) -> None:
+    with open_home() as first:
+        with pytest.raises(HomeLocked, match="pid"):
+            open_home()
+        assert first.galleries() == []
 
 
 def test_a_home_of_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> None:
