@@ -17,12 +17,17 @@ from shard.validate import check_params, check_probes
 _Found = tuple[RowArray, RowArray, FloatArray, KeyArray]
 _LABEL_ATTEMPTS = 3
 
+EXACT_SHARE_ONE, EXACT_SHARE_MANY = 0.6, 0.06
+"""Share of a shard's rows to rerank from which scanning all of its floats is faster: for one probe, and for a batch,
+whose probes share what is read. Measured by `benchmarks/exact_or_cascade.py`."""
+
 
 def search_shards(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -> CandidateBatch:
     """The k best templates of all shards together, for each probe.
 
-    probes: (n, dim) float32, unit norm, n <= MAX_PROBES. A shard without a model, or `params.exact`, scans all floats;
-    otherwise each shard keeps as many survivors as its model's calibration says for `params.recall`.
+    probes: (n, dim) float32, unit norm, n <= MAX_PROBES. Each shard keeps as many survivors as its model's calibration
+    says for `params.recall`. All floats are scanned instead with `params.exact`, without a model, and where the
+    survivors would be so many that reranking them takes longer.
     Raises InvalidEmbedding, InvalidParameter.
     """
     check_params(params)
@@ -47,12 +52,21 @@ def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchPara
             codes.append(None)
             survivors.append((0, 0))
             continue
+        head, full = model.survivors(shard.index.rows, params.k, params.recall)
+        survivors.append((head, full))
+        if is_exact_faster(len(probes), full, shard.index.rows):
+            codes.append(None)
+            continue
         if model.model_id not in encoded:
             encoded[model.model_id] = model.encode(probes)
         codes.append(encoded[model.model_id])
-        survivors.append(model.survivors(shard.index.rows, params.k, params.recall))
     numbers, rows, scores, keys = search_indexes([s.index for s in shards], probes, codes, survivors, params.k)
     return numbers.astype(np.int64), rows, np.clip(scores, -1.0, 1.0), keys
+
+
+def is_exact_faster(probes: int, survivors: int, rows: int) -> bool:
+    """Whether scanning `rows` floats takes less time than reranking `survivors` of them for each probe."""
+    return survivors >= rows * max(EXACT_SHARE_ONE / max(1, probes), EXACT_SHARE_MANY)
 
 
 def _labelled(shards: Sequence[Shard], found: _Found) -> tuple[CandidateBatch, bool]:
