@@ -69,18 +69,6 @@ def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o600) -> No
     sync_directory(path.parent)
 
 
-def publish_file(temporary: Path, path: Path) -> None:
-    """Give a finished temporary file of the same directory its name: readers see all of it or nothing."""
-    with _reporting("publish", path):
-        fd = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.replace(temporary, path)
-    sync_directory(path.parent)
-
-
 def remove_file(path: Path) -> None:
     """Remove a file if it is there."""
     with _reporting("remove", path):
@@ -89,8 +77,9 @@ def remove_file(path: Path) -> None:
 
 def remove_tree(path: Path) -> None:
     """Remove a directory and all below it, if it is there, and make that durable."""
-    with _reporting("remove", path), contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path)
+    with _reporting("remove", path):
+        if path.exists():
+            shutil.rmtree(path)
     sync_directory(path.parent)
 
 
@@ -103,6 +92,15 @@ def truncate_file(path: Path, size: int) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def blocks_bytes(directory: Path) -> int:
+    """Bytes that the files below a directory take on disk: of a sparse file, the blocks that are there."""
+    total = 0
+    for path in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # an unfinished file that got its name meanwhile
+            total += path.stat().st_blocks * 512 if path.is_file() else 0
+    return total
 
 
 def _write_all(fd: int, data: memoryview, offset: int) -> None:

@@ -6,10 +6,12 @@ Coverage, tenants and other hosts are the coordinator's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from shard.index import search_indexes
+from shard.model import SearchModel
 from shard.shard import Shard
 from shard.types import CandidateBatch, CodeArray, FloatArray, KeyArray, RowArray, SearchParams
 from shard.validate import check_params, check_probes
@@ -43,11 +45,34 @@ def search_shards(shards: Sequence[Shard], probes: FloatArray, params: SearchPar
 
 
 def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -> _Found:
+    models = [None if params.exact else shard.model for shard in shards]
+    codes, survivors = _plan(shards, models, probes, params)
+    try:
+        found = search_indexes([s.index for s in shards], probes, codes, survivors, params.k)
+    except ValueError:
+        # The codes of another model may have another width.
+        if not _is_switched(shards, models):
+            raise
+    else:
+        if not _is_switched(shards, models):
+            numbers, rows, scores, keys = found
+            return numbers.astype(np.int64), rows, scores, keys
+    # Codes of one model were compared with those of another; floats are the same under every model.
+    return _search_rows(shards, probes, replace(params, exact=True))
+
+
+def _is_switched(shards: Sequence[Shard], models: Sequence[SearchModel | None]) -> bool:
+    return any(model is not None and shard.model is not model for shard, model in zip(shards, models, strict=True))
+
+
+def _plan(
+    shards: Sequence[Shard], models: Sequence[SearchModel | None], probes: FloatArray, params: SearchParams
+) -> tuple[list[CodeArray | None], list[tuple[int, int]]]:
+    """For each shard, the probes' codes (None to scan its floats) and how many rows survive each stage."""
     codes: list[CodeArray | None] = []
     survivors: list[tuple[int, int]] = []
     encoded: dict[str, CodeArray] = {}
-    for shard in shards:
-        model = None if params.exact else shard.model
+    for shard, model in zip(shards, models, strict=True):
         if model is None:
             codes.append(None)
             survivors.append((0, 0))
@@ -60,8 +85,7 @@ def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchPara
         if model.model_id not in encoded:
             encoded[model.model_id] = model.encode(probes)
         codes.append(encoded[model.model_id])
-    numbers, rows, scores, keys = search_indexes([s.index for s in shards], probes, codes, survivors, params.k)
-    return numbers.astype(np.int64), rows, np.clip(scores, -1.0, 1.0), keys
+    return codes, survivors
 
 
 def is_exact_faster(probes: int, survivors: int, rows: int) -> bool:

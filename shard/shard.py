@@ -8,6 +8,7 @@ in `shard.search`, which reads `index`, `model` and `labels` only; sealing and r
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,8 +17,16 @@ from types import TracebackType
 import numpy as np
 
 from shard import sealing
-from shard.errors import CorruptData, DuplicateTemplate, ModelMismatch, ShardClosed, WriteFailed
-from shard.files import DirectoryLock, make_directory
+from shard.errors import (
+    CorruptData,
+    DuplicateTemplate,
+    InvalidInput,
+    ModelMismatch,
+    ShardClosed,
+    StorageError,
+    WriteFailed,
+)
+from shard.files import DirectoryLock, blocks_bytes, make_directory
 from shard.index import Index
 from shard.keys import template_keys
 from shard.model import SearchModel
@@ -28,6 +37,7 @@ from shard.types import CodeArray, EnrollBatch, EnrollReceipt, FloatArray, Ident
 from shard.validate import check_batch, check_dim
 
 ModelLoader = Callable[[str], SearchModel]
+_LOG = logging.getLogger(__name__)
 
 
 class Shard:
@@ -45,7 +55,7 @@ class Shard:
             raise CorruptData(f"{directory} is not a shard: it has no shard.db")
         self.directory = directory
         self._write_lock = threading.RLock()
-        self._write_error: WriteFailed | None = None
+        self._write_error: BaseException | None = None
         self._is_closed = False
         with contextlib.ExitStack() as undo:
             lock = undo.enter_context(DirectoryLock(directory))
@@ -148,8 +158,7 @@ class Shard:
                 deleted=self.index.rows - self.index.live_rows,
                 segments=len(self._segments),
                 code_bytes=self.index.code_bytes,
-                # Blocks, not lengths: the tail's file is sparse.
-                disk_bytes=sum(p.stat().st_blocks * 512 for p in self.directory.rglob("*") if p.is_file()),
+                disk_bytes=blocks_bytes(self.directory),
                 lsn=int(self._store.meta("lsn") or 0),
                 model_id=self._model.model_id if self._model else None,
             )
@@ -166,10 +175,11 @@ class Shard:
     # Writing
 
     def enroll(self, batch: EnrollBatch, *, skip_existing: bool = False) -> EnrollReceipt:
-        """Write templates; durable and searchable when it returns, and nothing of them is there when it raises.
+        """Write templates; durable and searchable when it returns.
 
         Raises InvalidEmbedding or InvalidParameter for bad values, DuplicateTemplate for an id that is there (left out
-        instead with `skip_existing`), WriteFailed if the disk fails; the shard then refuses writes until reopened.
+        instead with `skip_existing`), with nothing written; WriteFailed if the disk fails: all of the batch or nothing
+        of it is found when the shard is reopened, and until then it refuses writes.
         """
         check_batch(batch, self.dim)
         with self._writing():
@@ -199,10 +209,18 @@ class Shard:
             rows = slice(piece.begin, piece.end)
             self.index.append(keys[rows], None if codes is None else codes[rows])
         self._templates += len(batch)
-        for piece in staged:
-            if piece.segment.rows == piece.segment.capacity:
-                self._seal(piece.segment)
+        self._seal_full([piece.segment for piece in staged])
         return lsn
+
+    def _seal_full(self, rows: Sequence[SegmentRow]) -> None:
+        """Seal what an enrollment filled. It is committed, so a failure here must not say that it was not written."""
+        try:
+            for row in rows:
+                if row.rows == row.capacity:
+                    self._seal(row)
+        except StorageError as error:
+            self._write_error = error
+            _LOG.exception("%s: a full segment could not be sealed; writes are refused until reopened", self.directory)
 
     def delete(self, *, template_ids: Sequence[str] = (), identities: Sequence[str] = ()) -> int:
         """Delete by id and by identity; returns how many templates. Durable and invisible when it returns."""
@@ -250,6 +268,8 @@ class Shard:
             with self._store.transaction() as db:
                 set_meta(db, "model_id", model.model_id)
                 db.execute("DELETE FROM codes WHERE model_id != ?", (model.model_id,))
+            # Searches scan floats while there is no model, and one that began before finds that its model is gone.
+            self._model = None
             self.index.set_codes(model.planes, [ready[row.segment] for row in self._segments])
             self._model = model
             for row in self._segments:
@@ -261,11 +281,14 @@ class Shard:
             if self._is_closed:
                 raise ShardClosed(f"{self.directory} is closed")
             if self._write_error is not None:
-                raise WriteFailed(f"{self.directory} refuses writes until it is reopened: {self._write_error}")
+                raise WriteFailed(f"{self.directory} refuses writes until it is reopened: {self._write_error!r}")
             try:
                 yield
-            except WriteFailed as error:
-                # After a failed fsync or commit nobody knows what is on the disk; reopening reads it.
+            except InvalidInput:
+                raise  # nothing was touched
+            except BaseException as error:
+                # After a failed fsync or commit nobody knows what is on the disk, and an interruption between a commit
+                # and the index would let the next rows overwrite committed ones; reopening reads what is there.
                 self._write_error = error
                 raise
 
@@ -290,10 +313,4 @@ class Shard:
 def _without(batch: EnrollBatch, existing: set[str]) -> EnrollBatch:
     if not existing:
         return batch
-    keep = [i for i, template_id in enumerate(batch.template_ids) if template_id not in existing]
-    return EnrollBatch(
-        embeddings=batch.embeddings[keep],
-        template_ids=tuple(batch.template_ids[i] for i in keep),
-        identities=tuple(batch.identities[i] for i in keep),
-        metadata=tuple(batch.metadata[i] for i in keep),
-    )
+    return batch.take([i for i, template_id in enumerate(batch.template_ids) if template_id not in existing])

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shard.errors import CorruptData, FormatTooNew, WriteFailed
+from shard.errors import CorruptData, FormatTooNew, ShardClosed, StorageError, WriteFailed
 from shard.types import EnrollBatch, IdentityCount, TemplateRecord
 
 FORMAT_VERSION = 1
@@ -49,9 +49,15 @@ class SegmentRow:
 
 
 def _connect(path: Path, cache_kib: int) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", f"cache_size=-{cache_kib}"):
-        connection.execute(f"PRAGMA {pragma}").close()
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
+        with contextlib.ExitStack() as undo:
+            undo.callback(connection.close)
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", f"cache_size=-{cache_kib}"):
+                connection.execute(f"PRAGMA {pragma}").close()
+            undo.pop_all()
+    except sqlite3.DatabaseError as error:
+        raise CorruptData(f"{path} is not a readable shard database: {error}") from error
     return connection
 
 
@@ -62,14 +68,17 @@ class Store:
         """Open an existing database; FormatTooNew or CorruptData if this version cannot read it."""
         self.path = path
         self._write_lock, self._read_lock = threading.RLock(), threading.Lock()
-        try:
-            self._writer, self._reader = _connect(path, _WRITER_CACHE_KIB), _connect(path, _READER_CACHE_KIB)
-            version = int(self.meta("format_version") or 0)
-        except sqlite3.DatabaseError as error:
-            raise CorruptData(f"{path} is not a readable shard database: {error}") from error
-        if version > FORMAT_VERSION:
-            self.close()
-            raise FormatTooNew(f"{path} has format {version}; this Facegrid reads up to {FORMAT_VERSION}")
+        self._is_closed = False
+        with contextlib.ExitStack() as undo:
+            try:
+                self._writer = undo.enter_context(contextlib.closing(_connect(path, _WRITER_CACHE_KIB)))
+                self._reader = undo.enter_context(contextlib.closing(_connect(path, _READER_CACHE_KIB)))
+                version = _format_version(self._reader)
+            except (sqlite3.DatabaseError, ValueError) as error:
+                raise CorruptData(f"{path} is not a readable shard database: {error}") from error
+            if version > FORMAT_VERSION:
+                raise FormatTooNew(f"{path} has format {version}; this Facegrid reads up to {FORMAT_VERSION}")
+            undo.pop_all()
 
     @classmethod
     def create(cls, path: Path, meta: dict[str, str]) -> Store:
@@ -89,6 +98,7 @@ class Store:
     def close(self) -> None:
         """Close both connections. Idempotent."""
         with self._write_lock, self._read_lock:
+            self._is_closed = True
             self._reader.close()
             self._writer.close()
 
@@ -102,56 +112,67 @@ class Store:
             except sqlite3.Error as error:
                 raise WriteFailed(f"{self.path}: {error}") from error
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection that reads; CorruptData for a damaged page, StorageError if the disk fails."""
+        with self._read_lock:
+            if self._is_closed:
+                raise ShardClosed(f"{self.path} is closed")
+            try:
+                yield self._reader
+            except sqlite3.OperationalError as error:
+                raise StorageError(f"could not read {self.path}: {error}") from error
+            except sqlite3.DatabaseError as error:
+                raise CorruptData(f"{self.path} is not a sound shard database: {error}") from error
+
     def meta(self, key: str) -> str | None:
         """One value of the meta table, None if it is not there."""
-        with self._read_lock:
-            row = self._reader.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        with self._reading() as db:
+            row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return str(row[0]) if row else None
 
     def segments(self) -> list[SegmentRow]:
         """Segments in row order."""
         columns = "segment, first_row, rows, capacity, sealed, floats_crc, keys_crc"
-        with self._read_lock:
-            rows = self._reader.execute(f"SELECT {columns} FROM segments ORDER BY segment").fetchall()
+        with self._reading() as db:
+            rows = db.execute(f"SELECT {columns} FROM segments ORDER BY segment").fetchall()
         return [SegmentRow(a, b, c, d, bool(e), f, g) for a, b, c, d, e, f, g in rows]
 
     def codes_crc(self, segment: int, model_id: str) -> bytes | None:
         """Checksums of a segment's stored codes of that model, None if it has none."""
-        with self._read_lock:
-            row = self._reader.execute(
-                "SELECT crc FROM codes WHERE segment = ? AND model_id = ?", (segment, model_id)
-            ).fetchone()
+        with self._reading() as db:
+            row = db.execute("SELECT crc FROM codes WHERE segment = ? AND model_id = ?", (segment, model_id)).fetchone()
         return bytes(row[0]) if row else None
 
     def tombstones(self) -> list[int]:
         """Rows that were deleted and not compacted, ascending."""
-        with self._read_lock:
-            return [row for (row,) in self._reader.execute("SELECT row FROM tombstones ORDER BY row")]
+        with self._reading() as db:
+            return [row for (row,) in db.execute("SELECT row FROM tombstones ORDER BY row")]
 
     def template_count(self) -> int:
         """Live templates."""
-        with self._read_lock:
-            return int(self._reader.execute("SELECT count(*) FROM templates").fetchone()[0])
+        with self._reading() as db:
+            return int(db.execute("SELECT count(*) FROM templates").fetchone()[0])
 
     def ids_of_rows(self, first: int, last: int) -> list[tuple[int, str]]:
         """(row, template id) of the live rows first <= row < last, ascending."""
-        with self._read_lock:
-            return self._reader.execute(
+        with self._reading() as db:
+            return db.execute(
                 "SELECT row, template_id FROM templates WHERE row >= ? AND row < ? ORDER BY row", (first, last)
             ).fetchall()
 
     def labels(self, rows: Iterable[int]) -> dict[int, tuple[str, str | None]]:
         """Row to (template id, identity) for those of the rows that are live."""
         sql = "SELECT row, template_id, identity FROM templates WHERE row IN (SELECT value FROM json_each(?))"
-        with self._read_lock:
-            found = self._reader.execute(sql, (json.dumps(list(rows)),)).fetchall()
+        with self._reading() as db:
+            found = db.execute(sql, (json.dumps(list(rows)),)).fetchall()
         return {row: (template_id, identity) for row, template_id, identity in found}
 
     def existing(self, template_ids: Iterable[str]) -> set[str]:
         """Those of the ids that are live."""
         sql = "SELECT template_id FROM templates WHERE template_id IN (SELECT value FROM json_each(?))"
-        with self._read_lock:
-            return {i for (i,) in self._reader.execute(sql, (json.dumps(list(template_ids)),))}
+        with self._reading() as db:
+            return {i for (i,) in db.execute(sql, (json.dumps(list(template_ids)),))}
 
     def records(self, template_ids: Iterable[str]) -> list[TemplateRecord]:
         """The live templates among the ids, by row."""
@@ -159,15 +180,15 @@ class Store:
             "SELECT template_id, identity, metadata, lsn FROM templates"
             " WHERE template_id IN (SELECT value FROM json_each(?)) ORDER BY row"
         )
-        with self._read_lock:
-            found = self._reader.execute(sql, (json.dumps(list(template_ids)),)).fetchall()
+        with self._reading() as db:
+            found = db.execute(sql, (json.dumps(list(template_ids)),)).fetchall()
         return [TemplateRecord(*row) for row in found]
 
     def identities(self, start: str, limit: int) -> list[IdentityCount]:
         """Up to `limit` identities from `start` on, in byte order of UTF-8, with their live templates."""
         sql = "SELECT identity, count(*) FROM templates WHERE identity >= ? GROUP BY identity ORDER BY identity LIMIT ?"
-        with self._read_lock:
-            return [IdentityCount(*row) for row in self._reader.execute(sql, (start, limit))]
+        with self._reading() as db:
+            return [IdentityCount(*row) for row in db.execute(sql, (start, limit))]
 
     def rows_to_delete(self, template_ids: Iterable[str], identities: Iterable[str]) -> list[int]:
         """Live rows that bear one of the ids or identities, ascending."""
@@ -176,8 +197,8 @@ class Store:
             " UNION SELECT row FROM templates WHERE identity IN (SELECT value FROM json_each(?2)) ORDER BY row"
         )
         parameters = (json.dumps(list(template_ids)), json.dumps(list(identities)))
-        with self._read_lock:
-            return [row for (row,) in self._reader.execute(sql, parameters)]
+        with self._reading() as db:
+            return [row for (row,) in db.execute(sql, parameters)]
 
 
 @contextlib.contextmanager
@@ -190,6 +211,13 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _format_version(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT value FROM meta WHERE key = 'format_version'").fetchone()
+    if row is None:
+        raise ValueError("it states no format version")
+    return int(row[0])
 
 
 def next_lsn(connection: sqlite3.Connection) -> int:

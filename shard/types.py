@@ -5,6 +5,7 @@ Everything here may travel over the data plane (`coordinator/frames.py`), so no 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,15 @@ class EnrollBatch:
     def __len__(self) -> int:
         return len(self.template_ids)
 
+    def take(self, rows: Sequence[int] | RowArray) -> EnrollBatch:
+        """A batch of these rows, in the order given."""
+        return EnrollBatch(
+            embeddings=self.embeddings[rows],
+            template_ids=tuple(self.template_ids[i] for i in rows),
+            identities=tuple(self.identities[i] for i in rows),
+            metadata=tuple(self.metadata[i] for i in rows),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class EnrollReceipt:
@@ -70,7 +80,8 @@ class SearchParams:
 class CandidateBatch:
     """Candidate lists, best first: by score descending, then by template key (`shard.keys`) ascending.
 
-    scores: (n, k) float32 cosine, NaN where there are fewer than k candidates; keys: (n, k) uint64, 0 there.
+    scores: (n, k) float32 cosine, NaN where there are fewer than k candidates; keys: (n, k) uint64, 0 there. Rounding
+    may carry a score a little past 1: cut to 1 before lists are merged, it would tie with others and change its place.
     template_ids and identities: n tuples, each as long as that probe's list.
     """
 
