@@ -1,0 +1,185 @@
+"""A writer killed with SIGKILL at random moments: what it was told is done is there, what it was not told is whole.
+
+Seeded; a failure prints the seed and how to replay it. FACEGRID_TORTURE=n makes it n kills (`make torture`), and
+FACEGRID_CRASH_SEED another seed than 1. The moment of a kill is drawn from the seed, but where the child is by then is
+the machine's business, so a replay repeats the operations exactly and the moment about.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster import Cluster
+from coordinator.host import ShardHost
+from coordinator.runtime import LocalRuntime
+from shard.keys import template_keys
+from shard.types import FloatArray
+from tests.crash.history import DIM, GALLERY, SHARDS, History, Operation, by_shard
+from tests.faces_like import unit_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = int(os.environ.get("FACEGRID_TORTURE", "12"))
+SEED = int(os.environ.get("FACEGRID_CRASH_SEED", "1"))
+K = 5
+
+
+def test_what_is_acknowledged_survives_sigkill(tmp_path: Path) -> None:
+    print(f"replay: FACEGRID_TORTURE={KILLS} FACEGRID_CRASH_SEED={SEED} python -m pytest {Path(__file__).name}")
+    home, history = tmp_path / "home", History()
+    rng = np.random.default_rng(SEED)
+    acknowledged, in_flight = 0, set()
+    for kill in range(KILLS):
+        # A burst of operations, then a moment within the next one; now and then none at all, while the home opens.
+        lines = 0 if kill % 6 == 5 else int(rng.integers(1, 90))
+        done, pending = run_and_kill(
+            home, history, first=kill * 10_000, lines=lines, spin_s=float(rng.random() ** 2 / 10)
+        )
+        for operation in done:
+            history.apply(operation)
+        acknowledged += len(done)
+        in_flight |= {pending.verb} if pending else set()
+        print(f"kill {kill}: {len(done)} acknowledged, in flight: {pending.to_line()[:120] if pending else 'nothing'}")
+        check_home(home, history, pending)
+    print(
+        f"{KILLS} kills, {acknowledged} operations acknowledged, {len(history.templates)} templates, killed in {in_flight}"
+    )
+    assert acknowledged > KILLS
+    assert len(history.templates) > 100
+
+
+def run_and_kill(
+    home: Path, history: History, *, first: int, lines: int, spin_s: float
+) -> tuple[list[Operation], Operation | None]:
+    """Let a writer say `lines` lines, spin, kill it; returns what it had done and what it had begun."""
+    command = [sys.executable, "-m", "tests.crash.writer", str(home), str(SEED), str(first)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
+        known = {i: kept.identity for i, kept in history.templates.items()}
+        json.dump({"templates": known, "galleries": sorted(history.galleries)}, child.stdin)
+        child.stdin.close()
+        said = [line for _, line in zip(range(lines), child.stdout, strict=False)]
+        until = time.perf_counter() + (spin_s if lines else spin_s * 8)
+        while time.perf_counter() < until:
+            pass
+        alive = child.poll() is None
+        child.kill()
+        said += child.stdout.readlines()
+        errors = child.stderr.read()
+    assert alive, f"the writer ended by itself: {errors}"
+    return parse(said)
+
+
+def parse(said: list[str]) -> tuple[list[Operation], Operation | None]:
+    """Acknowledged operations, and the one that was begun and not acknowledged."""
+    begun = [Operation.from_line(line[6:]) for line in said if line.startswith("begin ") and line.endswith("\n")]
+    done = sum(line == "done\n" for line in said)
+    assert len(begun) - done in (0, 1)
+    return begun[:done], begun[done] if len(begun) > done else None
+
+
+def check_home(home: Path, history: History, pending: Operation | None) -> None:
+    """Reopen as a user would, take over what was in flight, and compare everything with the history."""
+    with Cluster.open(home) as grid:
+        check_galleries(home, grid, history, pending)
+        if GALLERY not in history.galleries:
+            return
+        gallery = grid.gallery(GALLERY)
+        stored = read_shards(grid, gallery._route.gallery_id)
+        if pending is not None:
+            history.adopt(pending, set(stored))
+        check_templates(stored, history)
+        assert len(gallery) == len(history.templates)
+        names = list(history.templates)[:: max(1, len(history.templates) // 300)]
+        found = {t.template_id: (t.identity, t.metadata) for t in gallery.templates(names)}
+        assert found == {i: history.templates[i][1:] for i in names}
+        if history.templates:
+            check_searches(grid, history)
+
+
+def check_galleries(home: Path, grid: Cluster, history: History, pending: Operation | None) -> None:
+    """The galleries are those acknowledged, give or take the one in flight; no directory is left of another."""
+    galleries = {gallery.name: gallery._route.gallery_id for gallery in grid.galleries()}
+    doubt = set(pending.names) if pending and pending.verb in ("create", "drop") else set()
+    assert set(galleries) - doubt == history.galleries - doubt
+    history.galleries = set(galleries)
+    folders = {path.name for path in (home / "hosts" / "host-0" / "galleries").glob("*")}
+    assert folders == set(galleries.values())
+
+
+def host_of(grid: Cluster) -> ShardHost:
+    """The one host of a local home."""
+    assert isinstance(grid.runtime, LocalRuntime)
+    return grid.runtime._host("host-0")
+
+
+def read_shards(grid: Cluster, gallery_id: str) -> dict[str, tuple[int, bytes, str | None]]:
+    """Template id to its shard, its float bytes and its identity, as the files have them."""
+    stored: dict[str, tuple[int, bytes, str | None]] = {}
+    for number, shard in enumerate(host_of(grid)._open_all(gallery_id, range(SHARDS))):
+        shard.verify_checksums()
+        labels = shard.labels(range(shard.index.rows))
+        floats = shard.index.gather(np.array(list(labels), dtype=np.int64))
+        for (template_id, identity), row in zip(labels.values(), floats, strict=True):
+            assert template_id not in stored, f"{template_id} is in shards {stored[template_id][0]} and {number}"
+            stored[template_id] = (number, row.tobytes(), identity)
+    return stored
+
+
+def check_templates(stored: dict[str, tuple[int, bytes, str | None]], history: History) -> None:
+    lost, extra = history.templates.keys() - stored.keys(), stored.keys() - history.templates.keys()
+    assert not lost, f"{len(lost)} acknowledged templates are lost, such as {min(lost)}"
+    assert not extra, f"{len(extra)} templates are there that should not be, such as {min(extra)}"
+    for shard, ids in by_shard(history.templates).items():
+        for template_id in ids:
+            kept = history.templates[template_id]
+            assert stored[template_id] == (shard, kept.floats, kept.identity), template_id
+
+
+def check_searches(grid: Cluster, history: History) -> None:
+    """Exact lists equal the oracle's; approximate ones hold true scores, and find a template by itself."""
+    ids = list(history.templates)
+    rows = np.frombuffer(b"".join(kept.floats for kept in history.templates.values()), np.float32).reshape(-1, DIM)
+    own = np.arange(0, len(ids), max(1, len(ids) // 40))
+    probes = np.concatenate([unit_rows(20, DIM, seed=len(ids)), rows[own]])
+    exact = grid.gallery(GALLERY).search(probes, k=K, exact=True)
+    expected = best(ids, rows, probes)
+    assert list(exact.template_ids) == expected
+    fast = grid.gallery(GALLERY).search(probes, k=K)
+    at = {template_id: row for row, template_id in enumerate(ids)}
+    for probe, names, scores in zip(probes, fast.template_ids, fast.scores, strict=True):
+        true = rows[[at[name] for name in names]].astype(np.float64) @ probe.astype(np.float64)
+        np.testing.assert_allclose(scores[: len(names)], true, atol=1e-5)
+    assert [names[0] for names in fast.template_ids[20:]] == [ids[i] for i in own]
+
+
+def best(ids: list[str], rows: FloatArray, probes: FloatArray) -> list[tuple[str, ...]]:
+    """Oracle: sort everything by (score, key)."""
+    scores = (probes.astype(np.float64) @ rows.T.astype(np.float64)).round(6)
+    keys = template_keys(ids)
+    return [tuple(ids[i] for i in np.lexsort((keys, -row))[:K]) for row in scores]
+
+
+@pytest.mark.parametrize(
+    ("said", "done", "pending"),
+    [
+        ([], 0, None),
+        (['begin {"verb":"flush","names":[],"identities":[],"seed":0}\n'], 0, "flush"),
+        (['begin {"verb":"flush","names":[],"identities":[],"seed":0}\n', "done\n"], 1, None),
+        (['begin {"verb":"flush","names":[],"identities":[],"seed":0}\n', "don"], 0, "flush"),
+    ],
+)
+def test_lines_of_a_killed_writer(said: list[str], done: int, pending: str | None) -> None:
+    acknowledged, begun = parse(said)
+    assert (len(acknowledged), begun.verb if begun else None) == (done, pending)

@@ -1,0 +1,67 @@
+"""The process that is killed: carries out a seeded plan on a real home, and says on a pipe what it begins and has done.
+
+    python -m tests.crash.writer HOME SEED FIRST     the history so far comes as JSON on stdin
+
+Each line on stdout is `begin <operation>` or `done`; `done` is written after the call returned, so what it follows is
+acknowledged. Segments are small, so that they fill and are sealed all the time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import shard.tail
+from cluster import Cluster
+from tests.crash.history import CODE_BITS, DIM, GALLERY, SEGMENT_ROWS, SHARDS, History, Kept, Operation, Plan
+
+
+def main(home: str, seed: int, first: int) -> None:
+    shard.tail.segment_capacity = lambda _dim: SEGMENT_ROWS  # stored in the manifest with each segment
+    history = _read_history()
+    plan = Plan(seed, first)
+    with Cluster.open(home) as grid:
+        while True:
+            operation = plan.next(history)
+            _say(f"begin {operation.to_line()}")
+            carry_out(grid, operation)
+            _say("done")
+            history.apply(operation)
+
+
+def carry_out(grid: Cluster, operation: Operation) -> None:
+    """Call what a user would call."""
+    if operation.verb == "create":
+        grid.gallery(operation.names[0], create=True, shards=SHARDS, dim=DIM, code_bits=CODE_BITS)
+        return
+    if operation.verb == "drop":
+        for name in operation.names:
+            grid.drop(name)
+        return
+    gallery = grid.gallery(GALLERY)
+    if operation.verb == "enroll":
+        ids, people = operation.names, operation.identities
+        gallery.enroll(operation.rows(), template_ids=ids, identities=people, metadata=operation.metadata())
+    elif operation.verb == "delete":
+        gallery.delete(template_ids=operation.names)
+    elif operation.verb == "forget":
+        gallery.delete(identities=operation.names)
+    elif operation.verb == "flush":
+        gallery.flush()
+    else:
+        gallery.train()
+
+
+def _read_history() -> History:
+    values = json.load(sys.stdin)
+    templates = {i: Kept(b"", identity, None) for i, identity in values["templates"].items()}
+    return History(templates, set(values["galleries"]))
+
+
+def _say(line: str) -> None:
+    os.write(1, f"{line}\n".encode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
