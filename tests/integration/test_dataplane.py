@@ -41,7 +41,7 @@ SOON = 20.0
 def host(tmp_path: Path) -> Iterator[ShardHost]:
     opened = ShardHost("a", tmp_path / "a")
     for shard in SHARDS:
-        opened.execute(CreateShard("g", shard, DIM))
+        opened.execute(CreateShard(GALLERY, shard, DIM))
     yield opened
     opened.close()
 
@@ -67,7 +67,7 @@ def enroll(shard: int, rows: np.ndarray) -> EnrollRequest:
     ids = tuple(f"t{shard}-{i}" for i in range(len(rows)))
     identities = tuple(None if i % 3 else f"person {i}" for i in range(len(rows)))
     metadata = tuple(b'{"i":1}' if i % 2 else None for i in range(len(rows)))
-    return EnrollRequest("g", shard, EnrollBatch(rows, ids, identities, metadata), False)
+    return EnrollRequest(GALLERY, shard, EnrollBatch(rows, ids, identities, metadata), False)
 
 
 @pytest.fixture
@@ -88,11 +88,11 @@ def plain(value: Any) -> Any:
 @pytest.mark.parametrize(
     "request_",
     [
-        SearchRequest("g", SHARDS, unit_rows(7, DIM, seed=20), SearchParams(10, exact=True)),
-        SearchRequest("g", (1, 3), unit_rows(1, DIM, seed=21), SearchParams(1_000)),
-        RecordsRequest("g", SHARDS, ("t0-1", "t3-2", "nobody")),
-        IdentitiesRequest("g", SHARDS, "", 50),
-        StatsRequest("g", SHARDS),
+        SearchRequest(GALLERY, SHARDS, unit_rows(7, DIM, seed=20), SearchParams(10, exact=True)),
+        SearchRequest(GALLERY, (1, 3), unit_rows(1, DIM, seed=21), SearchParams(1_000)),
+        RecordsRequest(GALLERY, SHARDS, ("t0-1", "t3-2", "nobody")),
+        IdentitiesRequest(GALLERY, SHARDS, "", 50),
+        StatsRequest(GALLERY, SHARDS),
     ],
     ids=lambda request: type(request).__name__,
 )
@@ -101,10 +101,10 @@ def test_answers_are_those_of_the_host_in_process(filled: DataClient, host: Shar
 
 
 def test_writes_are_durable_and_visible_when_answered(filled: DataClient, host: ShardHost) -> None:
-    assert send(filled, DeleteRequest("g", SHARDS, ("t0-0", "t2-5"), ())).deleted == 2  # type: ignore[union-attr]
-    send(filled, FlushRequest("g", SHARDS))
-    assert send(filled, RecordsRequest("g", SHARDS, ("t0-0", "t2-5"))).records == ()  # type: ignore[union-attr]
-    counts = [stats.templates for stats in send(filled, StatsRequest("g", SHARDS)).stats]  # type: ignore[union-attr]
+    assert send(filled, DeleteRequest(GALLERY, SHARDS, ("t0-0", "t2-5"), ())).deleted == 2  # type: ignore[union-attr]
+    send(filled, FlushRequest(GALLERY, SHARDS))
+    assert send(filled, RecordsRequest(GALLERY, SHARDS, ("t0-0", "t2-5"))).records == ()  # type: ignore[union-attr]
+    counts = [stats.templates for stats in send(filled, StatsRequest(GALLERY, SHARDS)).stats]  # type: ignore[union-attr]
     assert counts == [ROWS - 1, ROWS, ROWS - 1, ROWS]
 
 
@@ -113,9 +113,9 @@ def test_stacked_searches_of_many_callers_are_those_of_one(filled: DataClient, h
     params = SearchParams(5, exact=True)
     with ThreadPoolExecutor(32) as callers:
         replies = list(
-            callers.map(lambda i: send(filled, SearchRequest("g", SHARDS, probes[i : i + 1], params)), range(300))
+            callers.map(lambda i: send(filled, SearchRequest(GALLERY, SHARDS, probes[i : i + 1], params)), range(300))
         )
-    whole = host.execute(SearchRequest("g", SHARDS, probes, params))
+    whole = host.execute(SearchRequest(GALLERY, SHARDS, probes, params))
     assert isinstance(whole, SearchReply)
     for i, reply in enumerate(replies):
         assert isinstance(reply, SearchReply)
@@ -128,7 +128,7 @@ def test_stacked_searches_of_many_callers_are_those_of_one(filled: DataClient, h
     ("bad", "error"),
     [
         (enroll(0, unit_rows(2, DIM, seed=1)), DuplicateTemplate),
-        (SearchRequest("g", SHARDS, unit_rows(1, 128, seed=1), SearchParams(5)), InvalidEmbedding),
+        (SearchRequest(GALLERY, SHARDS, unit_rows(1, 128, seed=1), SearchParams(5)), InvalidEmbedding),
         (SearchRequest("none", (0,), unit_rows(1, DIM, seed=1), SearchParams(5)), CorruptData),
     ],
     ids=["duplicate", "dimension", "gallery"],
@@ -136,7 +136,7 @@ def test_stacked_searches_of_many_callers_are_those_of_one(filled: DataClient, h
 def test_a_bad_request_among_good_ones_fails_alone(
     filled: DataClient, bad: DataRequest, error: type[FacegridError]
 ) -> None:
-    good = SearchRequest("g", SHARDS, unit_rows(1, DIM, seed=3), SearchParams(5, exact=True))
+    good = SearchRequest(GALLERY, SHARDS, unit_rows(1, DIM, seed=3), SearchParams(5, exact=True))
     deadline = time.monotonic() + SOON
     futures = [filled.submit(request, deadline) for request in (good, bad, good, good)]
     with pytest.raises(error):
