@@ -19,6 +19,7 @@ from coordinator.messages import (
     CreateShard,
     DataRequest,
     DeleteRequest,
+    DropGallery,
     EnrollRequest,
     FlushRequest,
     IdentitiesRequest,
@@ -28,10 +29,11 @@ from coordinator.messages import (
     SearchRequest,
     StatsRequest,
 )
-from shard.errors import CorruptData, DuplicateTemplate, FacegridError, InvalidEmbedding
+from shard.errors import CorruptData, DuplicateTemplate, FacegridError, InvalidEmbedding, InvalidParameter
 from shard.types import CandidateBatch, EnrollBatch, SearchParams
 from tests.faces_like import unit_rows
 
+GALLERY = "0123456789abcdef"
 DIM, ROWS, SHARDS = 64, 400, (0, 1, 2, 3)
 SECRET = b"0123456789abcdef0123456789abcdef"
 SOON = 20.0
@@ -143,3 +145,11 @@ def test_a_bad_request_among_good_ones_fails_alone(
         futures[1].result(SOON)
     first, *rest = [plain(futures[i].result(SOON)) for i in (0, 2, 3)]
     assert rest == [first, first]
+
+
+@pytest.mark.parametrize("name", ["", "..", "../../etc", "0123456789ABCDEF", "0123456789abcdef/", "\0" * 16])
+def test_a_gallery_id_that_is_no_id_never_becomes_a_path(filled: DataClient, host: ShardHost, name: str) -> None:
+    with pytest.raises(InvalidParameter, match="gallery id"):
+        send(filled, StatsRequest(name, (0,)))
+    with pytest.raises(InvalidParameter, match="gallery id"):
+        host.execute(DropGallery(name))
