@@ -6,7 +6,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 RUST_SOURCES := $(shell find native/src native/benches -name '*.rs' 2>/dev/null) native/Cargo.toml native/Cargo.lock
 
-.PHONY: help demo test lint unit rust format lock clean
+.PHONY: help demo test lint unit rust torture format lock clean
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -28,6 +28,9 @@ rust: ## Rust tests: every kernel against the scalar one, scans against brute fo
 
 unit: .stamp/dev ## Python tests
 	$(BIN)/python -m pytest
+
+torture: .stamp/dev ## The long forms: hundreds of killed writers, thousands of random programs (about 20 minutes)
+	FACEGRID_TORTURE=300 $(BIN)/python -m pytest -s tests/crash tests/property
 
 format: .stamp/dev ## Format Python and Rust
 	$(BIN)/ruff format .

@@ -5,7 +5,8 @@ Owns the schema and its statements. It decides nothing: `coordinator.coordinator
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Row
 
 from coordinator.types import GalleryRoute, GallerySpec
-from shard.errors import AlreadyExists, CorruptData, UnknownGallery
+from shard.errors import AlreadyExists, CorruptData, StorageError, UnknownGallery, WriteFailed
 
 CREATING, READY, DROPPING = "creating", "ready", "dropping"
 
@@ -56,16 +57,36 @@ class Catalog:
 
     def __init__(self, path: Path) -> None:
         """Open or create the SQLite file; CorruptData if it is something else. Its format is the home's."""
+        self._path = path
         self._engine: Engine = sa.create_engine(f"sqlite:///{path}")
         sa.event.listen(self._engine, "connect", _durable)
         try:
             _METADATA.create_all(self._engine)
         except sa.exc.DatabaseError as error:
+            self._engine.dispose()
             raise CorruptData(f"{path} is not a readable catalog: {error.orig}") from error
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """A connection to read with; StorageError if the database cannot be read."""
+        try:
+            with self._engine.connect() as db:
+                yield db
+        except sa.exc.DBAPIError as error:
+            raise StorageError(f"could not read the catalog {self._path}: {error.orig}") from error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """One transaction; WriteFailed if it could not be committed."""
+        try:
+            with self._engine.begin() as db:
+                yield db
+        except sa.exc.DBAPIError as error:
+            raise WriteFailed(f"could not write the catalog {self._path}: {error.orig}") from error
 
     def add_gallery(self, gallery_id: str, spec: GallerySpec, hosts: Sequence[str]) -> None:
         """Enter a gallery in state CREATING with its placement; AlreadyExists if the name is taken."""
@@ -74,28 +95,27 @@ class Catalog:
             "code_bits": spec.code_bits, "embedder": spec.embedder, "version": 1,
         }  # fmt: skip
         placed = [{"gallery_id": gallery_id, "shard": i, "host": host} for i, host in enumerate(hosts)]
-        try:
-            with self._engine.begin() as db:
-                db.execute(_GALLERIES.insert(), row)
-                db.execute(_SHARDS.insert(), placed)
-        except sa.exc.IntegrityError:
-            raise AlreadyExists(f"gallery {spec.name!r} exists") from None
+        with self._writing() as db:
+            if db.execute(_GALLERIES.select().where(_GALLERIES.c.name == spec.name)).first() is not None:
+                raise AlreadyExists(f"gallery {spec.name!r} exists")
+            db.execute(_GALLERIES.insert(), row)
+            db.execute(_SHARDS.insert(), placed)
 
     def set_state(self, gallery_id: str, state: str) -> None:
         """Move a gallery to another state."""
-        with self._engine.begin() as db:
+        with self._writing() as db:
             db.execute(_changed(gallery_id).values(state=state, version=_GALLERIES.c.version + 1))
 
     def remove_gallery(self, gallery_id: str) -> None:
         """Remove a gallery's entries, and models that no gallery uses any more."""
-        with self._engine.begin() as db:
+        with self._writing() as db:
             db.execute(_SHARDS.delete().where(_SHARDS.c.gallery_id == gallery_id))
             db.execute(_GALLERIES.delete().where(_GALLERIES.c.gallery_id == gallery_id))
             _remove_unused_models(db)
 
     def set_model(self, gallery_id: str, model_id: str, data: bytes, templates: int) -> None:
         """Make a model the gallery's, in one step with storing it. `templates`: how many there were at training."""
-        with self._engine.begin() as db:
+        with self._writing() as db:
             if db.execute(sa.select(_MODELS.c.model_id).where(_MODELS.c.model_id == model_id)).first() is None:
                 db.execute(_MODELS.insert(), {"model_id": model_id, "templates": templates, "data": data})
             db.execute(_changed(gallery_id).values(model_id=model_id, version=_GALLERIES.c.version + 1))
@@ -103,17 +123,17 @@ class Catalog:
 
     def model_templates(self, model_id: str) -> int:
         """How many templates the gallery had when the model was trained."""
-        with self._engine.connect() as db:
+        with self._reading() as db:
             return int(db.execute(sa.select(_MODELS.c.templates).where(_MODELS.c.model_id == model_id)).scalar_one())
 
     def model_data(self, model_id: str) -> bytes:
         """The model's bytes."""
-        with self._engine.connect() as db:
+        with self._reading() as db:
             return bytes(db.execute(sa.select(_MODELS.c.data).where(_MODELS.c.model_id == model_id)).scalar_one())
 
     def gallery(self, name: str) -> GalleryRoute:
         """A ready gallery by name; UnknownGallery otherwise."""
-        with self._engine.connect() as db:
+        with self._reading() as db:
             row = db.execute(_GALLERIES.select().where(_GALLERIES.c.name == name, _GALLERIES.c.state == READY)).first()
             if row is None:
                 raise UnknownGallery(f"no gallery {name!r}")
@@ -121,14 +141,14 @@ class Catalog:
 
     def galleries(self, state: str = READY) -> list[GalleryRoute]:
         """All galleries in a state, by name."""
-        with self._engine.connect() as db:
+        with self._reading() as db:
             rows = db.execute(_GALLERIES.select().where(_GALLERIES.c.state == state).order_by(_GALLERIES.c.name))
             return [_route(db, row) for row in rows.all()]
 
     def shards_per_host(self) -> dict[str, int]:
         """Host name to the number of shards placed there, for hosts that have any."""
         query = sa.select(_SHARDS.c.host, sa.func.count()).group_by(_SHARDS.c.host)
-        with self._engine.connect() as db:
+        with self._reading() as db:
             return {str(host): int(count) for host, count in db.execute(query).all()}
 
 

@@ -11,6 +11,7 @@ import re
 import secrets
 import threading
 import time
+from dataclasses import replace
 
 from coordinator.catalog import CREATING, DROPPING, READY, Catalog
 from coordinator.messages import ActivateModel, CreateShard, DropGallery, OpenShards
@@ -19,12 +20,11 @@ from coordinator.runtime import Runtime
 from coordinator.training import count_templates, draw_sample, is_training_due
 from coordinator.types import GalleryRoute, GallerySpec, TrainReport
 from shard.errors import AlreadyExists, ClusterNotReady, InvalidParameter, NotEnoughData
+from shard.model import check_code_bits
 from shard.training import MIN_TRAIN, train
-from shard.types import PLANE_BITS
 from shard.validate import check_dim
 
 MAX_SHARDS = 1_024
-MAX_CODE_BITS = 1_024
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}")
 _STATS_TIMEOUT_S = 60.0
 _LOG = logging.getLogger(__name__)
@@ -42,9 +42,7 @@ class Coordinator:
         self._lock = threading.RLock()
         self._training = threading.Lock()
         self._check_hosts()
-        for route in catalog.galleries(CREATING) + catalog.galleries(DROPPING):
-            _LOG.warning("gallery %s was not completely created or dropped; removing what is left", route.name)
-            self._remove(route)
+        self._remove_unfinished()
         runtime.control(
             [
                 (host, OpenShards(route.gallery_id, shards))
@@ -75,10 +73,11 @@ class Coordinator:
 
     def create_gallery(self, spec: GallerySpec) -> GalleryRoute:
         """Create an empty gallery; AlreadyExists, InvalidParameter."""
-        check_spec(spec)
+        spec = checked_spec(spec)
         with self._lock:
             if any(route.name == spec.name for route in self._catalog.galleries()):
                 raise AlreadyExists(f"gallery {spec.name!r} exists")
+            self._remove_unfinished(spec.name)
             gallery_id = secrets.token_hex(8)
             held = self._catalog.shards_per_host()
             hosts = place_shards(gallery_id, spec.shards, {host: held.get(host, 0) for host in self._runtime.hosts()})
@@ -93,6 +92,13 @@ class Coordinator:
             route = self._catalog.gallery(name)
             self._catalog.set_state(route.gallery_id, DROPPING)
             self._remove(route)
+
+    def _remove_unfinished(self, name: str | None = None) -> None:
+        """Finish or undo what failed half way, for one name or all: it must not hold a name that nobody can use."""
+        for route in self._catalog.galleries(CREATING) + self._catalog.galleries(DROPPING):
+            if name in (None, route.name):
+                _LOG.warning("gallery %s was not completely created or dropped; removing what is left", route.name)
+                self._remove(route)
 
     def _remove(self, route: GalleryRoute) -> None:
         self._runtime.control([(host, DropGallery(route.gallery_id)) for host in sorted(set(route.hosts))])
@@ -144,11 +150,10 @@ def check_gallery_name(name: str) -> str:
     return name
 
 
-def check_spec(spec: GallerySpec) -> None:
-    """InvalidParameter if a value of the spec is out of range."""
+def checked_spec(spec: GallerySpec) -> GallerySpec:
+    """The spec with plain integers; InvalidParameter if a value of it is out of range."""
     check_gallery_name(spec.name)
-    check_dim(spec.dim)
     if isinstance(spec.shards, bool) or not isinstance(spec.shards, int) or not 1 <= spec.shards <= MAX_SHARDS:
         raise InvalidParameter(f"shards: expected an integer from 1 to {MAX_SHARDS}, got {spec.shards!r}")
-    if spec.code_bits not in (PLANE_BITS, 2 * PLANE_BITS, 4 * PLANE_BITS, MAX_CODE_BITS):
-        raise InvalidParameter(f"code_bits: expected 128, 256, 512 or 1024, got {spec.code_bits!r}")
+    check_code_bits(spec.code_bits)
+    return replace(spec, dim=check_dim(spec.dim), code_bits=int(spec.code_bits))

@@ -73,6 +73,8 @@ class Home:
 
     def local_hosts(self) -> tuple[str, ...]:
         """Names of the hosts that have a directory in this home, sorted."""
+        if not self.hosts_directory.is_dir():
+            raise CorruptData(f"{self.directory} is no whole home: expected the directory {self.hosts_directory}")
         return tuple(sorted(path.name for path in self.hosts_directory.iterdir() if path.is_dir()))
 
     def close(self) -> None:

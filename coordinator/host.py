@@ -39,7 +39,7 @@ from coordinator.messages import (
     StatsReply,
     StatsRequest,
 )
-from shard.errors import CorruptData, InvalidParameter, ShardClosed, UnknownModel
+from shard.errors import CorruptData, InvalidParameter, ShardClosed, UnknownGallery, UnknownModel
 from shard.files import DirectoryLock, make_directory, remove_tree, write_file
 from shard.model import SearchModel
 from shard.search import search_shards
@@ -128,8 +128,11 @@ class ShardHost:
         return Done()
 
     def open_shards(self, request: OpenShards) -> Done:
-        """Open shards now instead of on first use."""
-        self._open_all(request.gallery_id, request.shards)
+        """Open shards now instead of on first use. The catalog says that they are here: CorruptData if one is not."""
+        try:
+            self._open_all(request.gallery_id, request.shards)
+        except UnknownGallery as error:
+            raise CorruptData(str(error)) from error
         return Done()
 
     def drop_gallery(self, request: DropGallery) -> Done:
@@ -176,9 +179,13 @@ class ShardHost:
                 raise ShardClosed(f"shard host {self.name} is closed")
             if (gallery_id, number) not in self._shards:
                 directory = self._shard_directory(gallery_id, number)
+                if not directory.parent.is_dir():
+                    raise UnknownGallery(
+                        f"shard host {self.name} has no gallery {gallery_id} (dropped?): expected {directory.parent}"
+                    )
                 if not directory.is_dir():
                     raise CorruptData(
-                        f"shard host {self.name} has no shard {number} of gallery {gallery_id}: {directory}"
+                        f"shard host {self.name} has no shard {number} of gallery {gallery_id}: expected {directory}"
                     )
                 self._shards[gallery_id, number] = Shard(directory, self._load_model)
             return self._shards[gallery_id, number]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -50,6 +51,11 @@ def cut(batch: CandidateBatch, threshold: float) -> CandidateBatch:
         tuple(ids[:n] for ids, n in zip(batch.template_ids, kept, strict=True)),
         tuple(names[:n] for names, n in zip(batch.identities, kept, strict=True)),
     )
+
+
+def bounded(batch: CandidateBatch) -> CandidateBatch:
+    """Scores cut to [-1, 1], which rounding may have carried them past; only after every merge, see CandidateBatch."""
+    return replace(batch, scores=np.clip(batch.scores, np.float32(-1), np.float32(1)))
 
 
 def stack(batches: Sequence[CandidateBatch]) -> CandidateBatch:

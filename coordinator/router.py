@@ -6,9 +6,10 @@ that does not answer is an error unless the caller allows a partial answer, and 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
@@ -44,6 +45,7 @@ from shard.errors import (
     HostBusy,
     HostUnavailable,
     IncompleteCoverage,
+    InvalidParameter,
 )
 from shard.types import (
     MAX_PROBES,
@@ -62,6 +64,8 @@ DEFAULT_DEADLINE_MS = 10_000
 """Deadline of a read when the caller gives none."""
 WRITE_DEADLINE_MS = 120_000
 """Deadline of each write request: a full chunk on a slow disk."""
+WRITES_IN_FLIGHT = 16
+"""Requests of one enrollment under way at once: with _ARRAY_BYTES each, half of what a host's queue takes."""
 _ARRAY_BYTES = 16 << 20
 """Floats in one request: large enough to amortise a frame or a commit, far below the frame limit."""
 
@@ -88,17 +92,20 @@ class Router:
         """The k best templates of the gallery for each probe, by (score descending, template key ascending).
 
         probes: (n, dim) float32, unit norm, n >= 1; a long batch is cut into several requests. threshold: cosine;
-        candidates below it are left out. Raises IncompleteCoverage or DeadlineExceeded if a shard does not answer and
-        `allow_partial` is false.
+        candidates below it are left out. Raises InvalidParameter, and IncompleteCoverage or DeadlineExceeded if a shard
+        does not answer and `allow_partial` is false.
         """
         check_params(params)
+        _check_limits(threshold, deadline_ms)
+        # NumPy's numbers are fine here, but do not travel.
+        params = SearchParams(int(params.k), float(params.recall), bool(params.exact))
         deadline = time.monotonic() + deadline_ms / 1000
         step = max(1, min(MAX_PROBES, _ARRAY_BYTES // (route.dim * 4)))
         outcomes = [
             self._search(route, probes[i : i + step], params, allow_partial, deadline)
             for i in range(0, len(probes), step)
         ]
-        candidates = merge.stack([outcome.candidates for outcome in outcomes])
+        candidates = merge.bounded(merge.stack([outcome.candidates for outcome in outcomes]))
         answered = min(outcome.coverage.answered for outcome in outcomes)
         return SearchOutcome(
             candidates if threshold is None else merge.cut(candidates, threshold), Coverage(answered, route.shards)
@@ -138,24 +145,32 @@ class Router:
             return EnrollOutcome(enrolled=written, skipped=len(batch) - written)
 
     def _write(self, route: GalleryRoute, batch: EnrollBatch, shards: RowArray, skip_existing: bool) -> int:
-        deadline = time.monotonic() + WRITE_DEADLINE_MS / 1000
-        sent = [
-            self._runtime.submit(
-                route.hosts[shard], EnrollRequest(route.gallery_id, shard, piece, skip_existing), deadline=deadline
-            )
-            for shard, piece in _pieces(batch, shards, route)
-        ]
-        written, failures = 0, []
-        for future in sent:
+        requests = written = 0
+        failures: list[FacegridError] = []
+        under_way: deque[Future[Reply]] = deque()
+
+        def settle_oldest() -> None:
+            nonlocal written
             try:
-                written += _expect(future.result(), EnrollReceipt).enrolled
+                written += _expect(under_way.popleft().result(), EnrollReceipt).enrolled
             except FacegridError as error:
                 failures.append(error)
-        if len(sent) == len(failures) == 1:
+
+        for shard, piece in _pieces(batch, shards, route):
+            # Few enough that the queues of one host hold them all, however large the batch.
+            if len(under_way) == WRITES_IN_FLIGHT:
+                settle_oldest()
+            request = EnrollRequest(route.gallery_id, shard, piece, skip_existing)
+            deadline = time.monotonic() + WRITE_DEADLINE_MS / 1000
+            under_way.append(self._runtime.submit(route.hosts[shard], request, deadline=deadline))
+            requests += 1
+        while under_way:
+            settle_oldest()
+        if requests == len(failures) == 1:
             raise failures[0]
         if failures:
             raise EnrollIncomplete(
-                f"{written} of {len(batch)} templates are durable in {route.name}; {len(failures)} of {len(sent)}"
+                f"{written} of {len(batch)} templates are durable in {route.name}; {len(failures)} of {requests}"
                 f" requests failed, the first with {failures[0].code}: {failures[0]}. Repeat with the same template ids"
                 " and if_exists='skip'"
             ) from failures[0]
@@ -235,21 +250,20 @@ class Router:
 
 
 def _pieces(batch: EnrollBatch, shards: RowArray, route: GalleryRoute) -> Iterator[tuple[int, EnrollBatch]]:
-    """The batch shard by shard, in requests of bounded size; rows marked -1 are left out."""
+    """The batch in requests of bounded size, shards taking turns; rows marked -1 are left out."""
     step = max(1, _ARRAY_BYTES // (route.dim * 4))
-    for shard in range(route.shards):
-        rows = np.flatnonzero(shards == shard)
-        for begin in range(0, len(rows), step):
-            part = rows[begin : begin + step]
-            yield (
-                shard,
-                EnrollBatch(
-                    embeddings=batch.embeddings[part],
-                    template_ids=tuple(batch.template_ids[i] for i in part),
-                    identities=tuple(batch.identities[i] for i in part),
-                    metadata=tuple(batch.metadata[i] for i in part),
-                ),
-            )
+    rows = [np.flatnonzero(shards == shard) for shard in range(route.shards)]
+    for begin in range(0, max(map(len, rows)), step):
+        for shard, own in enumerate(rows):
+            if begin < len(own):
+                yield shard, batch.take(own[begin : begin + step])
+
+
+def _check_limits(threshold: float | None, deadline_ms: int) -> None:
+    if threshold is not None and not (isinstance(threshold, (int, float, np.number)) and -1.0 <= threshold <= 1.0):
+        raise InvalidParameter(f"threshold: expected a cosine from -1 to 1 or None, got {threshold!r}")
+    if not isinstance(deadline_ms, (int, float, np.number)) or not 0 < deadline_ms < math.inf:
+        raise InvalidParameter(f"deadline_ms: expected a number above 0, got {deadline_ms!r}")
 
 
 def _expect(reply: Reply, kind: type[ReplyT]) -> ReplyT:

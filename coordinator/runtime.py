@@ -6,6 +6,7 @@ Nothing here looks at what a request means.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Protocol
 
 from coordinator.host import ShardHost
 from coordinator.messages import ControlRequest, DataRequest, Reply
-from shard.errors import HostUnavailable
+from shard.errors import DeadlineExceeded, HostUnavailable
 
 
 class Runtime(Protocol):
@@ -57,9 +58,14 @@ class LocalRuntime:
         return tuple(self._hosts)
 
     def submit(self, host: str, request: DataRequest, *, deadline: float) -> Future[Reply]:
-        """Run the request now, in the caller's thread: the native search uses all cores by itself."""
+        """Run the request now, in the caller's thread: the native search uses all cores by itself.
+
+        One that has begun is not cut short at the deadline; one whose deadline has passed is not begun.
+        """
         future: Future[Reply] = Future()
         try:
+            if deadline <= time.monotonic():
+                raise DeadlineExceeded(f"the deadline passed before shard host {host!r} was asked")
             future.set_result(self._host(host).execute(request))
         except Exception as error:  # noqa: BLE001 - handed to the caller by the future, as a remote host would
             future.set_exception(error)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from shard.errors import FacegridError, HomeLocked, MissingExtra, ModelFileCorrupt, ModelFileMissing
+from shard.errors import FacegridError, HomeLocked, MissingExtra, ModelFileCorrupt, ModelFileMissing, StorageError
 
 if TYPE_CHECKING:
     from cluster.config import Settings
@@ -152,8 +152,6 @@ def _disk(directory: Path) -> Finding:
 
 
 def _check_catalog(path: Path, hosts: Path, is_deep: bool) -> Iterator[Finding | GalleryRoute]:
-    from sqlalchemy.exc import DatabaseError
-
     from coordinator.catalog import Catalog
 
     try:
@@ -162,8 +160,8 @@ def _check_catalog(path: Path, hosts: Path, is_deep: bool) -> Iterator[Finding |
             routes = catalog.galleries()
         finally:
             catalog.close()
-    except DatabaseError as error:
-        yield Finding("catalog", "fail", f"{path}: {error.orig}", "restore catalog.db from a backup")
+    except StorageError as error:
+        yield Finding("catalog", "fail", str(error), "restore catalog.db from a backup")
         return
     yield Finding("catalog", "ok", f"{len(routes)} galleries, {sum(route.shards for route in routes)} shards")
     for route in routes:

@@ -7,6 +7,7 @@ the machine's business, so a replay repeats the operations exactly and the momen
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -36,49 +37,68 @@ def test_what_is_acknowledged_survives_sigkill(tmp_path: Path) -> None:
     home, history = tmp_path / "home", History()
     rng = np.random.default_rng(SEED)
     acknowledged, in_flight = 0, set()
-    for kill in range(KILLS):
-        # A burst of operations, then a moment within the next one; now and then none at all, while the home opens.
-        lines = 0 if kill % 6 == 5 else int(rng.integers(1, 90))
-        done, pending = run_and_kill(
-            home, history, first=kill * 10_000, lines=lines, spin_s=float(rng.random() ** 2 / 10)
-        )
-        for operation in done:
-            history.apply(operation)
-        acknowledged += len(done)
-        in_flight |= {pending.verb} if pending else set()
-        print(f"kill {kill}: {len(done)} acknowledged, in flight: {pending.to_line()[:120] if pending else 'nothing'}")
-        check_home(home, history, pending)
-    print(
-        f"{KILLS} kills, {acknowledged} operations acknowledged, {len(history.templates)} templates, killed in {in_flight}"
-    )
+    with contextlib.ExitStack() as undo:
+        following = undo.enter_context(Writer())
+        for kill in range(KILLS):
+            # The next one imports what it needs while this one works.
+            writer, following = following, undo.enter_context(Writer())
+            # A burst of operations, then a moment within the next one; now and then none, while the home opens.
+            lines = 0 if kill % 6 == 5 else int(rng.integers(1, 60))
+            spin_s = float(rng.random() ** 2) * (0.1 if lines else 0.8)
+            done, pending = writer.run_and_kill(home, history, first=kill * 10_000, lines=lines, spin_s=spin_s)
+            for operation in done:
+                history.apply(operation)
+            acknowledged += len(done)
+            in_flight |= {pending.verb} if pending else set()
+            print(f"kill {kill}: {len(done)} done, begun: {pending.to_line()[:100] if pending else 'nothing'}")
+            check_home(home, history, pending)
+    print(f"{acknowledged} operations acknowledged, {len(history.templates)} templates, killed in {sorted(in_flight)}")
     assert acknowledged > KILLS
     assert len(history.templates) > 100
 
 
-def run_and_kill(
-    home: Path, history: History, *, first: int, lines: int, spin_s: float
-) -> tuple[list[Operation], Operation | None]:
-    """Let a writer say `lines` lines, spin, kill it; returns what it had done and what it had begun."""
-    command = [sys.executable, "-m", "tests.crash.writer", str(home), str(SEED), str(first)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
+class Writer:
+    """A process of `tests.crash.writer`, started ahead; it waits for its task on stdin."""
+
+    def __init__(self) -> None:
+        # One BLAS thread: many small products on two cores wait for each other otherwise.
+        environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-m", "tests.crash.writer"]
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, env=environ, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        )
+
+    def run_and_kill(
+        self, home: Path, history: History, *, first: int, lines: int, spin_s: float
+    ) -> tuple[list[Operation], Operation | None]:
+        """Let it say `lines` lines, spin, kill it; returns what it had done and what it had begun."""
+        child = self._process
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stderr is not None
         known = {i: kept.identity for i, kept in history.templates.items()}
-        json.dump({"templates": known, "galleries": sorted(history.galleries)}, child.stdin)
+        task = {"home": str(home), "seed": SEED, "first": first, "templates": known}
+        child.stdin.write(json.dumps({**task, "galleries": sorted(history.galleries)}))
         child.stdin.close()
-        said = [line for _, line in zip(range(lines), child.stdout, strict=False)]
-        until = time.perf_counter() + (spin_s if lines else spin_s * 8)
+        said = [child.stdout.readline() for _ in range(lines)]
+        until = time.perf_counter() + spin_s
         while time.perf_counter() < until:
             pass
         alive = child.poll() is None
         child.kill()
         said += child.stdout.readlines()
-        errors = child.stderr.read()
-    assert alive, f"the writer ended by itself: {errors}"
-    return parse(said)
+        assert alive, f"the writer ended by itself: {child.stderr.read()}"
+        child.wait()
+        return parse(said)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        with contextlib.suppress(ValueError):  # communicate after stdin was closed by hand
+            self._process.communicate()
 
 
 def parse(said: list[str]) -> tuple[list[Operation], Operation | None]:

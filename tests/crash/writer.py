@@ -1,9 +1,8 @@
 """The process that is killed: carries out a seeded plan on a real home, and says on a pipe what it begins and has done.
 
-    python -m tests.crash.writer HOME SEED FIRST     the history so far comes as JSON on stdin
-
-Each line on stdout is `begin <operation>` or `done`; `done` is written after the call returned, so what it follows is
-acknowledged. Segments are small, so that they fill and are sealed all the time.
+Its task comes as JSON on stdin: home, seed, number of the first operation, and the history so far. Each line on
+stdout is `begin <operation>` or `done`; `done` is written after the call returned, so what it follows is acknowledged.
+Segments are small, so that they fill and are sealed all the time.
 """
 
 from __future__ import annotations
@@ -17,11 +16,13 @@ from cluster import Cluster
 from tests.crash.history import CODE_BITS, DIM, GALLERY, SEGMENT_ROWS, SHARDS, History, Kept, Operation, Plan
 
 
-def main(home: str, seed: int, first: int) -> None:
+def main() -> None:
     shard.tail.segment_capacity = lambda _dim: SEGMENT_ROWS  # stored in the manifest with each segment
-    history = _read_history()
-    plan = Plan(seed, first)
-    with Cluster.open(home) as grid:
+    task = json.load(sys.stdin)
+    templates = {i: Kept(b"", identity, None) for i, identity in task["templates"].items()}
+    history = History(templates, set(task["galleries"]))
+    plan = Plan(task["seed"], task["first"])
+    with Cluster.open(task["home"]) as grid:
         while True:
             operation = plan.next(history)
             _say(f"begin {operation.to_line()}")
@@ -53,15 +54,9 @@ def carry_out(grid: Cluster, operation: Operation) -> None:
         gallery.train()
 
 
-def _read_history() -> History:
-    values = json.load(sys.stdin)
-    templates = {i: Kept(b"", identity, None) for i, identity in values["templates"].items()}
-    return History(templates, set(values["galleries"]))
-
-
 def _say(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main()

@@ -29,7 +29,7 @@ from coordinator.messages import (
     SearchRequest,
     StatsRequest,
 )
-from shard.errors import CorruptData, DuplicateTemplate, FacegridError, InvalidEmbedding, InvalidParameter
+from shard.errors import DuplicateTemplate, FacegridError, InvalidEmbedding, InvalidParameter, UnknownGallery
 from shard.types import CandidateBatch, EnrollBatch, SearchParams
 from tests.faces_like import unit_rows
 
@@ -131,7 +131,7 @@ def test_stacked_searches_of_many_callers_are_those_of_one(filled: DataClient, h
     [
         (enroll(0, unit_rows(2, DIM, seed=1)), DuplicateTemplate),
         (SearchRequest(GALLERY, SHARDS, unit_rows(1, 128, seed=1), SearchParams(5)), InvalidEmbedding),
-        (SearchRequest("f" * 16, (0,), unit_rows(1, DIM, seed=1), SearchParams(5)), CorruptData),
+        (SearchRequest("f" * 16, (0,), unit_rows(1, DIM, seed=1), SearchParams(5)), UnknownGallery),
     ],
     ids=["duplicate", "dimension", "gallery"],
 )

@@ -25,6 +25,7 @@ from coordinator.types import GalleryRoute, GallerySpec
 from shard.errors import (
     AuthenticationFailed,
     ClusterNotReady,
+    CorruptData,
     FacegridError,
     HomeLocked,
     HostUnavailable,
@@ -127,10 +128,10 @@ def test_errors_of_the_coordinator_keep_their_class(cluster: RayCluster) -> None
 
 def test_errors_of_a_host_keep_their_class(cluster: RayCluster, route: GalleryRoute) -> None:
     call = ("a", OpenShards("0123456789abcdef", (0,)))
-    with pytest.raises(FacegridError, match="has no shard 0 of gallery 0123456789abcdef"):
+    with pytest.raises(CorruptData, match="has no gallery 0123456789abcdef"):
         cluster.runtime.control([call])
     future = cluster.runtime.submit("a", StatsRequest("0123456789abcdef", (0,)), deadline=time.monotonic() + SOON)
-    with pytest.raises(FacegridError, match="has no shard 0 of gallery 0123456789abcdef"):
+    with pytest.raises(UnknownGallery, match="has no gallery 0123456789abcdef"):
         future.result(SOON)
 
 

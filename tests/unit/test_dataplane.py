@@ -17,6 +17,7 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
+from coordinator.dataplane import lane
 from coordinator.dataplane.client import ClientLoop, DataClient
 from coordinator.dataplane.handshake import (
     ANSWER_BYTES,
@@ -397,12 +398,23 @@ def test_one_connection_too_many_is_refused_by_name(host: Held, loop: ClientLoop
         client.close()
 
 
-def test_idle_connections_are_closed_and_made_anew(host: Held, loop: ClientLoop) -> None:
-    with serving(host, idle_s=0.1) as server:
+def test_the_server_closes_idle_connections(host: Held) -> None:
+    with serving(host, idle_s=0.1) as server, proven(server) as sock:
+        assert is_closed(sock)
+        waits(lambda: not server.peers)
+
+
+def test_a_connection_long_unused_is_made_anew(host: Held, loop: ClientLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(host) as server:
         client = DataClient("a", server.address, SECRET, loop)
         assert keys(client.submit(search(1), soon())) == [1]
-        waits(lambda: not server.peers)
+        (before,) = server.peers
+        unused_since = time.monotonic()
+        monkeypatch.setattr(lane, "IDLE_S", 0.05)
+        waits(lambda: time.monotonic() > unused_since + 0.1)
         assert keys(client.submit(search(2), soon())) == [2]
+        waits(lambda: before not in server.peers)
+        assert len(server.peers) == 1
         client.close()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shard import search, sealing, segments
+from shard import sealing, search, segments
 from shard.errors import CorruptData, ShardClosed, WriteFailed
 from shard.model import SearchModel
 from shard.search import search_shards
