@@ -26,7 +26,7 @@ from coordinator.ray_cluster import RayCluster, RayOptions
 from coordinator.router import Router
 from coordinator.runtime import LocalRuntime, Runtime
 from coordinator.types import GalleryRoute, GallerySpec
-from shard.types import EnrollBatch, SearchParams
+from shard.types import EnrollBatch, FloatArray, SearchParams
 
 DIM, SHARDS, CALLERS, K = 512, 4, 64, 10
 HOST = "host-0"
@@ -70,11 +70,12 @@ def filled(cluster: RayCluster, templates: int) -> GalleryRoute:
     return cluster.coordinator.gallery(route.name)
 
 
-def unit_rows(n: int, seed: int) -> np.ndarray:
+def unit_rows(n: int, seed: int) -> FloatArray:
     """(n, DIM) float32 unit rows whose variance falls off, as that of embeddings does."""
     scale = (1.0 + np.arange(DIM, dtype=np.float32) / 16) ** -1
     rows = np.random.default_rng(seed).standard_normal((n, DIM), dtype=np.float32) * scale
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: FloatArray = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32, copy=False)
+    return unit
 
 
 def over(runtime: Runtime) -> Search:

@@ -52,8 +52,7 @@ def main() -> int:
 def run_faces(photos: DemoPhotos, home: Path, output: Path) -> None:
     """Enroll, search, verify and find a duplicate, then write the report."""
     _CONSOLE.print(f"[bold]Real faces[/bold]: {photos.origin}", highlight=False)
-    options = {"models": (photos.models,), "detector": photos.detector, "embedder": photos.embedder}
-    with Cluster.open(home, **options) as grid:
+    with Cluster.open(home, models=(photos.models,), detector=photos.detector, embedder=photos.embedder) as grid:
         gallery = grid.gallery("demo/people", create=True, shards=4)
         started = time.monotonic()
         report = gallery.enroll_folder(photos.gallery)

@@ -113,7 +113,7 @@ def _portraits(folder: Path) -> defaultdict[str, list[Path]]:
     import cv2
     import skimage.data
 
-    portrait = cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR)
+    portrait = cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR)  # type: ignore[no-untyped-call]
     versions = {
         "1-original.png": (portrait, []),
         "2-half-size.jpg": (cv2.resize(portrait, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA), [1, 90]),

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def _ratios(index: Index, floats: np.ndarray, codes: np.ndarray, probes: int) ->
     few, few_codes = floats[:probes].copy(), codes[:probes].copy()
     exact = _fastest(lambda: search_indexes([index], few, [None], [(0, 0)], _K))
     shares = [(index.rows // 2 + int(index.rows * share) // 2, int(index.rows * share)) for share in _SHARES]
-    return [_fastest(lambda s=s: search_indexes([index], few, [few_codes], [s], _K)) / exact for s in shares]
+    return [_fastest(partial(search_indexes, [index], few, [few_codes], [share], _K)) / exact for share in shares]
 
 
 def _fastest(call: Callable[[], object], runs: int = 5) -> float:

@@ -21,10 +21,8 @@ import pytest
 from cluster import Cluster
 from coordinator.host import ShardHost
 from coordinator.runtime import LocalRuntime
-from shard.keys import template_keys
-from shard.types import FloatArray
 from tests.crash.history import DIM, GALLERY, SHARDS, History, Operation, by_shard
-from tests.faces_like import unit_rows
+from tests.faces_like import assert_exact, unit_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("FACEGRID_TORTURE", "12"))
@@ -174,21 +172,13 @@ def check_searches(grid: Cluster, history: History) -> None:
     own = np.arange(0, len(ids), max(1, len(ids) // 40))
     probes = np.concatenate([unit_rows(20, DIM, seed=len(ids)), rows[own]])
     exact = grid.gallery(GALLERY).search(probes, k=K, exact=True)
-    expected = best(ids, rows, probes)
-    assert list(exact.template_ids) == expected
+    assert_exact(exact.template_ids, ids, rows, probes, K)
     fast = grid.gallery(GALLERY).search(probes, k=K)
     at = {template_id: row for row, template_id in enumerate(ids)}
     for probe, names, scores in zip(probes, fast.template_ids, fast.scores, strict=True):
         true = rows[[at[name] for name in names]].astype(np.float64) @ probe.astype(np.float64)
         np.testing.assert_allclose(scores[: len(names)], true, atol=1e-5)
     assert [names[0] for names in fast.template_ids[20:]] == [ids[i] for i in own]
-
-
-def best(ids: list[str], rows: FloatArray, probes: FloatArray) -> list[tuple[str, ...]]:
-    """Oracle: sort everything by (score, key)."""
-    scores = (probes.astype(np.float64) @ rows.T.astype(np.float64)).round(6)
-    keys = template_keys(ids)
-    return [tuple(ids[i] for i in np.lexsort((keys, -row))[:K]) for row in scores]
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,7 @@ from shard.errors import (
     UnknownGallery,
     UnknownTemplate,
 )
-from shard.keys import template_keys
-from shard.types import FloatArray
-from tests.faces_like import unit_rows
+from tests.faces_like import exact, unit_rows
 
 DIM = 64
 Open = Callable[..., Cluster]
@@ -62,12 +60,6 @@ def staff(grid: Cluster) -> Iterator[Gallery]:
 
 def ids(n: int, first: int = 0) -> list[str]:
     return [f"t{i}" for i in range(first, first + n)]
-
-
-def exact(names: list[str], rows: FloatArray, probes: FloatArray, k: int) -> list[tuple[str, ...]]:
-    scores = (probes.astype(np.float64) @ rows.T.astype(np.float64)).round(6)
-    keys = template_keys(names)
-    return [tuple(names[i] for i in np.lexsort((keys, -row))[:k]) for row in scores]
 
 
 def test_the_life_of_a_gallery(grid: Cluster, staff: Gallery) -> None:

@@ -31,7 +31,7 @@ from shard.search import search_shards
 from shard.shard import Shard
 from shard.training import train
 from shard.types import CandidateBatch, EnrollBatch, FloatArray, SearchParams
-from tests.faces_like import unit_rows
+from tests.faces_like import assert_exact, unit_rows
 
 DIM, SEGMENT_ROWS = 64, 16
 IS_LONG = "FACEGRID_TORTURE" in os.environ
@@ -108,11 +108,9 @@ class ShardMachine(RuleBasedStateMachine):
     @rule(seed=SEEDS, k=st.integers(1, 50))
     def search_exactly(self, seed: int, k: int) -> None:
         probes = self._probes(seed)
-        ids, scores = self._scores(probes)
-        keys = template_keys(ids)
+        rows = np.array([floats for floats, _, _ in self.kept.values()], np.float32).reshape(-1, DIM)
         found = search_shards([self.shard], probes, SearchParams(k=k, exact=True))
-        order = [np.lexsort((keys, -row.round(6)))[:k] for row in scores]
-        assert found.template_ids == tuple(tuple(ids[i] for i in row) for row in order)
+        assert_exact(found.template_ids, list(self.kept), rows, probes, k)
         self._check_candidates(found, probes, k)
 
     @rule(seed=SEEDS, k=st.integers(1, 20), recall=st.sampled_from([0.5, 0.9, 0.999]))

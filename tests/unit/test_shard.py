@@ -20,13 +20,12 @@ from shard.errors import (
     ShardClosed,
     UnknownModel,
 )
-from shard.keys import template_keys
 from shard.model import SearchModel
 from shard.search import search_shards
 from shard.shard import Shard
 from shard.training import train
-from shard.types import CandidateBatch, EnrollBatch, FloatArray, SearchParams
-from tests.faces_like import batch_of, unit_rows
+from shard.types import CandidateBatch, EnrollBatch, SearchParams
+from tests.faces_like import batch_of, exact, unit_rows
 
 DIM = 64
 MODELS: dict[str, SearchModel] = {}
@@ -67,15 +66,8 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> int:
     return 1_024
 
 
-def exact(ids: list[str], rows: FloatArray, probes: FloatArray, k: int) -> list[list[str]]:
-    """Oracle: sort everything by (score, key)."""
-    scores = (probes.astype(np.float64) @ rows.T.astype(np.float64)).round(6)
-    keys = template_keys(ids)
-    return [[ids[i] for i in np.lexsort((keys, -row))[:k]] for row in scores]
-
-
-def found(candidates: CandidateBatch) -> list[list[str]]:
-    return [list(ids) for ids in candidates.template_ids]
+def found(candidates: CandidateBatch) -> list[tuple[str, ...]]:
+    return list(candidates.template_ids)
 
 
 def test_what_is_enrolled_is_found_with_its_labels(shard: Shard) -> None:
@@ -133,7 +125,7 @@ def test_flush_seals_and_the_next_enrollment_opens_a_new_segment(shard: Shard, m
     shard.flush()
     shard.enroll(batch_of(rows[100:], first=100))
     assert shard.stats().segments == 2
-    assert found(search_shards([shard], rows, SearchParams(k=1))) == [[f"t{i}"] for i in range(300)]
+    assert found(search_shards([shard], rows, SearchParams(k=1))) == [(f"t{i}",) for i in range(300)]
 
 
 def test_lost_or_damaged_codes_are_made_again_from_the_floats(tmp_path: Path, model: SearchModel, scan: str) -> None:
@@ -147,7 +139,7 @@ def test_lost_or_damaged_codes_are_made_again_from_the_floats(tmp_path: Path, mo
     for damage in (lambda: codes.unlink(), lambda: codes.write_bytes(good[:-1] + b"\xff")):
         damage()
         with Shard(tmp_path / "s", load_model) as shard:
-            assert found(search_shards([shard], rows, SearchParams(k=1))) == [[f"t{i}"] for i in range(200)]
+            assert found(search_shards([shard], rows, SearchParams(k=1))) == [(f"t{i}",) for i in range(200)]
         assert codes.read_bytes() == good
 
 
@@ -198,7 +190,7 @@ def test_a_deleted_id_can_be_enrolled_again(shard: Shard) -> None:
     assert shard.delete(identities=["Ann"]) == 0
     shard.enroll(batch_of(rows[1:]))
     candidates = search_shards([shard], rows[1:], SearchParams(k=2))
-    assert found(candidates) == [["t0"]]
+    assert found(candidates) == [("t0",)]
     assert np.isnan(candidates.scores[0, 1])
 
 
@@ -249,7 +241,7 @@ def test_bad_search_parameters(shard: Shard, params: SearchParams, match: str) -
 
 def test_k_above_the_number_of_templates_gives_what_there_is(shard: Shard) -> None:
     rows = unit_rows(3, DIM, seed=11)
-    assert found(search_shards([shard], rows[:1], SearchParams(k=10))) == [[]]
+    assert found(search_shards([shard], rows[:1], SearchParams(k=10))) == [()]
     shard.enroll(batch_of(rows))
     candidates = search_shards([shard], rows[:1], SearchParams(k=10))
     assert len(candidates.template_ids[0]) == 3
