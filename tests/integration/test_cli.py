@@ -198,6 +198,11 @@ def opened_by(process: subprocess.Popen[str], pipe: Path) -> Iterator[None]:
         os.close(end)
 
 
+def heed_ctrl_c() -> None:
+    """As in a terminal: a shell's background job, which the tests may be, ignores SIGINT and has its children do so."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_is_clean_and_the_home_was_locked_meanwhile(
     answer: Answer, staff: str, environment: dict[str, str], photos: Path, tmp_path: Path
 ) -> None:
@@ -207,7 +212,9 @@ def test_ctrl_c_is_clean_and_the_home_was_locked_meanwhile(
     arguments = ["enroll", staff, str(photos / "img1.jpg"), str(pipe), "--identity", "Ann", "--json"]
     command = [sys.executable, "-m", "cluster.cli", *arguments]
     with (
-        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True) as process,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True, preexec_fn=heed_ctrl_c
+        ) as process,
         opened_by(process, pipe),
     ):
         code, _, error = answer("status")
