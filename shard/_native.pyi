@@ -78,15 +78,15 @@ class Index:
 def search(
     indexes: Sequence[Index],
     probes: npt.NDArray[np.float32],
-    codes: Sequence[npt.NDArray[np.uint8] | None],
-    survivors: Sequence[tuple[int, int]],
+    cascades: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], float] | None],
     k: int,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.uint64]]:
     """The k best rows of all indexes together for each probe, by (score descending, key ascending, index, row).
 
-    probes (n, dim) float32. For index i: codes[i] (n, planes * 16) uint8 and survivors[i] = (head, full): the `head`
-    nearest rows by (distance on plane 0, row) are scored on all planes, the `full` nearest of those by (distance, row)
-    are reranked by cosine on floats. codes[i] None scans all floats of that index exactly.
+    probes (n, dim) float32. cascades[i] None scans all floats of index i. Else it is (values, bounds, knee): values
+    (n, planes * 128) float32, the probe's projections minus thresholds; bounds (n, 4) float32, offset and slope of the
+    least agreement of a row by its cosine, on the first plane and on all; cosines above knee count half. Rows that may be
+    among the best by these bounds are scored on floats. Give indexes of one model the same arrays.
     Returns index numbers (n, k) int32, rows (n, k) int64, both -1 padded; scores (n, k) float32, NaN padded; keys
-    (n, k) uint64, 0 padded. All cores. An exact scan and a rerank give the same score bits for the same row.
+    (n, k) uint64, 0 padded. All cores. An exact scan and a cascade give the same score bits for the same row.
     """

@@ -1,200 +1,108 @@
-"""How many rows each stage of the cascade must keep for a promised recall: the table a SearchModel carries.
+"""What a promised recall needs: how far the code of a row may disagree with a probe, given their cosine.
 
-Owns the table, its look-up (`Calibration.survivors`) and the choice of survivors from measured ranks (`calibrate`).
-It must not know embeddings, codes or files: ranks come in as numbers from `shard.training`, rows go out. All figures
-in comments here come from docs/search-model.md.
+Owns the measured relation of agreement and cosine (`Calibration`), and how it is fitted (`calibrate`). It must not know
+embeddings, codes or files: numbers come in from `shard.training`, bounds go out to the native search. All figures in
+comments here come from docs/search-model.md.
+
+The agreement of a row is the sum of a probe's projections, each with the sign that the row's bit gives it. Divided by
+the norm of the projections it follows the cosine (less the part that is the same for all rows) on a straight line, with
+an error that is all but normal and knows nothing of the gallery's size. So a row of a certain cosine falls below the
+line by more than some quantile of that error in a known share of cases: the misses that a recall allows.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 from shard.errors import InvalidParameter
-from shard.types import FloatArray, RowArray
+from shard.types import FloatArray
 
-RECALL_GRID = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999)
-"""Recalls the table holds; one in between is served by the next higher."""
-K_GRID = (1, 10, 100)
-"""Candidate list lengths the table holds; one in between is served by the next higher."""
-HEAD_FLOOR, FULL_FLOOR = 512, 64
-"""Fewest survivors of plane 0 and of all planes: below these the work saved is not worth the risk."""
-HEAD_GROWTH, FULL_GROWTH = 0.95, 0.85
-"""Beyond the largest gallery measured, survivors grow as rows**growth. The rank of a mate grows linearly, that of the
-nearest stranger as rows**0.80 to 0.95 (plane 0) and rows**0.55 to 0.75 (all planes), because strangers get nearer."""
-FULL_COST = 16.0
-"""Cost of reranking one row on floats, in units of scoring one row on all planes: 2 KB of mapped floats against 64
-bytes of codes in memory."""
-CONFIDENCE = 0.9
-"""Probability that the true miss rate is within the promise, given the misses counted."""
-_SPLITS = 9
+MISS_GRID = (0.5, 0.25, 0.1, 0.05, 0.025, 0.01, 0.005, 0.0025, 1e-3, 5e-4, 2.5e-4, 1e-4, 5e-5, 2.5e-5)
+"""Miss rates that the table holds, one stage each."""
+MAX_RECALL = 0.9999
+"""Above it everything is scanned: what was measured says nothing of rarer misses."""
+TAIL_FACTOR = 1.1
+"""Where misses are too rare to be counted, a normal tail this much wider continues the quantiles."""
+MIN_COUNT = 20
+"""Pairs that a quantile must leave beyond it to be taken as measured."""
+KNEE_QUANTILE = 0.995
+"""Cosines above this quantile of the measured ones count half: mates there fall up to 1.4 standard errors short of the
+line that strangers make."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Survivors measured on held-out rows, as a table over gallery size, k and recall.
+    """The line and its error, for the first plane and for all planes.
 
-    rows: (s,) int64 ascending, gallery sizes measured. ks: (t,) int64 and recalls: (r,) float64, ascending.
-    survivors_head, survivors_full: (s, t, r) float32, rows to keep on plane 0 and on all planes; both rise along
-    every axis. probes: held-out probes behind the figures.
+    slope, offset: (2,) float64; agreement / norm = offset + slope * (cosine - probe @ mean), stage 0 the first plane.
+    quantiles: (2, len(MISS_GRID)) float64, of the error below the line; they fall along the grid. knee: cosine above which
+    the line was not measured. probes: held-out probes behind the figures.
     """
 
-    rows: RowArray
-    ks: RowArray
-    recalls: npt.NDArray[np.float64]
-    survivors_head: FloatArray
-    survivors_full: FloatArray
+    slope: npt.NDArray[np.float64]
+    offset: npt.NDArray[np.float64]
+    quantiles: npt.NDArray[np.float64]
+    knee: float
     probes: int
 
-    def survivors(self, rows: int, k: int, recall: float) -> tuple[int, int]:
-        """(head, full) for a shard of `rows` rows: k <= full <= head <= rows, except that rows caps all.
+    def bounds(self, norms: FloatArray, common: FloatArray, recall: float) -> FloatArray:
+        """(n, 4) float32: offset and slope of the least agreement of a row by its cosine, first plane, then all.
 
-        Rises with rows, k and recall. A recall above the table's last scans all rows.
-        Raises InvalidParameter for k < 1, rows < 0 or a recall outside (0, 1).
+        norms: (n, 2), of each probe's projections on the first plane and on all. common: (n,), each probe's product
+        with the mean. The misses that `recall` allows are shared by both stages.
+        Raises InvalidParameter for a recall outside (0, 1).
         """
-        _check(rows, k, recall)
-        at = int(np.searchsorted(self.recalls, recall - 1e-12))
-        if rows == 0 or at == len(self.recalls):
-            return rows, rows
-        head = self._count(self.survivors_head, rows, k, at, HEAD_GROWTH)
-        full = self._count(self.survivors_full, rows, k, at, FULL_GROWTH)
-        full = max(full, FULL_FLOOR, 2 * k)
-        head = max(head, HEAD_FLOOR, 4 * k, full)
-        return min(head, rows), min(full, rows)
-
-    def _count(self, table: FloatArray, rows: int, k: int, at: int, growth: float) -> int:
-        """Survivors at one recall: log-log interpolation over gallery sizes, `rows**growth` beyond the last."""
-        t = min(int(np.searchsorted(self.ks, k)), len(self.ks) - 1)
-        # Beyond the last k of the table, ranks of the k-th neighbour grow at most in proportion to k.
-        stretch = max(1.0, k / float(self.ks[t]))
-        column = np.log(np.maximum(table[:, t, at].astype(np.float64), 1.0))
-        sizes = np.log(self.rows.astype(np.float64))
-        x = math.log(rows)
-        y = float(np.interp(x, sizes, column)) + growth * max(0.0, x - float(sizes[-1]))
-        return math.ceil(stretch * math.exp(min(y, math.log(rows))) - 1e-9)
+        if not 0.0 < recall < 1.0:
+            raise InvalidParameter(f"recall: expected a number between 0 and 1, both excluded, got {recall!r}")
+        misses = -np.log(max((1.0 - recall) / 2, MISS_GRID[-1]))
+        grid = -np.log(np.array(MISS_GRID))
+        error = np.array([np.interp(misses, grid, stage) for stage in self.quantiles])
+        offsets = norms * (self.offset + error - self.slope * common[:, None])
+        slopes = norms * self.slope
+        return np.stack([offsets[:, 0], slopes[:, 0], offsets[:, 1], slopes[:, 1]], axis=1).astype(np.float32)
 
 
-def _check(rows: int, k: int, recall: float) -> None:
-    if rows < 0:
-        raise InvalidParameter(f"rows: expected 0 or more, got {rows}")
-    if k < 1:
-        raise InvalidParameter(f"k: expected 1 or more, got {k}")
-    if not 0.0 < recall < 1.0:
-        raise InvalidParameter(f"recall: expected a number between 0 and 1, both excluded, got {recall!r}")
+def calibrate(cosines: FloatArray, common: FloatArray, agreements: FloatArray) -> Calibration:
+    """The calibration of measured pairs of a probe and a row near it.
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RankSample:
-    """Where the true neighbours of held-out probes stood in one gallery.
-
-    rows: size of the gallery. head, full: (probes, k_max) ranks from 1, on plane 0 and on all planes, of each probe's
-    true neighbours, nearest first.
+    cosines: (probes, m). common: (probes,), products with the mean. agreements: (2, probes, m), divided by the norms.
     """
-
-    rows: int
-    head: FloatArray
-    full: FloatArray
-
-
-def calibrate(samples: Sequence[RankSample]) -> Calibration:
-    """The table from ranks measured at one or more gallery sizes, ascending in rows."""
-    k_max = samples[-1].head.shape[1]
-    ks = np.array([k for k in K_GRID if k <= k_max], dtype=np.int64)
-    heads = np.empty((len(samples), len(ks), len(RECALL_GRID)), dtype=np.float64)
-    fulls = np.empty_like(heads)
-    for s, sample in enumerate(samples):
-        for t, k in enumerate(ks):
-            # A gallery too small to measure this k repeats the row of the k before it; `survivors` keeps 2k anyway.
-            width = min(int(k), sample.head.shape[1])
-            heads[s, t], fulls[s, t] = _row(sample, width)
+    probes = len(cosines)
+    x = (cosines - common[:, None]).astype(np.float64).ravel()
+    slopes, offsets, quantiles = [], [], []
+    for stage in agreements:
+        y = stage.astype(np.float64).ravel()
+        slope, offset = np.polyfit(x, y, 1)
+        # A line that falls would make a near row look far; it can only come of noise.
+        slope = max(slope, 0.0)
+        slopes.append(slope)
+        offsets.append(offset)
+        quantiles.append(error_quantiles(y - offset - slope * x, probes))
     return Calibration(
-        rows=np.array([sample.rows for sample in samples], dtype=np.int64),
-        ks=ks,
-        recalls=np.array(RECALL_GRID),
-        survivors_head=_rising(heads),
-        survivors_full=_rising(fulls),
-        probes=samples[-1].head.shape[0],
+        slope=np.array(slopes),
+        offset=np.array(offsets),
+        quantiles=np.array(quantiles),
+        knee=float(np.quantile(cosines, KNEE_QUANTILE)),
+        probes=probes,
     )
 
 
-def _rising(table: npt.NDArray[np.float64]) -> FloatArray:
-    """The least table above this one that rises along every axis: noise must not make a higher recall cheaper."""
-    for axis in range(table.ndim):
-        table = np.maximum.accumulate(table, axis=axis)
-    return np.ceil(table).astype(np.float32)
-
-
-def _row(sample: RankSample, k: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(head, full) for every recall of the grid, for candidate lists of k."""
-    probes = sample.head.shape[0]
-    head, full = sample.head[:, :k].ravel(), sample.full[:, :k].ravel()
-    heads, fulls, resolved = [], [], []
-    for recall in RECALL_GRID:
-        misses = allowed_misses(probes, 1.0 - recall)
-        if misses is None:
-            break
-        # Neighbours of one probe miss together, so confidence counts probes, and the rate is applied to pairs.
-        best = cheapest(head, full, misses * k)
-        heads.append(best[0])
-        fulls.append(best[1])
-        resolved.append(recall)
-    return _extend(heads, resolved, sample.rows), _extend(fulls, resolved, sample.rows)
-
-
-def allowed_misses(probes: int, miss_rate: float) -> int | None:
-    """Most misses among `probes` that still show a true miss rate <= miss_rate with CONFIDENCE; None if even 0 cannot.
-
-    Exact for the Poisson law, the limit of the binomial for small rates and slightly stricter than it.
-    """
-    mean = probes * miss_rate
-    cumulative = 0.0
-    misses = -1
-    while True:
-        # From the logarithm, each term on its own: exp(-mean) is 0 in floating point from a mean of 745 on.
-        cumulative += math.exp((misses + 1) * math.log(mean) - mean - math.lgamma(misses + 2))
-        if cumulative > 1.0 - CONFIDENCE:
-            return misses if misses >= 0 else None
-        misses += 1
-
-
-def cheapest(head: FloatArray, full: FloatArray, misses: int) -> tuple[float, float]:
-    """The (head, full) of least cost that loses at most `misses` of the pairs, the budget split between both stages.
-
-    head, full: (pairs,) ranks. misses < pairs.
-    """
-    # At most `misses` pairs are lost, so both answers are among the misses + 1 largest ranks of their stage.
-    farthest_head = -np.partition(-head, misses)[: misses + 1]
-    farthest_head[::-1].sort()
-    by_full = np.argpartition(-full, misses)[: misses + 1]
-    by_full = by_full[np.argsort(-full[by_full], kind="stable")]
-    best, best_cost = (0.0, 0.0), math.inf
-    for at_head in sorted({misses * i // (_SPLITS - 1) for i in range(_SPLITS)}):
-        keep = float(farthest_head[at_head])
-        # Ties at `keep` stay inside, so fewer than `at_head` pairs may be lost here; the rest is left to `full`.
-        lost = int(np.count_nonzero(farthest_head > keep))
-        rank = float(full[by_full[head[by_full] <= keep][misses - lost]])
-        cost = keep + FULL_COST * rank
-        if cost < best_cost:
-            best, best_cost = (keep, rank), cost
-    return best
-
-
-def _extend(counts: list[float], resolved: list[float], rows: int) -> npt.NDArray[np.float64]:
-    """Counts for the whole grid: what the probes could not resolve continues the measured power law of the miss rate.
-
-    In log-log the measured curves bend down towards high recall, so a straight continuation keeps too many, never
-    too few; with fewer than two resolved recalls everything is scanned.
-    """
-    out = np.full(len(RECALL_GRID), float(rows))
-    out[: len(counts)] = counts
-    if len(counts) < 2:
-        return out
-    rise = math.log(max(counts[-1], 1.0) / max(counts[0], 1.0))
-    slope = max(rise / math.log((1 - resolved[0]) / (1 - resolved[-1])), 0.5)
-    for i in range(len(counts), len(RECALL_GRID)):
-        out[i] = min(rows, counts[-1] * ((1 - resolved[-1]) / (1 - RECALL_GRID[i])) ** slope)
-    return out
+def error_quantiles(errors: npt.NDArray[np.float64], probes: int) -> npt.NDArray[np.float64]:
+    """Quantiles of the errors at MISS_GRID, falling; wider by what so few probes may have missed."""
+    margin = 1.0 + 2.0 / np.sqrt(probes)
+    normal = NormalDist()
+    found = []
+    last = 0.0
+    for misses in MISS_GRID:
+        if len(errors) * misses >= MIN_COUNT:
+            last = float(np.quantile(errors, misses))
+            at_last = misses
+            found.append(last * margin)
+        else:
+            wider = normal.inv_cdf(misses) / normal.inv_cdf(at_last) if at_last < 0.5 else 1.0
+            found.append(last * wider * TAIL_FACTOR * margin)
+    return np.minimum.accumulate(np.array(found))

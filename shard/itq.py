@@ -1,4 +1,4 @@
-"""PCA and ITQ: the projection and thresholds of a code, fitted to a sample of embeddings.
+"""PCA and ITQ: the projection of a code, and the mean that it is taken from, fitted to a sample of embeddings.
 
 Owns the recipe of the planes, chosen by the measurements in docs/search-model.md. It must not know calibration, models
 or files: rows in, two arrays out. Pure NumPy, off the data path.
@@ -20,7 +20,7 @@ FIT_ROWS = 8_000
 
 
 def fit(sample: FloatArray, code_bits: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """(projection (dim, code_bits), thresholds (code_bits,)), float32: bit = x @ projection > threshold.
+    """(mean (dim,), projection (dim, code_bits)), float32: bit = x @ projection > mean @ projection.
 
     sample: (n, dim) float32. Plane 0 is ITQ on the strongest 128 principal directions; every further plane is 128
     directions of a random rotation of all that carry variance (ITQ on those gained nothing measurable, and cost three
@@ -42,7 +42,7 @@ def fit(sample: FloatArray, code_bits: int, rng: np.random.Generator) -> tuple[F
                 blocks.append(directions @ random_rotation(directions.shape[1], rng)[:, :width])
             wanted -= width
     projection = np.concatenate(blocks, axis=1)
-    return projection, mean @ projection
+    return mean, projection
 
 
 def principal_directions(centred: FloatArray) -> FloatArray:

@@ -1,8 +1,8 @@
-"""The SearchModel: embeddings to binary codes in planes, and how many rows a promised recall needs.
+"""The SearchModel: embeddings to binary codes in planes, and how far a row's code may be for a promised recall.
 
 Owns the trained values, encoding, their content hash and their bytes. It must not know how they were trained
 (`shard.training`), where they are stored, or any gallery: one model serves every shard of a rollout. On the data path
-it stands before the native index: a batch of probes or templates comes in, codes go out.
+it stands before the native index: templates come in and codes go out, probes come in and a query goes out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from shard._native import hamming
 from shard.calibration import Calibration
 from shard.errors import CorruptData, FormatTooNew, InvalidEmbedding, InvalidParameter
 from shard.types import MAX_DIM, MIN_DIM, PLANE_BITS, CodeArray, FloatArray
@@ -37,11 +36,25 @@ _Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SearchModel:
-    """PCA and ITQ folded into one projection, thresholds, and the recall calibration. Immutable.
+class Query:
+    """Probes as the native search takes them.
 
-    dim: of the embeddings. code_bits: 128, 256, 512 or 1024. projection: (dim, code_bits) float32; plane p is columns
-    [128p, 128p + 128). thresholds: (code_bits,) float32; a bit is 1 where the projected embedding is above.
+    values: (n, code_bits) float32, projections minus thresholds. bounds: (n, 4) float32, see `Calibration.bounds`.
+    knee: cosine above which the bounds were not measured.
+    """
+
+    values: FloatArray
+    bounds: FloatArray
+    knee: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchModel:
+    """PCA and ITQ folded into one projection, the mean, and the recall calibration. Immutable.
+
+    dim: of the embeddings. code_bits: 128, 256, 512 or 1024. mean: (dim,) float32. projection: (dim, code_bits) float32;
+    plane p is columns [128p, 128p + 128). thresholds: (code_bits,) float32, the mean projected; a bit is 1 where the
+    projected embedding is above.
     trained_on: rows of the training sample. model_id: 32 hex digits, BLAKE2b over everything above.
     Raises InvalidParameter when the values do not fit together.
     Source: ITQ, Gong & Lazebnik, CVPR 2011; planes and calibration in docs/search-model.md.
@@ -49,15 +62,19 @@ class SearchModel:
 
     dim: int
     code_bits: int
+    mean: FloatArray
     projection: FloatArray
-    thresholds: FloatArray
     calibration: Calibration
     trained_on: int
+    thresholds: FloatArray = field(init=False)
     model_id: str = field(init=False)
 
     def __post_init__(self) -> None:
         _check_fields(self)
-        for name in ("projection", "thresholds"):
+        # Summed in one order, so that every machine has the same thresholds and the same codes.
+        thresholds = (self.mean.astype(np.float64)[:, None] * self.projection).sum(axis=0).astype(np.float32)
+        object.__setattr__(self, "thresholds", thresholds)
+        for name in ("mean", "projection", "thresholds"):
             array = np.ascontiguousarray(getattr(self, name))
             array.flags.writeable = False
             object.__setattr__(self, name, array)
@@ -77,21 +94,25 @@ class SearchModel:
         float rounding of its threshold, since BLAS picks its kernel by shape; codes only choose what is reranked on
         floats, so such a bit never changes a score. Raises InvalidEmbedding for a wrong shape or dtype.
         """
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.dim or embeddings.dtype != np.float32:
-            raise InvalidEmbedding(
-                f"embeddings: expected (n, {self.dim}) float32, got {embeddings.shape} {embeddings.dtype}"
-            )
+        self._check(embeddings, "embeddings")
         return encode_bits(embeddings, self.projection, self.thresholds)
 
-    def survivors(self, rows: int, k: int, recall: float) -> tuple[int, int]:
-        """(head, full): how many of a shard's `rows` rows to keep on plane 0 and on all planes for recall@k >= recall.
+    def query(self, probes: FloatArray, recall: float) -> Query:
+        """What the native search needs for probes (n, dim) float32, unit L2 norm, to find rows with that recall@k.
 
-        Recall is against exhaustive search, for probes that may be of strangers. Rises with rows, k and recall; rows
-        caps both. Raises InvalidParameter for k < 1, rows < 0 or a recall outside (0, 1).
+        Recall is against exhaustive search, for any k, for probes that may be of strangers and in a gallery of any size.
+        Raises InvalidEmbedding for a wrong shape or dtype, InvalidParameter for a recall outside (0, 1).
         """
-        head, full = self.calibration.survivors(rows, k, recall)
-        # With one plane both stages see the same distances, and a second cut could only lose what the first kept.
-        return (head, full) if self.planes > 1 else (head, head)
+        self._check(probes, "probes")
+        values = probes @ self.projection - self.thresholds
+        stages = (values[:, :PLANE_BITS], values)
+        norms = np.stack([np.linalg.norm(stage, axis=1) for stage in stages], axis=1)
+        bounds = self.calibration.bounds(norms, probes @ self.mean, recall)
+        return Query(np.ascontiguousarray(values), bounds, self.calibration.knee)
+
+    def _check(self, rows: FloatArray, what: str) -> None:
+        if rows.ndim != 2 or rows.shape[1] != self.dim or rows.dtype != np.float32:
+            raise InvalidEmbedding(f"{what}: expected (n, {self.dim}) float32, got {rows.shape} {rows.dtype}")
 
     def to_bytes(self) -> bytes:
         """The model as self-describing bytes: preamble and its CRC, JSON header, little-endian arrays, BLAKE2b."""
@@ -131,16 +152,11 @@ def encode_bits(embeddings: FloatArray, projection: FloatArray, thresholds: Floa
     return codes
 
 
-def hamming_distances(probes: CodeArray, codes: CodeArray) -> npt.NDArray[np.uint16]:
-    """Distances (n, m) of probes (n, b) to codes (m, b), whole planes each, by the native kernel."""
-    return hamming(np.ascontiguousarray(probes), np.ascontiguousarray(codes))
-
-
 def _check_fields(model: SearchModel) -> None:
     if not MIN_DIM <= model.dim <= MAX_DIM:
         raise InvalidParameter(f"dim: expected {MIN_DIM} to {MAX_DIM}, got {model.dim}")
     check_code_bits(model.code_bits)
-    expected = {"projection": (model.dim, model.code_bits), "thresholds": (model.code_bits,)}
+    expected = {"mean": (model.dim,), "projection": (model.dim, model.code_bits)}
     for name, shape in expected.items():
         array: FloatArray = getattr(model, name)
         if array.shape != shape or array.dtype != np.float32:
@@ -160,17 +176,16 @@ def _content(model: SearchModel) -> tuple[bytes, dict[str, npt.NDArray[np.generi
     table = model.calibration
     arrays: dict[str, npt.NDArray[np.generic]] = {
         "projection": model.projection.astype("<f4", copy=False),
-        "thresholds": model.thresholds.astype("<f4", copy=False),
-        "rows": table.rows.astype("<i8", copy=False),
-        "ks": table.ks.astype("<i8", copy=False),
-        "recalls": table.recalls.astype("<f8", copy=False),
-        "survivors_head": table.survivors_head.astype("<f4", copy=False),
-        "survivors_full": table.survivors_full.astype("<f4", copy=False),
+        "mean": model.mean.astype("<f4", copy=False),
+        "slope": table.slope.astype("<f8", copy=False),
+        "offset": table.offset.astype("<f8", copy=False),
+        "quantiles": table.quantiles.astype("<f8", copy=False),
     }
     header = {
         "dim": model.dim,
         "code_bits": model.code_bits,
         "trained_on": model.trained_on,
+        "knee": table.knee,
         "probes": table.probes,
         "arrays": [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()],
     }
@@ -213,14 +228,17 @@ def _rebuild(header: bytes, body: memoryview) -> SearchModel:
         if end != len(body):
             raise CorruptData(f"search model: its arrays take {end} bytes, {len(body)} are there")
         calibration = Calibration(
-            **{name: arrays[name] for name in ("rows", "ks", "recalls", "survivors_head", "survivors_full")},
+            slope=arrays["slope"],
+            offset=arrays["offset"],
+            quantiles=arrays["quantiles"],
+            knee=fields["knee"],
             probes=fields["probes"],
         )
         return SearchModel(
             dim=fields["dim"],
             code_bits=fields["code_bits"],
+            mean=arrays["mean"],
             projection=arrays["projection"],
-            thresholds=arrays["thresholds"],
             calibration=calibration,
             trained_on=fields["trained_on"],
         )

@@ -10,26 +10,21 @@ from dataclasses import replace
 
 import numpy as np
 
+from shard.calibration import MAX_RECALL
 from shard.index import search_indexes
-from shard.model import SearchModel
+from shard.model import Query, SearchModel
 from shard.shard import Shard
-from shard.types import CandidateBatch, CodeArray, FloatArray, KeyArray, RowArray, SearchParams
+from shard.types import CandidateBatch, FloatArray, KeyArray, RowArray, SearchParams
 from shard.validate import check_params, check_probes
 
 _Found = tuple[RowArray, RowArray, FloatArray, KeyArray]
 _LABEL_ATTEMPTS = 3
 
-EXACT_SHARE_ONE, EXACT_SHARE_MANY = 0.6, 0.06
-"""Share of a shard's rows to rerank from which scanning all of its floats is faster: for one probe, and for a batch,
-whose probes share what is read. Measured by `benchmarks/exact_or_cascade.py`."""
-
-
 def search_shards(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -> CandidateBatch:
     """The k best templates of all shards together, for each probe.
 
-    probes: (n, dim) float32, unit norm, n <= MAX_PROBES. Each shard keeps as many survivors as its model's calibration
-    says for `params.recall`. All floats are scanned instead with `params.exact`, without a model, and where the
-    survivors would be so many that reranking them takes longer.
+    probes: (n, dim) float32, unit norm, n <= MAX_PROBES. Each shard looks as far as its model's calibration says for
+    `params.recall`. All floats are scanned instead with `params.exact`, above MAX_RECALL, and without a model.
     Raises InvalidEmbedding, InvalidParameter.
     """
     check_params(params)
@@ -45,10 +40,12 @@ def search_shards(shards: Sequence[Shard], probes: FloatArray, params: SearchPar
 
 
 def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -> _Found:
-    models = [None if params.exact else shard.model for shard in shards]
-    codes, survivors = _plan(shards, models, probes, params)
+    is_exact = params.exact or params.recall > MAX_RECALL
+    models = [None if is_exact else shard.model for shard in shards]
+    queries = {model.model_id: model.query(probes, params.recall) for model in models if model is not None}
+    cascades = [None if model is None else _cascade(queries[model.model_id]) for model in models]
     try:
-        found = search_indexes([s.index for s in shards], probes, codes, survivors, params.k)
+        found = search_indexes([s.index for s in shards], probes, cascades, params.k)
     except ValueError:
         # The codes of another model may have another width.
         if not _is_switched(shards, models):
@@ -65,32 +62,8 @@ def _is_switched(shards: Sequence[Shard], models: Sequence[SearchModel | None]) 
     return any(model is not None and shard.model is not model for shard, model in zip(shards, models, strict=True))
 
 
-def _plan(
-    shards: Sequence[Shard], models: Sequence[SearchModel | None], probes: FloatArray, params: SearchParams
-) -> tuple[list[CodeArray | None], list[tuple[int, int]]]:
-    """For each shard, the probes' codes (None to scan its floats) and how many rows survive each stage."""
-    codes: list[CodeArray | None] = []
-    survivors: list[tuple[int, int]] = []
-    encoded: dict[str, CodeArray] = {}
-    for shard, model in zip(shards, models, strict=True):
-        if model is None:
-            codes.append(None)
-            survivors.append((0, 0))
-            continue
-        head, full = model.survivors(shard.index.rows, params.k, params.recall)
-        survivors.append((head, full))
-        if is_exact_faster(len(probes), full, shard.index.rows):
-            codes.append(None)
-            continue
-        if model.model_id not in encoded:
-            encoded[model.model_id] = model.encode(probes)
-        codes.append(encoded[model.model_id])
-    return codes, survivors
-
-
-def is_exact_faster(probes: int, survivors: int, rows: int) -> bool:
-    """Whether scanning `rows` floats takes less time than reranking `survivors` of them for each probe."""
-    return survivors >= rows * max(EXACT_SHARE_ONE / max(1, probes), EXACT_SHARE_MANY)
+def _cascade(query: Query) -> tuple[FloatArray, FloatArray, float]:
+    return query.values, query.bounds, query.knee
 
 
 def _labelled(shards: Sequence[Shard], found: _Found) -> tuple[CandidateBatch, bool]:

@@ -1,24 +1,15 @@
 //! The code planes of a segment's rows in memory.
 //!
-//! The first plane of all rows is contiguous, since it is scanned from end to end; the other planes of a row lie
-//! together, so that scoring a survivor touches one or two cache lines. A segment that is loaded at once is allocated
-//! to the byte; one that grows keeps at most an eighth in reserve.
+//! The first plane is interleaved in blocks of 32 rows, byte by byte, for the table look-ups of the scan; the other
+//! planes of a row lie together, so that scoring a survivor touches one or two cache lines. A segment that is loaded at
+//! once is allocated to the byte; one that grows keeps at most an eighth in reserve.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::kernels::{PLANE_BYTES, Plane};
-
-/// Four rows of the first plane: a cache line, so that no vector load of the scan straddles two.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; LINE_ROWS * PLANE_BYTES]);
-
-const LINE_ROWS: usize = 4;
+use crate::kernels::{BLOCK_ROWS, Block, PLANE_BYTES};
 
 pub struct Codes {
     planes: usize,
     rows: usize,
-    heads: Vec<Line>,
+    heads: Vec<Block>,
     tails: Vec<u8>,
 }
 
@@ -32,14 +23,9 @@ impl Codes {
         self.planes * PLANE_BYTES
     }
 
-    /// Bytes of one row of `tails`.
-    pub fn tail_width(&self) -> usize {
-        self.width().saturating_sub(PLANE_BYTES)
-    }
-
-    /// The first plane of all rows.
-    pub fn heads(&self) -> &[Plane] {
-        &bytemuck::cast_slice::<Line, Plane>(&self.heads)[..self.rows]
+    /// The first plane of all rows; the last block is filled up with zeros.
+    pub fn heads(&self) -> &[Block] {
+        &self.heads
     }
 
     /// The other planes, row after row.
@@ -48,7 +34,7 @@ impl Codes {
     }
 
     pub fn bytes(&self) -> usize {
-        self.heads.capacity() * size_of::<Line>() + self.tails.capacity()
+        self.heads.capacity() * size_of::<Block>() + self.tails.capacity()
     }
 
     /// Add whole rows, each its planes one after another.
@@ -58,13 +44,15 @@ impl Codes {
         }
         let width = self.width();
         let rows = self.rows + codes.len() / width;
-        grow(&mut self.heads, rows.div_ceil(LINE_ROWS));
+        grow(&mut self.heads, rows.div_ceil(BLOCK_ROWS));
         grow(&mut self.tails, rows * (width - PLANE_BYTES));
-        self.heads.resize(rows.div_ceil(LINE_ROWS), Line::zeroed());
-        let heads = bytemuck::cast_slice_mut::<Line, Plane>(&mut self.heads);
-        for (row, head) in codes.chunks_exact(width).zip(&mut heads[self.rows..]) {
-            let (first, tail) = row.split_at(PLANE_BYTES);
-            head.copy_from_slice(first);
+        self.heads.resize(rows.div_ceil(BLOCK_ROWS), Block::ZERO);
+        for (code, row) in codes.chunks_exact(width).zip(self.rows..) {
+            let (head, tail) = code.split_at(PLANE_BYTES);
+            let block = &mut self.heads[row / BLOCK_ROWS];
+            for (bytes, byte) in block.0.iter_mut().zip(head) {
+                bytes[row % BLOCK_ROWS] = *byte;
+            }
             self.tails.extend_from_slice(tail);
         }
         self.rows = rows;
@@ -83,8 +71,8 @@ pub fn grow<T>(values: &mut Vec<T>, len: usize) {
 mod tests {
     use super::*;
 
-    fn filled(codes: &Codes) -> (Vec<u8>, Vec<u8>) {
-        (codes.heads().as_flattened().to_vec(), codes.tails().to_vec())
+    fn head(codes: &Codes, row: usize) -> Vec<u8> {
+        codes.heads()[row / BLOCK_ROWS].0.iter().map(|bytes| bytes[row % BLOCK_ROWS]).collect()
     }
 
     #[test]
@@ -96,10 +84,13 @@ mod tests {
         for piece in bytes.chunks(48 * 5) {
             pieces.append(piece);
         }
-        assert_eq!(filled(&whole), filled(&pieces));
-        assert_eq!(whole.heads().len(), 103);
-        assert_eq!(whole.heads()[102], bytes[102 * 48..][..16]);
-        assert_eq!(whole.tails()[102 * 32..], bytes[102 * 48 + 16..]);
+        assert_eq!(whole.heads().len(), 4);
+        for (row, code) in bytes.chunks(48).enumerate() {
+            assert_eq!(head(&whole, row), code[..16]);
+            assert_eq!(head(&pieces, row), code[..16]);
+            assert_eq!(whole.tails()[row * 32..][..32], code[16..]);
+        }
+        assert_eq!(whole.tails(), pieces.tails());
     }
 
     #[test]
@@ -111,11 +102,11 @@ mod tests {
         for _ in 0..2_000 {
             growing.append(&[1; 64]);
         }
-        assert!(growing.bytes() <= 2_000 * 64 * 9 / 8 + 64, "{}", growing.bytes());
+        assert!(growing.bytes() <= 2_000 * 64 * 9 / 8 + 1024, "{}", growing.bytes());
     }
 
     #[test]
-    fn heads_lie_on_cache_lines() {
+    fn blocks_lie_on_cache_lines() {
         let mut codes = Codes::new(1);
         codes.append(&[0; 16 * 1000]);
         assert_eq!(codes.heads().as_ptr() as usize % 64, 0);

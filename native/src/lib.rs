@@ -23,6 +23,7 @@ mod keys;
 mod mapped;
 #[cfg(feature = "python")]
 mod python;
+mod query;
 mod search;
 mod segment;
 mod select;
@@ -31,5 +32,6 @@ mod topk;
 pub use error::{Error, Result};
 pub use hamming::hamming;
 pub use index::Index;
+pub use query::BOUND_VALUES;
 pub use search::{Found, Stage, search};
 pub use topk::Candidate;

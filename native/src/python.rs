@@ -197,32 +197,38 @@ impl PyIndex {
     }
 }
 
+/// A cascade as it comes from Python: values, bounds and knee, or None for an exact scan.
+type Cascade<'py> = Option<(Bound<'py, PyAny>, Bound<'py, PyAny>, f32)>;
+
+/// The same with its arrays checked.
+type CheckedCascade<'py> = Option<(PyReadonlyArray<'py, f32, Ix2>, PyReadonlyArray<'py, f32, Ix2>, f32)>;
+
 /// The k best rows of all indexes together for each probe.
 #[pyfunction(name = "search")]
 fn search_indexes<'py>(
     py: Python<'py>,
     indexes: Vec<Bound<'py, PyIndex>>,
     probes: &Bound<'py, PyAny>,
-    codes: Vec<Option<Bound<'py, PyAny>>>,
-    survivors: Vec<(i64, i64)>,
+    cascades: Vec<Cascade<'py>>,
     k: i64,
 ) -> PyResult<FoundArrays<'py>> {
     let k = count(k, "k")?;
     let probes = array::<f32, Ix2>(probes, "probes", "(n, dim) float32")?;
     let [n, dim] = shape(&probes);
-    if codes.len() != indexes.len() || survivors.len() != indexes.len() {
-        let (m, c, s) = (indexes.len(), codes.len(), survivors.len());
-        return Err(PyValueError::new_err(format!("expected codes and survivors for {m} indexes, got {c} and {s}")));
+    if cascades.len() != indexes.len() {
+        let (m, c) = (indexes.len(), cascades.len());
+        return Err(PyValueError::new_err(format!("expected cascades for {m} indexes, got {c}")));
     }
-    let codes = codes
-        .iter()
-        .enumerate()
-        .map(|(at, codes)| codes.as_ref().map(|codes| probe_codes(codes, at, n)).transpose())
-        .collect::<PyResult<Vec<_>>>()?;
-    let mut stages = Vec::with_capacity(codes.len());
-    for (codes, &(head, full)) in codes.iter().zip(&survivors) {
-        let codes = codes.as_ref().map(PyReadonlyArray::as_slice).transpose()?;
-        stages.push(Stage { codes, head: count(head, "survivors")?, full: count(full, "survivors")? });
+    let checked = cascades.iter().enumerate().map(|(at, cascade)| checked_cascade(cascade, at, n));
+    let cascades = checked.collect::<PyResult<Vec<_>>>()?;
+    let mut stages = Vec::with_capacity(cascades.len());
+    for cascade in &cascades {
+        stages.push(match cascade {
+            Some((values, bounds, knee)) => {
+                Stage::Cascade { values: values.as_slice()?, bounds: bounds.as_slice()?, knee: *knee }
+            }
+            None => Stage::Exact,
+        });
     }
     let indexes: Vec<&index::Index> = indexes.iter().map(|index| &index.get().0).collect();
     let probes = probes.as_slice()?;
@@ -235,14 +241,25 @@ fn search_indexes<'py>(
     ))
 }
 
-fn probe_codes<'py>(codes: &Bound<'py, PyAny>, at: usize, n: usize) -> PyResult<PyReadonlyArray<'py, u8, Ix2>> {
-    let name = format!("codes[{at}]");
-    let codes = array::<u8, Ix2>(codes, &name, "(n, planes * 16) uint8")?;
-    let [rows, width] = shape(&codes);
+fn checked_cascade<'py>(cascade: &Cascade<'py>, at: usize, n: usize) -> PyResult<CheckedCascade<'py>> {
+    let Some((values, bounds, knee)) = cascade else { return Ok(None) };
+    let values = per_probe(values, &format!("values[{at}]"), "(n, planes * 128) float32", n)?;
+    let bounds = per_probe(bounds, &format!("bounds[{at}]"), "(n, 4) float32", n)?;
+    Ok(Some((values, bounds, *knee)))
+}
+
+fn per_probe<'py>(
+    value: &Bound<'py, PyAny>,
+    name: &str,
+    expected: &str,
+    n: usize,
+) -> PyResult<PyReadonlyArray<'py, f32, Ix2>> {
+    let array = array::<f32, Ix2>(value, name, expected)?;
+    let [rows, width] = shape(&array);
     if rows != n {
         return Err(PyValueError::new_err(format!("{name}: expected {n} rows, one per probe, got ({rows}, {width})")));
     }
-    Ok(codes)
+    Ok(array)
 }
 
 fn count(value: i64, name: &str) -> PyResult<usize> {

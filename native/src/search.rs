@@ -9,29 +9,30 @@ use std::ops::Range;
 use parking_lot::RwLockReadGuard;
 use rayon::prelude::*;
 
-use crate::cascade::{self, Survivors};
+use crate::cascade;
 use crate::error::{Error, Result, filled};
 use crate::exact;
 use crate::index::{Index, State};
 use crate::kernels::{Kernel, PLANE_BYTES};
+use crate::query::{BOUND_VALUES, Query};
 use crate::topk::{Candidate, TopK};
 
 /// Probes that share one pass over the rows: their selections fit the cache beside a block of rows
 /// (`cargo bench -- batch`).
 const GROUP: usize = 16;
 
-/// Picks that the probes of a group may hold together, 8 bytes each, twice over.
-const GROUP_PICKS: usize = 1 << 22;
-
 /// Fewer row comparisons than this are not worth waking other cores for.
 const MIN_SHARE: usize = 1 << 16;
 
-/// How one index is searched: `codes` None scans all floats, else the cascade keeps `head` and then `full` rows.
+/// How one index is searched.
 #[derive(Clone, Copy)]
-pub struct Stage<'a> {
-    pub codes: Option<&'a [u8]>,
-    pub head: usize,
-    pub full: usize,
+pub enum Stage<'a> {
+    /// All floats are scanned.
+    Exact,
+    /// The cascade. For each probe, `values` has its projections minus thresholds, one for each bit of a code, and `bounds`
+    /// what the model's calibration makes of the asked recall: offset and slope, for the first plane and for all, of
+    /// the lowest agreement that a row of some cosine has. Cosines above `knee` count half.
+    Cascade { values: &'a [f32], bounds: &'a [f32], knee: f32 },
 }
 
 /// Candidates of n probes, k each, row by row: -1, NaN and 0 where there are fewer.
@@ -48,13 +49,14 @@ pub struct Target<'a> {
     pub number: u32,
     pub state: &'a State,
     pub kernel: Kernel,
-    stage: Stage<'a>,
     parts: usize,
+    /// Which of the distinct cascades of the search is its; None scans all floats.
+    cascade: Option<usize>,
 }
 
 /// The k best rows of all indexes for each probe of `dim` floats, by (score descending, key, index, row).
 ///
-/// `Error::Value` if a dimension or the size of the codes is wrong, or if codes are given to an index that has none.
+/// `Error::Value` if a dimension or the size of an array is wrong, or if an index without codes is given a cascade.
 pub fn search(
     indexes: &[&Index],
     probes: &[f32],
@@ -67,23 +69,28 @@ pub fn search(
     let (guards, places) = lock(indexes);
     let states: Vec<&State> = places.iter().map(|&place| &*guards[place]).collect();
     for (at, (state, stage)) in states.iter().zip(stages).enumerate() {
-        check_codes(at, state, stage, n)?;
+        check_stage(at, state, stage, n)?;
     }
     let rows = states.iter().map(|state| state.rows).sum::<usize>();
     let kept = k.min(rows).max(1);
     let threads = rayon::current_num_threads();
-    let group = group_size(n, threads, &states, stages, kept);
+    let group = n.div_ceil(threads).clamp(1, GROUP);
+    let (cascades, numbers) = distinct(stages);
     let is_small = n.saturating_mul(rows) <= MIN_SHARE;
     let is_fanned = !is_small && n.div_ceil(group) < threads;
     let share = rows.div_ceil(threads).max(MIN_SHARE);
     let targets: Vec<Target> = (0..)
-        .zip(states.iter().zip(stages))
-        .map(|(number, (state, stage))| {
+        .zip(states.iter().zip(numbers))
+        .map(|(number, (state, cascade))| {
             let parts = if is_fanned { state.rows.div_ceil(share).max(1) } else { 1 };
-            Target { number, state, kernel, stage: *stage, parts }
+            Target { number, state, kernel, parts, cascade }
         })
         .collect();
-    let run = |at: usize| search_group(&targets, &probes[at * dim..n.min(at + group) * dim], dim, at, kept, is_fanned);
+    let run = |at: usize| {
+        let end = n.min(at + group);
+        let queries: Vec<Vec<Query>> = cascades.iter().map(|stage| queries(stage, n, at..end)).collect();
+        search_group(&targets, &queries, &probes[at * dim..end * dim], kept, is_fanned)
+    };
     let starts = (0..n).step_by(group);
     let lists: Vec<Vec<TopK>> = match is_small {
         true => starts.map(run).collect(),
@@ -94,35 +101,77 @@ pub fn search(
     Found::collect(lists.into_iter().flatten().map(TopK::finish), n, k)
 }
 
-/// The best of the probes of one group, whose first is number `first`.
-fn search_group(targets: &[Target], probes: &[f32], dim: usize, first: usize, k: usize, is_fanned: bool) -> Vec<TopK> {
-    let n = probes.len() / dim;
-    let empty = || (0..n).map(|_| TopK::new(k)).collect::<Vec<_>>();
-    let run = |target: &Target| {
-        let mut best = empty();
-        target.search(probes, first, k, &mut best);
-        best
+/// The cascades that differ, and which of them each index's is: shards of one model share their queries.
+fn distinct<'a>(stages: &[Stage<'a>]) -> (Vec<Stage<'a>>, Vec<Option<usize>>) {
+    let mut cascades: Vec<Stage> = Vec::new();
+    let numbers = stages.iter().map(|stage| {
+        let Stage::Cascade { values, bounds, knee } = stage else { return None };
+        let is_same = |other: &Stage| match other {
+            Stage::Exact => false,
+            Stage::Cascade { values: v, bounds: b, knee: k } => {
+                std::ptr::eq(*v, *values) && std::ptr::eq(*b, *bounds) && k == knee
+            }
+        };
+        Some(cascades.iter().position(is_same).unwrap_or_else(|| {
+            cascades.push(*stage);
+            cascades.len() - 1
+        }))
+    });
+    let numbers = numbers.collect();
+    (cascades, numbers)
+}
+
+/// The queries of some of the n probes of a search.
+fn queries(stage: &Stage, n: usize, range: Range<usize>) -> Vec<Query> {
+    let Stage::Cascade { values, bounds, knee } = stage else { return Vec::new() };
+    let width = values.len() / n;
+    let bounds = &bounds.as_chunks::<BOUND_VALUES>().0[range.clone()];
+    let values = values[range.start * width..range.end * width].chunks_exact(width);
+    values.zip(bounds).map(|(values, bounds)| Query::new(values, bounds, *knee)).collect()
+}
+
+/// The best of the probes of one group: all indexes' pilots and exact scans first, so that what they found limits the
+/// second pass of each.
+fn search_group(targets: &[Target], queries: &[Vec<Query>], probes: &[f32], k: usize, is_fanned: bool) -> Vec<TopK> {
+    let n = targets.first().map_or(0, |target| probes.len() / target.state.dim);
+    let begin = |target: &Target| {
+        let mut best: Vec<TopK> = (0..n).map(|_| TopK::new(k)).collect();
+        let pilots = match target.cascade {
+            Some(at) => cascade::pilot(target, &queries[at], probes, k, &mut best),
+            None => {
+                exact::search(target, probes, &mut best);
+                Vec::new()
+            }
+        };
+        (best, pilots)
     };
-    let merge = |mut all: Vec<TopK>, more: Vec<TopK>| {
-        all.iter_mut().zip(more).for_each(|(all, more)| all.merge(more));
-        all
+    let begun: Vec<_> = match is_fanned {
+        true => targets.par_iter().map(begin).collect(),
+        false => targets.iter().map(begin).collect(),
     };
-    match is_fanned {
-        true => targets.par_iter().map(run).reduce(empty, merge),
-        false => targets.iter().map(run).fold(empty(), merge),
+    let mut best: Vec<TopK> = (0..n).map(|_| TopK::new(k)).collect();
+    let mut pilots = Vec::new();
+    for (part, left) in begun {
+        best.iter_mut().zip(part).for_each(|(best, part)| best.merge(part));
+        pilots.push(left);
     }
+    let finish = |(target, pilots): (&Target, Vec<cascade::Pilot>)| match target.cascade {
+        Some(at) => cascade::finish(target, &queries[at], probes, pilots, &best),
+        None => Vec::new(),
+    };
+    let finished: Vec<Vec<Vec<Candidate>>> = match is_fanned {
+        true => targets.par_iter().zip(pilots).map(finish).collect(),
+        false => targets.iter().zip(pilots).map(finish).collect(),
+    };
+    for found in finished {
+        for (best, found) in best.iter_mut().zip(found) {
+            found.into_iter().for_each(|candidate| best.push(candidate));
+        }
+    }
+    best
 }
 
 impl Target<'_> {
-    fn search(&self, probes: &[f32], first: usize, k: usize, best: &mut [TopK]) {
-        let Some(codes) = self.stage.codes else {
-            return exact::search(self, probes, best);
-        };
-        let width = self.state.planes * PLANE_BYTES;
-        let codes = &codes[first * width..(first + best.len()) * width];
-        cascade::search(self, probes, codes, survivors(self.stage, k), best);
-    }
-
     /// The index's rows in ranges to be run in parallel, in order.
     pub fn ranges(&self) -> Vec<Range<usize>> {
         let step = self.state.rows.div_ceil(self.parts).max(1);
@@ -133,19 +182,6 @@ impl Target<'_> {
     pub fn is_split(&self) -> bool {
         self.parts > 1
     }
-}
-
-/// No stage keeps fewer than the next one needs.
-fn survivors(stage: Stage, k: usize) -> Survivors {
-    let full = stage.full.max(k);
-    Survivors { head: stage.head.max(full), full }
-}
-
-/// Probes per group: enough groups for all threads, and not more picks than `GROUP_PICKS` in each.
-fn group_size(n: usize, threads: usize, states: &[&State], stages: &[Stage], k: usize) -> usize {
-    let cascades = states.iter().zip(stages).filter(|(_, stage)| stage.codes.is_some());
-    let picks = cascades.map(|(state, stage)| survivors(*stage, k).head.min(state.rows)).max().unwrap_or(0);
-    n.div_ceil(threads).min(GROUP).min(GROUP_PICKS / picks.max(1)).max(1)
 }
 
 /// Read locks on all indexes, and for each index the place of its lock. An index that is given twice is locked once, and
@@ -186,15 +222,22 @@ fn check(indexes: &[&Index], probes: &[f32], dim: usize, stages: &[Stage], k: us
     Ok(probes.len() / dim)
 }
 
-fn check_codes(at: usize, state: &State, stage: &Stage, n: usize) -> Result<()> {
-    let Some(codes) = stage.codes else { return Ok(()) };
+fn check_stage(at: usize, state: &State, stage: &Stage, n: usize) -> Result<()> {
+    let Stage::Cascade { values, bounds, knee } = stage else { return Ok(()) };
     if state.planes == 0 {
-        return Err(Error::value(format!("codes[{at}]: expected None, index {at} has no code planes")));
+        return Err(Error::value(format!("values[{at}]: expected None, index {at} has no code planes")));
     }
-    let width = state.planes * PLANE_BYTES;
-    if codes.len() != n * width {
-        let got = codes.len();
-        return Err(Error::value(format!("codes[{at}]: expected ({n}, {width}) uint8, got {got} bytes")));
+    let width = state.planes * PLANE_BYTES * 8;
+    if values.len() != n * width {
+        let got = values.len();
+        return Err(Error::value(format!("values[{at}]: expected ({n}, {width}) float32, got {got} values")));
+    }
+    if bounds.len() != n * BOUND_VALUES {
+        let got = bounds.len();
+        return Err(Error::value(format!("bounds[{at}]: expected ({n}, {BOUND_VALUES}) float32, got {got} values")));
+    }
+    if !(values.iter().chain(*bounds).all(|value| value.is_finite()) && knee.is_finite()) {
+        return Err(Error::value(format!("values[{at}] and bounds[{at}]: expected finite values")));
     }
     Ok(())
 }

@@ -1,123 +1,138 @@
-//! Choosing the nearest rows exactly, by (distance, row), in one pass and without a heap.
+//! Choosing the nearest rows exactly, in one pass and without a heap.
 //!
-//! Distances are small whole numbers, so a histogram says how far a row may be and still be kept. Rows come in
-//! ascending order: of equal distances the first stay.
+//! Distances are small whole numbers, so a histogram says how far a row may be and still be kept.
 
-use crate::kernels::{Kernel, Pick, pick_distance};
+use crate::kernels::{Kernel, MAX_HEAD, Pick, pick_distance};
 
-/// Distances of one plane are 0 to 128.
-const BINS: usize = 129;
+const BINS: usize = MAX_HEAD as usize + 1;
 
-/// Above every distance of one plane.
-pub const NO_LIMIT: u8 = BINS as u8;
+/// Above every distance of a first plane.
+pub const NO_LIMIT: u16 = BINS as u16;
 
-/// The `keep` nearest of a stream of rows.
-///
-/// Invariant: `below` rows of `picks` are nearer than `limit` and fewer than `keep`; with those at `limit` they are at
-/// least `keep` (unless fewer came), so that no later row at `limit` or beyond can matter.
+/// At least the `keep` nearest of a stream of rows: all that are nearer than some `limit`, which is as low as can be.
 pub struct Nearest {
     keep: usize,
-    limit: u8,
+    limit: u16,
     is_guessed: bool,
-    below: usize,
-    counts: [usize; BINS],
+    /// How many rows came that are nearer than `limit`; all of them are in `picks`.
+    within: usize,
+    counts: Vec<u32>,
     picks: Vec<Pick>,
+    prune_at: usize,
+}
+
+/// What is left of the stream: every row nearer than `limit`, in order of rows, and no other.
+pub struct Kept {
+    pub limit: u16,
+    pub picks: Vec<Pick>,
 }
 
 impl Nearest {
     /// keep >= 1. Rows at `limit` or beyond are passed over; `is_complete` says in the end whether that was right.
-    pub fn new(keep: usize, limit: u8) -> Self {
-        let limit = limit.min(NO_LIMIT);
-        Self { keep: keep.max(1), limit, is_guessed: limit < NO_LIMIT, below: 0, counts: [0; BINS], picks: Vec::new() }
+    pub fn new(keep: usize, limit: u16) -> Self {
+        let (keep, limit) = (keep.max(1), limit.min(NO_LIMIT));
+        Self {
+            keep,
+            limit,
+            is_guessed: limit < NO_LIMIT,
+            within: 0,
+            counts: vec![0; BINS],
+            picks: Vec::new(),
+            prune_at: prune_at(keep, 0),
+        }
     }
 
     /// False if the limit given at the start was so low that rows to be kept may have been passed over.
     pub fn is_complete(&self) -> bool {
-        !self.is_guessed
+        !self.is_guessed || self.within >= self.keep
     }
 
     /// Take the next rows, numbered from `base`; those at distance `HIDDEN` of the kernels are passed over.
-    pub fn take(&mut self, kernel: Kernel, distances: &[u8], base: u32) {
+    pub fn take(&mut self, kernel: Kernel, distances: &[u16], base: u32) {
         let before = self.picks.len();
         kernel.below(distances, self.limit, base, &mut self.picks);
         for &pick in &self.picks[before..] {
-            self.counts[pick_distance(pick)] += 1;
+            self.counts[pick_distance(pick) as usize] += 1;
         }
-        self.below += self.picks.len() - before;
-        while self.below >= self.keep {
-            self.is_guessed = false;
+        self.within += self.picks.len() - before;
+        // Rows at the last distance that is needed are all kept, so that nothing nearer than the limit is missing.
+        while self.limit > 0 && self.within - self.last() >= self.keep {
+            self.within -= self.last();
             self.limit -= 1;
-            self.below -= self.counts[usize::from(self.limit)];
         }
-        if self.picks.len() >= 2 * self.keep + 4096 {
+        if self.picks.len() >= self.prune_at {
             self.prune();
+            self.prune_at = prune_at(self.keep, self.picks.len());
         }
     }
 
-    /// The picks in order of rows.
-    pub fn finish(mut self) -> Vec<Pick> {
+    pub fn finish(mut self) -> Kept {
         self.prune();
-        self.picks
+        Kept { limit: self.limit, picks: self.picks }
+    }
+
+    /// Rows at the farthest distance within the limit.
+    fn last(&self) -> usize {
+        self.counts[usize::from(self.limit) - 1] as usize
     }
 
     fn prune(&mut self) {
-        retain(&mut self.picks, usize::from(self.limit), self.keep - self.below);
+        self.picks.retain(|pick| pick_distance(*pick) < u32::from(self.limit));
     }
 }
 
-/// Keep the `keep` nearest of picks that are in order of rows, and keep that order. No distance exceeds `farthest`.
-pub fn keep_nearest(picks: &mut Vec<Pick>, keep: usize, farthest: usize) {
-    if picks.len() <= keep {
-        return;
-    }
-    let mut counts = vec![0_usize; farthest + 1];
-    for &pick in picks.iter() {
-        counts[pick_distance(pick)] += 1;
-    }
-    let (mut limit, mut below) = (0, 0);
-    while below + counts[limit] < keep {
-        below += counts[limit];
-        limit += 1;
-    }
-    retain(picks, limit, keep - below);
+fn prune_at(keep: usize, picks: usize) -> usize {
+    2 * keep.max(picks) + 4096
 }
 
-/// Keep what is nearer than `limit`, and the first `ties` at it.
-fn retain(picks: &mut Vec<Pick>, limit: usize, mut ties: usize) {
-    let mut kept = 0;
-    for at in 0..picks.len() {
-        let pick = picks[at];
-        let distance = pick_distance(pick);
-        let is_tie = distance == limit && ties > 0;
-        // Without a branch: which rows stay cannot be predicted.
-        picks[kept] = pick;
-        kept += usize::from(distance < limit || is_tie);
-        ties -= usize::from(is_tie);
+/// The nearest of several parts of a stream, each of which kept at least `keep` or all it had; parts in order of rows.
+pub fn join(parts: Vec<Kept>, keep: usize) -> Kept {
+    let mut counts = vec![0_usize; BINS];
+    for pick in parts.iter().flat_map(|part| &part.picks) {
+        counts[pick_distance(*pick) as usize] += 1;
     }
-    picks.truncate(kept);
+    let mut within = 0;
+    let reach = counts.iter().position(|count| {
+        within += count;
+        within >= keep.max(1)
+    });
+    let limit = reach.map_or(NO_LIMIT, |reach| reach as u16 + 1);
+    let all = parts.into_iter().flat_map(|part| part.picks);
+    Kept { limit, picks: all.filter(|pick| pick_distance(*pick) < u32::from(limit)).collect() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::{HIDDEN, pick, pick_row};
+    use crate::kernels::{HIDDEN, pick};
     use proptest::prelude::*;
 
-    fn by_sorting(mut picks: Vec<Pick>, keep: usize) -> Vec<Pick> {
-        picks.sort_unstable();
-        picks.truncate(keep);
-        picks.sort_unstable_by_key(|pick| pick_row(*pick));
-        picks
-    }
-
-    fn picks_of(distances: &[u8]) -> Vec<Pick> {
+    fn picks_of(distances: &[u16]) -> Vec<Pick> {
         let rows = distances.iter().zip(0..);
         rows.filter(|(d, _)| **d != HIDDEN).map(|(d, row)| pick(u32::from(*d), row)).collect()
     }
 
-    fn distances() -> impl Strategy<Value = Vec<u8>> {
-        let near = prop_oneof![8 => 0..6_u8, 8 => 50..70_u8, 1 => Just(128), 1 => Just(HIDDEN)];
+    /// The `keep` nearest, and all that are as near as the last of them.
+    fn by_sorting(distances: &[u16], keep: usize) -> Vec<Pick> {
+        let picks = picks_of(distances);
+        let mut sorted: Vec<u32> = picks.iter().map(|pick| pick_distance(*pick)).collect();
+        sorted.sort_unstable();
+        let reach = sorted.get(keep - 1).copied().unwrap_or(u32::MAX);
+        picks.into_iter().filter(|pick| pick_distance(*pick) <= reach).collect()
+    }
+
+    fn distances() -> impl Strategy<Value = Vec<u16>> {
+        let near = prop_oneof![8 => 0..6_u16, 8 => 300..700_u16, 1 => Just(MAX_HEAD), 1 => Just(HIDDEN)];
         prop::collection::vec(near, 0..9000)
+    }
+
+    fn kept(distances: &[u16], base: usize, keep: usize, block: usize, kernel: Kernel) -> Kept {
+        let mut nearest = Nearest::new(keep, NO_LIMIT);
+        for (base, block) in (base as u32..).step_by(block).zip(distances.chunks(block)) {
+            nearest.take(kernel, block, base);
+        }
+        assert!(nearest.is_complete());
+        nearest.finish()
     }
 
     proptest! {
@@ -126,20 +141,28 @@ mod tests {
         #[test]
         fn a_stream_keeps_what_sorting_keeps(distances in distances(), keep in 1..200_usize, block in 1..700_usize) {
             for kernel in Kernel::available() {
-                let mut nearest = Nearest::new(keep, NO_LIMIT);
-                for (base, block) in (0..).step_by(block).zip(distances.chunks(block)) {
-                    nearest.take(kernel, block, base);
-                }
-                prop_assert_eq!(nearest.finish(), by_sorting(picks_of(&distances), keep));
+                prop_assert_eq!(kept(&distances, 0, keep, block, kernel).picks, by_sorting(&distances, keep));
             }
         }
 
         #[test]
-        fn a_list_keeps_what_sorting_keeps(distances in distances(), keep in 0..9100_usize) {
-            let mut picks = picks_of(&distances);
-            let expected = by_sorting(picks.clone(), keep);
-            keep_nearest(&mut picks, keep, 128);
-            prop_assert_eq!(picks, expected);
+        fn parts_keep_what_the_whole_keeps(distances in distances(), keep in 1..200_usize, cut in 0..9000_usize) {
+            let (left, right) = distances.split_at(cut.min(distances.len()));
+            let part = |distances, base| kept(distances, base, keep, 100, Kernel::in_use());
+            let joined = join(vec![part(left, 0), part(right, left.len())], keep);
+            let whole = kept(&distances, 0, keep, 100, Kernel::in_use());
+            prop_assert_eq!((joined.limit, joined.picks), (whole.limit, whole.picks));
+        }
+
+        #[test]
+        fn a_guess_too_low_is_noticed(distances in distances(), keep in 1..200_usize, guess in 0..700_u16) {
+            let mut nearest = Nearest::new(keep, guess);
+            nearest.take(Kernel::in_use(), &distances, 0);
+            if nearest.is_complete() {
+                prop_assert_eq!(nearest.finish().picks, by_sorting(&distances, keep));
+            } else {
+                prop_assert!(picks_of(&distances).iter().filter(|p| pick_distance(**p) < u32::from(guess)).count() < keep);
+            }
         }
     }
 }

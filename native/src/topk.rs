@@ -23,6 +23,7 @@ impl Candidate {
 }
 
 /// Up to k candidates; holds up to twice as many between prunings.
+#[derive(Clone)]
 pub struct TopK {
     k: usize,
     floor: f32,
@@ -61,6 +62,14 @@ impl TopK {
         for candidate in other.found {
             self.push(candidate);
         }
+    }
+
+    /// The k-th best score so far; minus infinity while there are fewer.
+    pub fn floor(&mut self) -> f32 {
+        if self.found.len() >= self.k {
+            self.prune();
+        }
+        self.floor
     }
 
     /// Best first.

@@ -10,115 +10,159 @@ use proptest::prelude::*;
 
 const DIM: usize = 24;
 const PLANES: usize = 3;
+const BITS: usize = PLANES * 128;
+const KNEE: f32 = 2.0;
 
-/// Everything of the gallery scored and sorted: `keep[i]` says how many rows of index i each stage keeps, None is exact.
-fn brute_force(
-    galleries: &[&Gallery],
-    probes: &[f32],
-    codes: &[Vec<u8>],
-    keep: &[Option<(usize, usize)>],
-    k: usize,
-) -> Found {
-    let mut found = Found { indexes: vec![], rows: vec![], scores: vec![], keys: vec![] };
-    for (n, probe) in probes.chunks(DIM).enumerate() {
-        let mut list: Vec<(f32, u64, i32, i64)> = Vec::new();
-        for (i, (gallery, keep)) in galleries.iter().zip(keep).enumerate() {
-            let rows = match keep {
-                None => gallery.live(),
-                Some((head, full)) => gallery.survivors(&codes[i][n * PLANES * 16..][..PLANES * 16], *head, *full, k),
-            };
-            list.extend(
-                rows.iter()
-                    .map(|&row| (gallery::score(probe, gallery.row(row)), gallery.keys[row], i as i32, row as i64)),
-            );
-        }
-        list.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2, a.3).cmp(&(b.1, b.2, b.3))));
-        for place in 0..k {
-            let (score, key, index, row) = list.get(place).copied().unwrap_or((f32::NAN, 0, -1, -1));
-            found.indexes.push(index);
-            found.rows.push(row);
-            found.scores.push(score);
-            found.keys.push(key);
-        }
+/// How an index is searched: None exactly, else with a bound of that offset and slope for both stages.
+type Plan = Option<(f32, f32)>;
+
+/// Leaves nothing out.
+const ALL: Plan = Some((-1e9, 0.0));
+
+type Entry = (f32, u64, i32, i64);
+
+/// The best of some rows of all galleries for one probe.
+fn best(galleries: &[&Gallery], probe: &[f32], k: usize, is_in: impl Fn(usize, usize) -> bool) -> Vec<Entry> {
+    let mut list: Vec<Entry> = Vec::new();
+    for (i, gallery) in galleries.iter().enumerate() {
+        let rows = gallery.live().into_iter().filter(|&row| is_in(i, row));
+        list.extend(rows.map(|row| (gallery::score(probe, gallery.row(row)), gallery.keys[row], i as i32, row as i64)));
     }
-    found
+    list.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2, a.3).cmp(&(b.1, b.2, b.3))));
+    list.truncate(k);
+    list
 }
 
-fn assert_same(got: &Found, expected: &Found, what: &str) {
-    let bits = |found: &Found| found.scores.iter().map(|score| score.to_bits()).collect::<Vec<_>>();
-    assert_eq!(got.rows, expected.rows, "rows, {what}");
-    assert_eq!(got.indexes, expected.indexes, "indexes, {what}");
-    assert_eq!(got.keys, expected.keys, "keys, {what}");
-    assert_eq!(bits(got), bits(expected), "scores, {what}");
+/// The lists of a search, without padding, which is checked.
+fn lists(found: &Found, n: usize, k: usize) -> Vec<Vec<Entry>> {
+    let entries = (0..n * k).map(|i| (found.scores[i], found.keys[i], found.indexes[i], found.rows[i]));
+    let entries: Vec<Entry> = entries.collect();
+    let mut lists = Vec::new();
+    for list in entries.chunks(k) {
+        let (there, padding) = list.split_at(list.iter().take_while(|entry| entry.2 >= 0).count());
+        assert!(padding.iter().all(|entry| entry.0.is_nan() && (entry.1, entry.2, entry.3) == (0, -1, -1)));
+        lists.push(there.to_vec());
+    }
+    lists
 }
 
-fn stages<'a>(codes: &'a [Vec<u8>], keep: &[Option<(usize, usize)>]) -> Vec<Stage<'a>> {
-    let stage = |(codes, keep): (&'a Vec<u8>, &Option<(usize, usize)>)| match *keep {
-        Some((head, full)) => Stage { codes: Some(codes), head, full },
-        None => Stage { codes: None, head: 0, full: 0 },
-    };
-    codes.iter().zip(keep).map(stage).collect()
+fn bits(found: &Found) -> (Vec<u32>, &[u64], &[i32], &[i64]) {
+    (found.scores.iter().map(|score| score.to_bits()).collect(), &found.keys, &found.indexes, &found.rows)
 }
 
-fn run_all_ways(galleries: &[&Gallery], probes: &[f32], codes: &[Vec<u8>], keep: &[Option<(usize, usize)>], k: usize) {
-    let expected = brute_force(galleries, probes, codes, keep, k);
+/// One array of each kind per index; indexes of one plan share theirs, as shards of one model do.
+struct Arrays {
+    values: Vec<f32>,
+    bounds: Vec<Vec<f32>>,
+}
+
+impl Arrays {
+    fn new(random: &mut Random, n: usize, plans: &[Plan]) -> Self {
+        let bounds = plans.iter().map(|plan| {
+            let (offset, slope) = plan.unwrap_or((0.0, 0.0));
+            [offset, slope, offset, slope].repeat(n)
+        });
+        Self { values: random.floats(n * BITS, false), bounds: bounds.collect() }
+    }
+
+    fn stages<'a>(&'a self, plans: &[Plan]) -> Vec<Stage<'a>> {
+        let stage = |(plan, bounds): (&Plan, &'a Vec<f32>)| match plan {
+            Some(_) => Stage::Cascade { values: &self.values, bounds, knee: KNEE },
+            None => Stage::Exact,
+        };
+        plans.iter().zip(&self.bounds).map(stage).collect()
+    }
+}
+
+/// Searches on every kernel and with several numbers of threads; all must give the same bits. What comes back must be the
+/// best of the rows that were scored, and among those are all that the bounds promise.
+fn run_all_ways(random: &mut Random, galleries: &[&Gallery], probes: &[f32], plans: &[Plan], k: usize) {
+    let n = probes.len() / DIM;
+    let arrays = Arrays::new(random, n, plans);
     let indexes: Vec<&Index> = galleries.iter().map(|gallery| &gallery.index).collect();
-    let stages = stages(codes, keep);
+    let stages = arrays.stages(plans);
+    let first =
+        search(&indexes, probes, DIM, &stages, k, Kernel::named("scalar").expect("always there")).expect("a search");
     for kernel in Kernel::available() {
         let got = search(&indexes, probes, DIM, &stages, k, kernel).expect("a search");
-        assert_same(&got, &expected, &format!("{kernel:?}"));
+        assert_eq!(bits(&got), bits(&first), "{kernel:?}");
     }
     for threads in [1, 3, 5] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         let got = pool.install(|| search(&indexes, probes, DIM, &stages, k, Kernel::in_use())).expect("a search");
-        assert_same(&got, &expected, &format!("{threads} threads"));
+        assert_eq!(bits(&got), bits(&first), "{threads} threads");
     }
+    let lists = lists(&first, n, k);
+    for ((probe, list), values) in probes.chunks(DIM).zip(&lists).zip(arrays.values.chunks(BITS)) {
+        check_list(galleries, probe, values, plans, k, list);
+    }
+}
+
+fn check_list(galleries: &[&Gallery], probe: &[f32], values: &[f32], plans: &[Plan], k: usize, list: &[Entry]) {
+    let floor = if list.len() == k { f64::from(list[k - 1].0) } else { f64::NEG_INFINITY };
+    // Distances are whole numbers: of 96 look-ups each is off by half a step at most.
+    let weights: Vec<f32> = values[..128].chunks(4).map(|four| four.iter().map(|v| v.abs()).sum()).collect();
+    let step = f64::from(weights.iter().copied().fold(0.0, f32::max)) / 31.0;
+    let is_promised = |i: usize, row: usize| {
+        let Some((offset, slope)) = plans[i] else { return true };
+        let least = f64::from(offset) + f64::from(slope) * floor;
+        let (head, full) = galleries[i].agreement(values, row);
+        // An infinite least of a slope 0 is no number: everything is promised then.
+        least.is_nan() || (head >= least + 34.0 * step && full >= least + 40.0 * step)
+    };
+    let returned = |i: usize, row: usize| list.iter().any(|entry| (entry.2, entry.3) == (i as i32, row as i64));
+    let expected = best(galleries, probe, k, |i, row| is_promised(i, row) || returned(i, row));
+    assert_eq!(list, expected);
 }
 
 fn sizes() -> impl Strategy<Value = Vec<Vec<usize>>> {
     prop::collection::vec(prop::collection::vec(0..90_usize, 0..4), 0..4)
 }
 
+fn plans() -> impl Strategy<Value = Vec<Plan>> {
+    let plan = prop_oneof![Just(None), Just(ALL), (-60.0..60.0_f32, 0.0..30.0_f32).prop_map(Some)];
+    prop::collection::vec(plan, 3)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
     fn agrees_with_brute_force(
-        segments in sizes(), n in 0..6_usize, k in 1..40_usize, is_coarse: bool, seed: u64,
-        keep in prop::collection::vec(prop::option::of((0..200_usize, 0..100_usize)), 3), deleted in 0..4_u64,
+        segments in sizes(), n in 0..6_usize, k in 1..40_usize, is_coarse: bool, seed: u64, plans in plans(),
+        deleted in 0..4_u64,
     ) {
         let mut random = Random::new(seed);
         let galleries: Vec<Gallery> = segments.iter()
             .map(|rows| Gallery::new(&mut random, rows, DIM, PLANES, is_coarse, deleted * 25)).collect();
         let probes = random.floats(n * DIM, is_coarse);
-        let codes: Vec<Vec<u8>> = galleries.iter().map(|_| random.codes(n * PLANES * 16, is_coarse)).collect();
         let galleries: Vec<&Gallery> = galleries.iter().collect();
-        run_all_ways(&galleries, &probes, &codes, &keep[..galleries.len()], k);
+        run_all_ways(&mut random, &galleries, &probes, &plans[..galleries.len()], k);
     }
 }
 
-/// Large enough that one probe's rows are split into ranges and its survivors into spans, and that lists are pruned.
+/// Large enough that the pilot is a part of the rows, and that one probe's rows are split into ranges.
 #[test]
 fn a_split_search_agrees_with_brute_force() {
     let mut random = Random::new(7);
-    let large = Gallery::new(&mut random, &[150_000, 1, 0, 70_000], DIM, PLANES, true, 3);
+    let large = Gallery::new(&mut random, &[150_000, 1, 0, 70_000], DIM, PLANES, false, 3);
     let small = Gallery::new(&mut random, &[10], DIM, PLANES, true, 0);
     for n in [1, 3] {
-        let probes = random.floats(n * DIM, true);
-        let codes = [random.codes(n * PLANES * 16, true), random.codes(n * PLANES * 16, true)];
-        run_all_ways(&[&large, &small], &probes, &codes, &[Some((9_000, 700)), None], 50);
-        run_all_ways(&[&large, &small], &probes, &codes, &[None, Some((5, 5))], 7);
+        let probes = random.floats(n * DIM, false);
+        for plan in [(40.0, 0.1), (-10.0, 1.0), (-1e9, 0.0)] {
+            run_all_ways(&mut random, &[&large, &small], &probes, &[Some(plan), None], 50);
+            run_all_ways(&mut random, &[&small, &large], &probes, &[Some(plan), Some(plan)], 7);
+        }
     }
 }
 
 #[test]
-fn a_misleading_sample_costs_a_second_scan_and_no_survivor() {
+fn a_misleading_sample_costs_a_second_scan_and_no_row() {
     let mut random = Random::new(11);
     let gallery = Gallery::banded(&mut random, 40_000, DIM, PLANES);
     let probes = random.floats(3 * DIM, false);
-    let codes = [[0, 0xff, 0x0f].map(|byte| [byte; PLANES * 16]).concat()];
-    for keep in [(9_000, 500), (700, 100), (20, 20)] {
-        run_all_ways(&[&gallery], &probes, &codes, &[Some(keep)], 10);
+    for plan in [(0.0, 0.0), (-1e9, 0.0), (1e9, 0.0)] {
+        run_all_ways(&mut random, &[&gallery], &probes, &[Some(plan)], 10);
     }
 }
 
@@ -128,9 +172,20 @@ fn a_batch_agrees_with_brute_force() {
     let mut random = Random::new(8);
     let gallery = Gallery::new(&mut random, &[2_500, 700], DIM, PLANES, false, 5);
     let probes = random.floats(61 * DIM, false);
-    let codes = [random.codes(61 * PLANES * 16, false)];
-    run_all_ways(&[&gallery], &probes, &codes, &[Some((300, 40))], 10);
-    run_all_ways(&[&gallery], &probes, &codes, &[None], 10);
+    run_all_ways(&mut random, &[&gallery], &probes, &[Some((5.0, 1.0))], 10);
+    run_all_ways(&mut random, &[&gallery], &probes, &[None], 10);
+}
+
+/// What leaves nothing out is an exact search.
+#[test]
+fn bounds_that_leave_nothing_out_give_the_exact_list() {
+    let mut random = Random::new(12);
+    let gallery = Gallery::new(&mut random, &[9_000], DIM, PLANES, true, 10);
+    let probes = random.floats(5 * DIM, true);
+    let arrays = Arrays::new(&mut random, 5, &[ALL]);
+    let run =
+        |stages: &[Stage]| search(&[&gallery.index], &probes, DIM, stages, 30, Kernel::in_use()).expect("a search");
+    assert_eq!(bits(&run(&arrays.stages(&[ALL]))), bits(&run(&[Stage::Exact])));
 }
 
 #[test]
@@ -138,8 +193,7 @@ fn one_index_given_twice_is_searched_twice() {
     let mut random = Random::new(9);
     let gallery = Gallery::new(&mut random, &[40], DIM, PLANES, true, 0);
     let probes = random.floats(2 * DIM, true);
-    let codes = [random.codes(2 * PLANES * 16, true), random.codes(2 * PLANES * 16, true)];
-    run_all_ways(&[&gallery, &gallery], &probes, &codes, &[None, Some((9, 3))], 12);
+    run_all_ways(&mut random, &[&gallery, &gallery], &probes, &[None, Some((0.0, 9.0))], 12);
 }
 
 /// A list that is cut off by ties is cut at the lowest key.
@@ -147,9 +201,12 @@ fn one_index_given_twice_is_searched_twice() {
 fn equal_scores_come_by_key() {
     let mut random = Random::new(10);
     let gallery = Gallery::constant(&mut random, 500, DIM, PLANES);
-    let found =
-        search(&[&gallery.index], &[1.0; DIM], DIM, &[Stage { codes: None, head: 0, full: 0 }], 20, Kernel::in_use());
     let mut expected = gallery.keys.clone();
     expected.sort_unstable();
-    assert_eq!(found.expect("a search").keys, expected[..20]);
+    let values = random.floats(BITS, false);
+    let cascade = Stage::Cascade { values: &values, bounds: &[-1e9, 0.0, -1e9, 0.0], knee: KNEE };
+    for stage in [Stage::Exact, cascade] {
+        let found = search(&[&gallery.index], &[1.0; DIM], DIM, &[stage], 20, Kernel::in_use()).expect("a search");
+        assert_eq!(found.keys, expected[..20]);
+    }
 }

@@ -1,8 +1,8 @@
-//! AVX-512 VPOPCNTDQ: one instruction counts eight words, four rows of 128 bits.
+//! AVX-512 VPOPCNTDQ: one instruction counts the bits of eight words; tables of the scan stay in registers.
 
 use std::arch::x86_64::*;
 
-use super::{Ops, Pick, Plane, dot, popcnt, rows, scalar};
+use super::{BLOCK_ROWS, Block, HeadTable, Ops, PLANE_BYTES, Pick, avx2, dot, rows, scalar};
 
 pub(super) const OPS: Ops = Ops {
     name: "avx512",
@@ -10,65 +10,62 @@ pub(super) const OPS: Ops = Ops {
         is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vpopcntdq")
+            && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("popcnt")
     },
     head,
     rows: distances,
-    refine,
     below,
     dots: dot::avx512,
 };
 
-/// Rows per step of `head`: eight registers of four rows.
-const STEP: usize = 32;
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vpopcntdq,popcnt")]
-fn head(probe: &Plane, rows: &[Plane], out: &mut [u8]) {
-    let (steps, rest) = rows.as_chunks::<STEP>();
-    let (outs, out_rest) = out.as_chunks_mut::<STEP>();
-    // SAFETY: a plane is 16 bytes.
-    let needle = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(probe.as_ptr().cast()) });
-    for (step, out) in steps.iter().zip(outs) {
-        thirty_two(needle, step, out);
+/// Two bytes of 32 rows fill a register, so half of the tables' registers serve the one and half the other byte. All
+/// tables of a probe stay in sixteen registers.
+#[target_feature(enable = "avx512f,avx512bw,avx2")]
+fn head(table: &HeadTable, blocks: &[Block], out: &mut [[u16; BLOCK_ROWS]]) {
+    let nibble = _mm512_set1_epi8(0x0f);
+    let low_bytes = _mm512_set1_epi16(0x00ff);
+    let pairs = table.0.as_chunks::<4>().0;
+    let mut low_tables = [_mm512_setzero_si512(); PLANE_BYTES / 2];
+    let mut high_tables = [_mm512_setzero_si512(); PLANE_BYTES / 2];
+    for (at, pair) in pairs.iter().enumerate() {
+        low_tables[at] = side_by_side(&pair[0], &pair[2]);
+        high_tables[at] = side_by_side(&pair[1], &pair[3]);
     }
-    popcnt::head(probe, rest, out_rest);
+    for (block, out) in blocks.iter().zip(out) {
+        let mut even = _mm512_setzero_si512();
+        let mut odd = _mm512_setzero_si512();
+        for four in 0..2 {
+            let mut sums = _mm512_setzero_si512();
+            for at in 4 * four..4 * four + 4 {
+                // SAFETY: two rows of a block are 64 bytes.
+                let bytes = unsafe { _mm512_loadu_si512(block.0[2 * at].as_ptr().cast()) };
+                let low = _mm512_and_si512(bytes, nibble);
+                let high = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), nibble);
+                sums = _mm512_add_epi8(sums, _mm512_shuffle_epi8(low_tables[at], low));
+                sums = _mm512_add_epi8(sums, _mm512_shuffle_epi8(high_tables[at], high));
+            }
+            even = _mm512_add_epi16(even, _mm512_and_si512(sums, low_bytes));
+            odd = _mm512_add_epi16(odd, _mm512_srli_epi16::<8>(sums));
+        }
+        let fold = |sums| _mm256_add_epi16(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums));
+        avx2::store_rows(fold(even), fold(odd), out);
+    }
 }
 
-/// Counts of 64-bit words are at most 64, so those of eight registers are packed into the bytes of one; then the two
-/// halves of every row are added and the rows put in order.
+/// Each table twice, for the two lanes of its byte.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vpopcntdq")]
-fn thirty_two(needle: __m512i, rows: &[Plane; STEP], out: &mut [u8; STEP]) {
-    let mut packed = _mm512_setzero_si512();
-    for four in rows.as_chunks::<4>().0.iter().rev() {
-        // SAFETY: four planes are 64 bytes.
-        let bits = unsafe { _mm512_loadu_si512(four.as_ptr().cast()) };
-        let counts = _mm512_popcnt_epi64(_mm512_xor_si512(bits, needle));
-        packed = _mm512_or_si512(_mm512_slli_epi64::<8>(packed), counts);
-    }
-    let both = _mm512_add_epi8(packed, _mm512_shuffle_epi32::<0b01_00_11_10>(packed));
-    // Register i holds rows i, 4 + i, 8 + i, ... in its low eight bytes.
-    let r0 = _mm512_castsi512_si128(both);
-    let r1 = _mm512_extracti32x4_epi32::<1>(both);
-    let r2 = _mm512_extracti32x4_epi32::<2>(both);
-    let r3 = _mm512_extracti32x4_epi32::<3>(both);
-    let (r01, r23) = (_mm_unpacklo_epi8(r0, r1), _mm_unpacklo_epi8(r2, r3));
-    let (low, high) = out.split_at_mut(16);
-    // SAFETY: `out` is 32 bytes, so both halves are 16.
-    unsafe {
-        _mm_storeu_si128(low.as_mut_ptr().cast(), _mm_unpacklo_epi16(r01, r23));
-        _mm_storeu_si128(high.as_mut_ptr().cast(), _mm_unpackhi_epi16(r01, r23));
-    }
+#[target_feature(enable = "avx512f,avx2")]
+fn side_by_side(first: &[u8; 16], second: &[u8; 16]) -> __m512i {
+    // SAFETY: both are 16 bytes.
+    let (first, second) = unsafe { (_mm_loadu_si128(first.as_ptr().cast()), _mm_loadu_si128(second.as_ptr().cast())) };
+    let first = _mm512_castsi256_si512(_mm256_broadcastsi128_si256(first));
+    _mm512_inserti64x4::<1>(first, _mm256_broadcastsi128_si256(second))
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vpopcntdq,popcnt")]
 fn distances(probe: &[u8], codes: &[u8], out: &mut [u16]) {
     rows::each(codes, probe.len(), out, |row| row_distance(probe, row));
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vpopcntdq,popcnt")]
-fn refine(probe: &[u8], tails: &[u8], first: u32, picks: &mut [Pick]) {
-    rows::refine(tails, probe.len(), first, picks, |row| row_distance(probe, row));
 }
 
 #[inline]
@@ -92,14 +89,14 @@ fn load_words(bytes: &[u8]) -> __m512i {
     unsafe { _mm512_maskz_loadu_epi64(mask, bytes.as_ptr().cast()) }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,popcnt")]
-fn below(distances: &[u8], limit: u8, base: u32, out: &mut Vec<Pick>) {
-    let limits = _mm512_set1_epi8(limit as i8);
-    let (steps, rest) = distances.as_chunks::<64>();
-    for (step, base) in steps.iter().zip((base..).step_by(64)) {
+#[target_feature(enable = "avx512f,avx512bw")]
+fn below(distances: &[u16], limit: u16, base: u32, out: &mut Vec<Pick>) {
+    let limits = _mm512_set1_epi16(limit as i16);
+    let (steps, rest) = distances.as_chunks::<32>();
+    for (step, base) in steps.iter().zip((base..).step_by(32)) {
         // SAFETY: a step is 64 bytes.
-        let bytes = unsafe { _mm512_loadu_si512(step.as_ptr().cast()) };
-        rows::push_mask(_mm512_cmplt_epu8_mask(bytes, limits), step, base, out);
+        let words = unsafe { _mm512_loadu_si512(step.as_ptr().cast()) };
+        rows::push_mask(_mm512_cmplt_epu16_mask(words, limits), step, base, out);
     }
     scalar::below(rest, limit, base + (distances.len() - rest.len()) as u32, out);
 }

@@ -1,4 +1,4 @@
-//! Hamming distances and dot products on the instruction set of this processor.
+//! Weighted and Hamming distances and dot products on the instruction set of this processor.
 //!
 //! One file per instruction set; dispatch happens here and nowhere else. A `Kernel` can only be had for instructions
 //! that were detected, and its methods check every length before a pointer exists, so they are safe to call. All kernels
@@ -19,19 +19,48 @@ mod scalar;
 
 use std::sync::OnceLock;
 
+use bytemuck::{Pod, Zeroable};
+
 use crate::error::{Error, Result};
 
 pub use dot::LANES;
-pub use rows::fetch;
+pub use rows::{fetch, refine};
 
 /// Bytes of one code plane: 128 bits.
 pub const PLANE_BYTES: usize = 16;
 
-/// One plane of one row.
-pub type Plane = [u8; PLANE_BYTES];
+/// Rows of one block.
+pub const BLOCK_ROWS: usize = 32;
 
-/// The distance that marks a row which must not be picked; above any distance of one plane.
-pub const HIDDEN: u8 = u8::MAX;
+/// The first plane of 32 rows, byte by byte: `block.0[b][row]`. One vector load takes the same byte of all of them.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct Block(pub [[u8; BLOCK_ROWS]; PLANE_BYTES]);
+
+impl Block {
+    pub const ZERO: Block = Block([[0; BLOCK_ROWS]; PLANE_BYTES]);
+}
+
+/// What each value of each half byte of a first plane costs: `table.0[2 * b]` for the low half of byte b, `[2 * b + 1]`
+/// for the high half. No entry exceeds `MAX_ENTRY`.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct HeadTable(pub [[u8; 16]; 2 * PLANE_BYTES]);
+
+/// Eight entries add up within a byte, which is how far the kernels count in bytes.
+pub const MAX_ENTRY: u8 = 31;
+
+/// The farthest that a first plane can be.
+pub const MAX_HEAD: u16 = MAX_ENTRY as u16 * 2 * PLANE_BYTES as u16;
+
+/// The distance that marks a row which must not be picked.
+pub const HIDDEN: u16 = u16::MAX;
+
+/// What one unit of a first plane's distance is in units of `TailTable`: the tables there are that much finer.
+pub const HEAD_UNIT: u32 = 32;
+
+/// What each value of each byte of the planes after the first costs.
+pub type TailTable = Vec<[u16; 256]>;
 
 /// A row and its distance in one word, so that comparing words compares (distance, row).
 pub type Pick = u64;
@@ -42,8 +71,8 @@ pub fn pick(distance: u32, row: u32) -> Pick {
 }
 
 #[inline(always)]
-pub fn pick_distance(pick: Pick) -> usize {
-    (pick >> 32) as usize
+pub fn pick_distance(pick: Pick) -> u32 {
+    (pick >> 32) as u32
 }
 
 #[inline(always)]
@@ -55,10 +84,9 @@ pub fn pick_row(pick: Pick) -> u32 {
 struct Ops {
     name: &'static str,
     detect: fn() -> bool,
-    head: unsafe fn(&Plane, &[Plane], &mut [u8]),
+    head: unsafe fn(&HeadTable, &[Block], &mut [[u16; BLOCK_ROWS]]),
     rows: unsafe fn(&[u8], &[u8], &mut [u16]),
-    refine: unsafe fn(&[u8], &[u8], u32, &mut [Pick]),
-    below: unsafe fn(&[u8], u8, u32, &mut Vec<Pick>),
+    below: unsafe fn(&[u16], u16, u32, &mut Vec<Pick>),
     dots: unsafe fn(&[f32], &[f32], usize, &mut [f32]),
 }
 
@@ -118,11 +146,12 @@ impl Kernel {
         self.0.name
     }
 
-    /// Distances of one plane to the same plane of many rows: `out[i] = |probe xor rows[i]|`, at most 128.
-    pub fn head(&self, probe: &Plane, rows: &[Plane], out: &mut [u8]) {
-        assert_eq!(rows.len(), out.len(), "one distance per row");
+    /// Distances of the first planes of whole blocks, by table.
+    pub fn head(&self, table: &HeadTable, blocks: &[Block], out: &mut [[u16; BLOCK_ROWS]]) {
+        assert_eq!(blocks.len(), out.len(), "one distance per row");
+        debug_assert!(table.0.as_flattened().iter().all(|entry| *entry <= MAX_ENTRY));
         // SAFETY: a Kernel exists only where its features were detected; lengths are equal.
-        unsafe { (self.0.head)(probe, rows, out) }
+        unsafe { (self.0.head)(table, blocks, out) }
     }
 
     /// Distances of a whole code to `out.len()` codes stored row after row.
@@ -133,15 +162,8 @@ impl Kernel {
         unsafe { (self.0.rows)(probe, codes, out) }
     }
 
-    /// Add to each pick the distance of `probe` to its row in `tails`, whose first row is number `first`.
-    pub fn refine(&self, probe: &[u8], tails: &[u8], first: u32, picks: &mut [Pick]) {
-        check_width(probe.len());
-        // SAFETY: a Kernel exists only where its features were detected; each row is looked up by a checked slice.
-        unsafe { (self.0.refine)(probe, tails, first, picks) }
-    }
-
     /// Append the rows nearer than `limit`, in order; row numbers count from `base`.
-    pub fn below(&self, distances: &[u8], limit: u8, base: u32, out: &mut Vec<Pick>) {
+    pub fn below(&self, distances: &[u16], limit: u16, base: u32, out: &mut Vec<Pick>) {
         // SAFETY: a Kernel exists only where its features were detected.
         unsafe { (self.0.below)(distances, limit, base, out) }
     }

@@ -5,35 +5,52 @@
 
 use std::arch::aarch64::*;
 
-use super::{Ops, Pick, Plane, dot, rows, scalar};
+use super::{BLOCK_ROWS, Block, HeadTable, Ops, dot, rows, scalar};
 
 pub(super) const OPS: Ops = Ops {
     name: "neon",
     detect: || std::arch::is_aarch64_feature_detected!("neon"),
     head,
     rows: distances,
-    refine,
     below: scalar::below,
     dots: dot::baseline,
 };
 
 #[target_feature(enable = "neon")]
-fn head(probe: &Plane, rows: &[Plane], out: &mut [u8]) {
-    let needle = load(probe);
-    for (row, out) in rows.iter().zip(out) {
-        // Sixteen counts of at most 8: the sum is at most 128.
-        *out = vaddvq_u8(vcntq_u8(veorq_u8(load(row), needle)));
+fn head(table: &HeadTable, blocks: &[Block], out: &mut [[u16; BLOCK_ROWS]]) {
+    for (block, out) in blocks.iter().zip(out) {
+        for (half, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            look_up(table, block, half, out);
+        }
+    }
+}
+
+/// Sixteen rows of a block, eight look-ups in bytes before they are widened.
+#[inline]
+#[target_feature(enable = "neon")]
+fn look_up(table: &HeadTable, block: &Block, half: usize, out: &mut [u16; 16]) {
+    let (mut first, mut last) = (vdupq_n_u16(0), vdupq_n_u16(0));
+    for (four, tables) in table.0.as_chunks::<8>().0.iter().enumerate() {
+        let mut sums = vdupq_n_u8(0);
+        for (byte, halves) in tables.as_chunks::<2>().0.iter().enumerate() {
+            let bytes = load(&block.0[4 * four + byte].as_chunks::<16>().0[half]);
+            sums = vaddq_u8(sums, vqtbl1q_u8(load(&halves[0]), vandq_u8(bytes, vdupq_n_u8(0x0f))));
+            sums = vaddq_u8(sums, vqtbl1q_u8(load(&halves[1]), vshrq_n_u8::<4>(bytes)));
+        }
+        first = vaddw_u8(first, vget_low_u8(sums));
+        last = vaddw_high_u8(last, sums);
+    }
+    let (low, high) = out.split_at_mut(8);
+    // SAFETY: both halves of `out` are 16 bytes.
+    unsafe {
+        vst1q_u16(low.as_mut_ptr(), first);
+        vst1q_u16(high.as_mut_ptr(), last);
     }
 }
 
 #[target_feature(enable = "neon")]
 fn distances(probe: &[u8], codes: &[u8], out: &mut [u16]) {
     rows::each(codes, probe.len(), out, |row| row_distance(probe, row));
-}
-
-#[target_feature(enable = "neon")]
-fn refine(probe: &[u8], tails: &[u8], first: u32, picks: &mut [Pick]) {
-    rows::refine(tails, probe.len(), first, picks, |row| row_distance(probe, row));
 }
 
 #[inline]
@@ -50,7 +67,7 @@ fn row_distance(probe: &[u8], row: &[u8]) -> u32 {
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn load(bytes: &Plane) -> uint8x16_t {
-    // SAFETY: a plane is 16 bytes.
+fn load(bytes: &[u8; 16]) -> uint8x16_t {
+    // SAFETY: 16 bytes.
     unsafe { vld1q_u8(bytes.as_ptr()) }
 }

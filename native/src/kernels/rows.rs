@@ -1,6 +1,6 @@
 //! The loops that all instruction sets share, inlined into each with its own row distance.
 
-use super::{PLANE_BYTES, Pick, pick_row};
+use super::{HEAD_UNIT, Pick, pick, pick_distance, pick_row};
 
 /// How many picks ahead a row is asked for; hides a trip to memory behind about 16 short rows
 /// (`cargo bench -- refine`).
@@ -17,16 +17,19 @@ pub(super) fn each(codes: &[u8], width: usize, out: &mut [u16], distance: impl F
     }
 }
 
-/// Add `distance(row)` to every pick, fetching rows ahead of their use.
-#[inline(always)]
-pub(super) fn refine(tails: &[u8], width: usize, first: u32, picks: &mut [Pick], distance: impl Fn(&[u8]) -> u32) {
+/// From the distance of its first plane to that of its whole code, for every pick: `HEAD_UNIT` times the one, and what
+/// `table` says of each byte of the row in `tails`, whose first row is number `first`.
+pub fn refine(table: &[[u16; 256]], tails: &[u8], first: u32, picks: &mut [Pick]) {
+    let width = table.len();
     for at in 0..picks.len() {
         if let Some(&ahead) = picks.get(at + AHEAD) {
             let start = (pick_row(ahead) - first) as usize * width;
             fetch(&tails[start..start + width]);
         }
-        let start = (pick_row(picks[at]) - first) as usize * width;
-        picks[at] += u64::from(distance(&tails[start..start + width])) << 32;
+        let row = pick_row(picks[at]);
+        let start = (row - first) as usize * width;
+        let rest: u32 = tails[start..start + width].iter().zip(table).map(|(b, t)| u32::from(t[usize::from(*b)])).sum();
+        picks[at] = pick(pick_distance(picks[at]) * HEAD_UNIT + rest, row);
     }
 }
 
@@ -57,19 +60,13 @@ pub(super) fn by_words(probe: &[u8], row: &[u8]) -> u32 {
     probe.iter().zip(row).map(|(a, b)| (u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b)).count_ones()).sum()
 }
 
-/// Distance of one plane by one 128-bit word.
-#[inline(always)]
-pub(super) fn one_plane(probe: &[u8; PLANE_BYTES], row: &[u8; PLANE_BYTES]) -> u8 {
-    (u128::from_le_bytes(*probe) ^ u128::from_le_bytes(*row)).count_ones() as u8
-}
-
 /// Append the lanes set in `mask`, lowest first, of distances that start at row `base`.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) fn push_mask(mut mask: u64, distances: &[u8], base: u32, out: &mut Vec<Pick>) {
+pub(super) fn push_mask(mut mask: u32, distances: &[u16], base: u32, out: &mut Vec<Pick>) {
     while mask != 0 {
         let lane = mask.trailing_zeros();
-        out.push(super::pick(u32::from(distances[lane as usize]), base + lane));
+        out.push(pick(u32::from(distances[lane as usize]), base + lane));
         mask &= mask - 1;
     }
 }

@@ -120,19 +120,15 @@ impl Gallery {
         (0..self.keys.len()).filter(|row| !self.deleted[*row]).collect()
     }
 
-    /// What the two stages of the cascade keep, by sorting.
-    pub fn survivors(&self, probe: &[u8], head: usize, full: usize, k: usize) -> Vec<usize> {
-        let distance = |row: usize, bytes: usize| -> u32 {
-            let code = &self.codes[row * self.planes * 16..][..bytes];
-            code.iter().zip(probe).map(|(a, b)| (a ^ b).count_ones()).sum()
+    /// Bits that agree with the signs of `values` minus bits that differ, weighted: on the first plane, and on all.
+    pub fn agreement(&self, values: &[f32], row: usize) -> (f64, f64) {
+        let code = &self.codes[row * self.planes * 16..];
+        let signed = |(at, value): (usize, &f32)| {
+            let is_set = code[at / 8] >> (7 - at % 8) & 1 == 1;
+            f64::from(if is_set { *value } else { -value })
         };
-        let full = full.max(k);
-        let mut rows = self.live();
-        rows.sort_by_key(|row| (distance(*row, 16), *row));
-        rows.truncate(head.max(full));
-        rows.sort_by_key(|row| (distance(*row, self.planes * 16), *row));
-        rows.truncate(full);
-        rows
+        let parts: Vec<f64> = values.iter().enumerate().map(signed).collect();
+        (parts[..128].iter().sum(), parts.iter().sum())
     }
 }
 
