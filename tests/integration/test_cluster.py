@@ -11,6 +11,7 @@ import pytest
 from cluster import Cluster, Gallery
 from shard.errors import (
     AlreadyExists,
+    ClusterError,
     CorruptData,
     DuplicateTemplate,
     FormatTooNew,
@@ -224,6 +225,21 @@ def test_galleries_are_made_once_and_as_asked(grid: Cluster, staff: Gallery) -> 
 def test_images_need_a_gallery_of_their_embedder(staff: Gallery, data_dir: Path) -> None:
     with pytest.raises(ModelMismatch, match="unknown origin"):
         staff.search_image(data_dir / "photos" / "img1.jpg")
+
+
+def test_a_closed_cluster_changes_nothing(open_home: Open) -> None:
+    with open_home() as grid:
+        staff = grid.gallery("acme/staff", create=True, dim=DIM)
+        staff.enroll(unit_rows(3, DIM, seed=9))
+    for call in (
+        lambda: grid.drop("acme/staff"),
+        lambda: grid.gallery("acme/other", create=True, dim=DIM),
+        lambda: staff.enroll(unit_rows(1, DIM, seed=10)),
+    ):
+        with pytest.raises(ClusterError):
+            call()
+    with open_home() as grid:
+        assert [(gallery.name, len(gallery)) for gallery in grid.galleries()] == [("acme/staff", 3)]
 
 
 def test_a_second_open_is_refused(open_home: Open) -> None:
