@@ -145,6 +145,7 @@ BAD = {
     "pickle": (("enroll", "acme/staff", "--embeddings", "pickle.npy"), 2, "invalid_embedding"),
     "archive": (("enroll", "acme/staff", "--embeddings", "archive.npz"), 2, "invalid_embedding"),
     "not an array": (("enroll", "acme/staff", "--embeddings", "names.txt"), 2, "invalid_embedding"),
+    "damaged header": (("enroll", "acme/staff", "--embeddings", "damaged.npy"), 2, "invalid_embedding"),
     "no file": (("enroll", "acme/staff", "--embeddings", "none.npy"), 2, "invalid_embedding"),
     "too few names": (
         ("enroll", "acme/staff", "--embeddings", "rows.npy", "--identities", "names.txt"), 2, "invalid_parameter",
@@ -175,6 +176,7 @@ def test_bad_input_is_a_named_error(answer: Any, gallery: str, name: str) -> Non
     saved("double.npy", np.ones((3, DIM)))
     saved("pickle.npy", np.array([{}], dtype=object))
     np.savez("archive.npz", a=np.ones(3))
+    Path("damaged.npy").write_bytes(Path("rows.npy").read_bytes().replace(b"64), }", b"64,   "))
     Path("names.txt").write_text("Ann\n")
     arguments, exit_code, error_code = BAD[name]
     code, document, errors = answer(*arguments)
