@@ -64,6 +64,8 @@ class Gallery:
         """
         if if_exists not in ("error", "skip"):
             raise InvalidParameter(f"if_exists: expected 'error' or 'skip', got {if_exists!r}")
+        if isinstance(identities, str) or isinstance(template_ids, str):
+            raise InvalidParameter("template_ids and identities: expected a list of texts, got one text")
         rows = normalised(check_embeddings(embeddings, self.dim))
         ids = [secrets.token_hex(16) for _ in range(len(rows))] if template_ids is None else list(template_ids)
         batch = EnrollBatch(
@@ -233,5 +235,5 @@ def _to_json(value: Mapping[str, Any] | None) -> bytes | None:
         raise InvalidParameter(f"metadata: expected a mapping or None for each template, got {type(value).__name__}")
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidParameter(f"metadata: not representable as JSON: {error}") from None

@@ -59,6 +59,13 @@ def staff(grid: Cluster) -> Iterator[Gallery]:
         grid.drop(gallery.name)
 
 
+def _nested(depth: int) -> dict[str, object]:
+    value: dict[str, object] = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
 def ids(n: int, first: int = 0) -> list[str]:
     return [f"t{i}" for i in range(first, first + n)]
 
@@ -188,8 +195,11 @@ def test_bad_embeddings_are_named_and_change_nothing(staff: Gallery, values, err
         {"template_ids": ["a", "a"]},
         {"template_ids": ["a", ""]},
         {"identities": ["a", "x" * 200]},
+        {"identities": "ab"},
+        {"template_ids": "ab"},
         {"metadata": [{"a": 1}, "text"]},
         {"metadata": [{"a": float("nan")}, None]},
+        {"metadata": [_nested(10_000), None]},
         {"metadata": [{"a": "x" * 20_000}, None]},
         {"if_exists": "replace"},
     ],
