@@ -129,6 +129,8 @@ def test_a_search_that_finds_nothing_exits_with_1(answer: Any, gallery: str) -> 
 
 BAD = {
     "no home": (("--home", "elsewhere", "gallery", "list"), 3, "not_found"),
+    "home is a file": (("--home", "names.txt", "gallery", "list"), 2, "invalid_parameter"),
+    "home in a file": (("--home", "names.txt/home", "gallery", "create", "a/b"), 2, "invalid_parameter"),
     "unknown gallery": (("gallery", "show", "acme/none"), 3, "unknown_gallery"),
     "bad name": (("gallery", "create", "Staff"), 2, "invalid_parameter"),
     "dimension": (("gallery", "create", "a/b", "--dim", "3"), 2, "invalid_parameter"),
@@ -216,6 +218,14 @@ def test_doctor_names_the_damaged_shard(answer: Any, gallery: str) -> None:
     assert (code, finding["status"]) == (1, "fail")
     assert "shard 0" in finding["detail"]
     assert "shard 1" not in finding["detail"]
+
+
+def test_doctor_says_that_a_home_is_a_file(answer: Any) -> None:
+    Path("file").write_text("x")
+    code, document, _ = answer("doctor", "--home", "file")
+    (finding,) = [f for f in document["findings"] if f["check"] == "home"]
+    assert (code, finding["status"]) == (1, "fail")
+    assert "expected a directory" in finding["detail"]
 
 
 def test_doctor_names_a_damaged_catalog(answer: Any, gallery: str) -> None:
