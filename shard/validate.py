@@ -69,7 +69,7 @@ def _squares(values: FloatArray) -> npt.NDArray[np.float64]:
 
     Summed in float32, four times as fast, and again in float64 where float32 may have left its range.
     """
-    squares = np.einsum("ij,ij->i", values, values).astype(np.float64)
+    squares: npt.NDArray[np.float64] = np.einsum("ij,ij->i", values, values).astype(np.float64)
     odd = np.flatnonzero(~((squares > _SAFE_SQUARES[0]) & (squares < _SAFE_SQUARES[1])))
     if len(odd):
         rows = values[odd]
@@ -107,7 +107,9 @@ def check_params(params: SearchParams) -> None:
     if isinstance(params.k, bool) or not isinstance(params.k, (int, np.integer)) or not 1 <= params.k <= MAX_K:
         raise InvalidParameter(f"k: expected an integer from 1 to {MAX_K}, got {params.k!r}")
     if not isinstance(params.recall, (int, float, np.floating)) or not 0.0 < params.recall < 1.0:
-        raise InvalidParameter(f"recall: expected a number in (0, 1), got {params.recall!r}; use exact=True for 1")
+        raise InvalidParameter(
+            f"recall: expected a number in (0, 1), got {params.recall!r}; for 1 ask for an exact search"
+        )
 
 
 def check_probes(values: Any, dim: int) -> FloatArray:
