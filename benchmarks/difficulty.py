@@ -69,4 +69,5 @@ def _code_axes(centred: FloatArray) -> FloatArray:
 
 
 def _signs(projected: npt.NDArray[np.float32]) -> FloatArray:
-    return np.where(projected > 0, np.float32(1), np.float32(-1))
+    signs: FloatArray = np.where(projected > 0, np.float32(1), np.float32(-1))
+    return signs

@@ -19,18 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.resident import Resident, resident
 from cluster import Cluster
 
 _PROBES = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Resident:
-    """Bytes of a process: all resident, of that heap and stacks, and of that mapped files."""
-
-    total: int
-    anonymous: int
-    mapped: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +38,6 @@ class MemoryReport:
     reopened: float
     used_heap: float
     used_mapped: float
-
-
-def resident() -> Resident:
-    """This process now, from /proc/self/smaps_rollup (exact, where /proc/self/status is batched)."""
-    fields: dict[str, int] = {}
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
-        name, value, *_ = line.split()
-        fields[name.rstrip(":")] = int(value) * 1024
-    return Resident(fields["Rss"], fields["Anonymous"], fields["Rss"] - fields["Anonymous"])
 
 
 def measure(home: Path, gallery: str) -> MemoryReport:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,6 +48,7 @@ class Cluster:
         """Open or create `settings.home`; see `Cluster.open`."""
         self.settings = settings
         self._closing = contextlib.ExitStack()
+        self._is_closed = False
         self._maintenance = ThreadPoolExecutor(1, thread_name_prefix="facegrid-maintenance")
         self._due: set[str] = set()
         self._due_lock = threading.Lock()
@@ -130,8 +132,10 @@ class Cluster:
         """The pipeline whose embeddings the gallery holds: its own embedder, unless the settings name one.
 
         Raises ModelMismatch if the settings name another, or if the gallery's embeddings are made elsewhere: scores
-        between embedders are noise. And what `faces` raises.
+        between embedders are noise; UnknownModel for a name that is in no registry. And what `faces` raises.
         """
+        model_spec(self.settings.detector, "detector")
+        model_spec(self.settings.embedder, "embedder")
         configured = self.settings.embedder if "embedder" in self.settings.model_fields_set else gallery.embedder
         if gallery.embedder is None or gallery.embedder != configured:
             holds = "embeddings of unknown origin" if gallery.embedder is None else f"embeddings of {gallery.embedder}"
@@ -165,10 +169,16 @@ class Cluster:
             if not templates or name in self._due:
                 return
             self._due.add(name)
+        self._submit(
+            partial(self._train_if_due, name), "the cluster was closed during the enrollment, which is durable"
+        )
+
+    def _submit(self, work: Callable[[], None], if_closed: str) -> Future[None]:
+        """Have the maintenance thread do it; ShardClosed, saying this, after `close`."""
         try:
-            self._maintenance.submit(self._train_if_due, name)
+            return self._maintenance.submit(work)
         except RuntimeError:
-            raise ShardClosed("the cluster was closed during the enrollment, which is durable") from None
+            raise ShardClosed(if_closed) from None
 
     def _train_if_due(self, name: str) -> None:
         with self._due_lock:
@@ -180,11 +190,18 @@ class Cluster:
             _LOG.exception("training of %s in the background failed", name)
 
     def wait_until_idle(self) -> None:
-        """Wait for background training that earlier enrollments made due."""
-        self._maintenance.submit(lambda: None).result()
+        """Wait for background training that earlier enrollments made due. ShardClosed after `close`."""
+        self.check_open()
+        self._submit(lambda: None, "the cluster was closed meanwhile").result()
+
+    def check_open(self) -> None:
+        """ShardClosed after `close`."""
+        if self._is_closed:
+            raise ShardClosed(f"the cluster of {self.home.directory} is closed")
 
     def close(self) -> None:
         """Finish background work, stop the runtime, release the home. Nothing acknowledged is lost. Idempotent."""
+        self._is_closed = True
         self._closing.close()
 
     def __enter__(self) -> Cluster:

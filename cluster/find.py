@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.faces import Face, FacePipeline, ImageSource, walk_photos
+from cluster.faces import Face, FacePipeline, ImageSource, naming, walk_photos
 from shard.errors import InvalidImage, InvalidParameter
 from shard.types import FloatArray
 
@@ -104,7 +104,8 @@ def _min_score(given: float | None, pipeline: FacePipeline) -> float:
 def _probe(pipeline: FacePipeline, image: ImageSource) -> FloatArray:
     faces = pipeline.faces(image, embed_refused=True)
     if not faces:
-        raise InvalidImage("the query image: expected a face, the detector found none", reason="no_face")
+        with naming(image):
+            raise InvalidImage("the query image: expected a face, the detector found none", reason="no_face")
     # The largest face that is good, else the largest: a poor probe is better than none.
     chosen = next((face for face in faces if face.refused is None), faces[0])
     assert chosen.embedding is not None

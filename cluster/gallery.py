@@ -64,6 +64,9 @@ class Gallery:
         """
         if if_exists not in ("error", "skip"):
             raise InvalidParameter(f"if_exists: expected 'error' or 'skip', got {if_exists!r}")
+        if isinstance(identities, str) or isinstance(template_ids, str):
+            raise InvalidParameter("template_ids and identities: expected a list of texts, got one text")
+        self._cluster.check_open()
         rows = normalised(check_embeddings(embeddings, self.dim))
         ids = [secrets.token_hex(16) for _ in range(len(rows))] if template_ids is None else list(template_ids)
         batch = EnrollBatch(
@@ -232,6 +235,19 @@ def _to_json(value: Mapping[str, Any] | None) -> bytes | None:
     if not isinstance(value, Mapping):
         raise InvalidParameter(f"metadata: expected a mapping or None for each template, got {type(value).__name__}")
     try:
+        _check_keys(value)
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidParameter(f"metadata: not representable as JSON: {error}") from None
+
+
+def _check_keys(value: object) -> None:
+    """TypeError for a key that is no text: JSON would make one of it, and 1 and "1" the same."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"expected text as keys, got {type(key).__name__} {key!r:.80}")
+            _check_keys(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_keys(inner)

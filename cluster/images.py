@@ -14,10 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster.faces import Face, FacePipeline, ImageSource, Photo, select_face, walk_photos
+from cluster.faces import (
+    Face,
+    FacePipeline,
+    ImageLimits,
+    ImageSource,
+    Photo,
+    naming,
+    read_image,
+    select_face,
+    walk_photos,
+)
 from cluster.results import Box, Candidate, EnrollResult, FolderReport, ImageSearch, Refusal, Template, Verification
 from shard.errors import InvalidImage, InvalidParameter
 from shard.types import FloatArray
+from shard.validate import check_label
 
 if TYPE_CHECKING:
     from cluster.gallery import Gallery
@@ -73,20 +84,19 @@ def probe_face(faces: tuple[Face, ...]) -> Face:
     return next((face for face in faces if face.refused is None), faces[0])
 
 
+def _probe(pipeline: FacePipeline, image: ImageSource) -> Face:
+    faces = pipeline.faces(image, embed_refused=True)
+    with naming(image):
+        return probe_face(faces)
+
+
 def _area(face: Face) -> float:
     return face.box[2] * face.box[3]
 
 
-def read_image(source: ImageSource) -> bytes:
-    """The file's bytes, which name its template. Raises InvalidImage if it cannot be read."""
-    if isinstance(source, bytes):
-        return source
-    if not isinstance(source, (str, Path)):
-        raise InvalidParameter(f"image: expected a path or bytes, got {type(source).__name__}")
-    try:
-        return Path(source).read_bytes()
-    except OSError as error:
-        raise InvalidImage(f"{source}: {error.strerror}", reason="unreadable") from error
+def source_text(name: str) -> str:
+    """A file's name as metadata: what is not UTF-8 in it is escaped, so that any file can be told of."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def enroll_image(
@@ -98,8 +108,9 @@ def enroll_image(
     metadata: Mapping[str, Any] | None,
 ) -> EnrollResult:
     """Enroll the main face of one image, named by its content."""
-    data = read_image(image)
-    face = owner_face(pipeline.faces(data))
+    data = read_image(image, limits=pipeline.options.limits)
+    with naming(image):
+        face = owner_face(pipeline.faces(data))
     template_id = template_id_of(data)
     there = gallery.templates([template_id])
     if there and there[0].identity != identity:
@@ -123,13 +134,14 @@ def enroll_folder(
     """Enroll `folder/<identity>/<photo>`, one face a photo; durable batch by batch, so it may be repeated.
 
     A photo is refused, with its reason, rather than guessed at: no face, several faces of similar size, a face that the
-    quality gate refuses, the same bytes as another identity's photo.
+    quality gate refuses, the same bytes as another identity's photo, a folder whose name cannot be an identity.
     """
     photos = list(walk_photos(folder))
-    run = _FolderRun(gallery)
+    run = _FolderRun(gallery, pipeline.options.limits)
     results = pipeline.faces_of_many(photo.path for photo in photos)
     for done, (photo, faces) in enumerate(zip(photos, results, strict=True), start=1):
         try:
+            _check_identity(photo)
             if faces.error is not None:
                 raise faces.error
             run.add(photo, owner_face(faces.faces))
@@ -142,17 +154,27 @@ def enroll_folder(
     return FolderReport(len(photos), run.enrolled, run.skipped, refused)
 
 
+def _check_identity(photo: Photo) -> None:
+    """InvalidImage(bad_name) if the folder's name cannot be an identity."""
+    if photo.identity is None:
+        return
+    try:
+        check_label(photo.identity, what="identity, the folder's name")
+    except InvalidParameter as error:
+        raise InvalidImage(str(error), reason="bad_name") from error
+
+
 class _FolderRun:
     """Faces on their way into a gallery: named by content, checked against what is there, written in batches."""
 
-    def __init__(self, gallery: Gallery) -> None:
-        self._gallery = gallery
+    def __init__(self, gallery: Gallery, limits: ImageLimits) -> None:
+        self._gallery, self._limits = gallery, limits
         self._pending: dict[str, _Pending] = {}
         self.enrolled = self.skipped = 0
         self.refused: list[Refusal] = []
 
     def add(self, photo: Photo, face: Face) -> None:
-        template_id = template_id_of(read_image(photo.path))
+        template_id = template_id_of(read_image(photo.path, limits=self._limits))
         twin = self._pending.get(template_id)
         if twin is None:
             self._pending[template_id] = _Pending(photo, template_id, face)
@@ -196,7 +218,7 @@ def _metadata(pending: _Pending) -> dict[str, object]:
     box = box_of(pending.face)
     name = pending.photo.path.name
     source = name if pending.photo.identity is None else f"{pending.photo.identity}/{name}"
-    return {"source": source, "box": [box.x, box.y, box.width, box.height]}
+    return {"source": source_text(source), "box": [box.x, box.y, box.width, box.height]}
 
 
 def _embedding(face: Face) -> FloatArray:
@@ -215,7 +237,7 @@ def search_image(
     threshold: float | None,
 ) -> ImageSearch:
     """Candidates for the main face of an image, with their metadata."""
-    face = probe_face(pipeline.faces(image, embed_refused=True))
+    face = _probe(pipeline, image)
     batch = gallery.search(_embedding(face)[None, :], k, recall=recall, exact=exact, threshold=threshold)
     records = {t.template_id: t for t in gallery.templates(batch.template_ids[0])}
     return ImageSearch(
@@ -235,6 +257,6 @@ def verify(pipeline: FacePipeline, a: ImageSource, b: ImageSource, *, threshold:
     threshold = pipeline.threshold if threshold is None else threshold
     if threshold is None:
         raise InvalidParameter(f"no threshold is known for {pipeline.embedder.name}; give one")
-    face_a, face_b = (probe_face(pipeline.faces(image, embed_refused=True)) for image in (a, b))
+    face_a, face_b = (_probe(pipeline, image) for image in (a, b))
     score = float(np.dot(_embedding(face_a), _embedding(face_b)))
     return Verification(score, threshold, score >= threshold, box_of(face_a), box_of(face_b))

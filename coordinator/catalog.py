@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Row
 
 from coordinator.types import GalleryRoute, GallerySpec
-from shard.errors import AlreadyExists, CorruptData, StorageError, UnknownGallery, WriteFailed
+from shard.errors import AlreadyExists, CorruptData, ShardClosed, StorageError, UnknownGallery, WriteFailed
 
 CREATING, READY, DROPPING = "creating", "ready", "dropping"
 
@@ -58,6 +58,7 @@ class Catalog:
     def __init__(self, path: Path) -> None:
         """Open or create the SQLite file; CorruptData if it is something else. Its format is the home's."""
         self._path = path
+        self._is_closed = False
         self._engine: Engine = sa.create_engine(f"sqlite:///{path}")
         sa.event.listen(self._engine, "connect", _durable)
         try:
@@ -67,12 +68,19 @@ class Catalog:
             raise CorruptData(f"{path} is not a readable catalog: {error.orig}") from error
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; calls after it raise ShardClosed."""
+        self._is_closed = True
         self._engine.dispose()
+
+    def _check_open(self) -> None:
+        # The engine would connect again, to a home whose lock may be another process's by now.
+        if self._is_closed:
+            raise ShardClosed(f"the catalog {self._path} is closed")
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Connection]:
         """A connection to read with; StorageError if the database cannot be read."""
+        self._check_open()
         try:
             with self._engine.connect() as db:
                 yield db
@@ -82,6 +90,7 @@ class Catalog:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
         """One transaction; WriteFailed if it could not be committed."""
+        self._check_open()
         try:
             with self._engine.begin() as db:
                 yield db

@@ -12,7 +12,7 @@ import json
 import secrets
 from pathlib import Path
 
-from shard.errors import CorruptData, FormatTooNew, StorageError
+from shard.errors import CorruptData, FormatTooNew, InvalidParameter, StorageError
 from shard.files import DirectoryLock, make_directory, write_file
 
 HOME_FORMAT = 1
@@ -24,9 +24,10 @@ class Home:
     def __init__(self, directory: Path) -> None:
         """Open the home, or create it where there is an empty directory or none.
 
-        Raises FormatTooNew for a newer format, CorruptData for a directory that holds something else.
+        Raises FormatTooNew for a newer format, CorruptData for a directory that holds something else, InvalidParameter
+        where no directory can be.
         """
-        self.directory = directory.resolve()
+        self.directory = checked_directory(directory)
         manifest = self.directory / "facegrid.json"
         if not manifest.exists() and self.directory.is_dir() and _is_foreign(self.directory):
             raise CorruptData(f"{self.directory} is not a Facegrid home and not empty: it has no facegrid.json")
@@ -49,11 +50,10 @@ class Home:
     def _read(self, manifest: Path) -> str:
         try:
             values = json.loads(_read_bytes(manifest))
-            version, home_id = int(values["format"]), str(values["home_id"])
-        except (ValueError, KeyError, TypeError) as error:
+            _check_format(values["format"], manifest)
+            home_id = str(values["home_id"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CorruptData(f"{manifest} is not a home's manifest: {error!r}") from error
-        if version > HOME_FORMAT:
-            raise FormatTooNew(f"{manifest} has format {version}; this Facegrid reads up to {HOME_FORMAT}")
         return home_id
 
     @property
@@ -80,6 +80,26 @@ class Home:
     def close(self) -> None:
         """Release the lock. Idempotent."""
         self._lock.close()
+
+
+def checked_directory(path: Path) -> Path:
+    """The path, absolute, of a directory that is there or may be made; InvalidParameter if a file is in its way."""
+    try:
+        directory = path.resolve()
+        there = next(place for place in (directory, *directory.parents) if place.exists())
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name; a ring of links; a name that none can have
+        raise InvalidParameter(f"home: expected the path of a directory, got {str(path)!r}: {error}") from error
+    if not there.is_dir():
+        raise InvalidParameter(f"home: expected a directory, got {directory}: {there} is a file")
+    return directory
+
+
+def _check_format(value: object, manifest: Path) -> None:
+    """CorruptData or FormatTooNew unless this Facegrid reads it. True and 1.0 are no formats, though they equal 1."""
+    if type(value) is not int or value < 1:
+        raise CorruptData(f"{manifest}: format: expected an integer of at least 1, got {value!r}")
+    if value > HOME_FORMAT:
+        raise FormatTooNew(f"{manifest} has format {value}; this Facegrid reads up to {HOME_FORMAT}")
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -41,7 +41,8 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         values = values + _GOLDEN
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return values ^ (values >> np.uint64(31))
+        mixed: npt.NDArray[np.uint64] = values ^ (values >> np.uint64(31))
+        return mixed
 
 
 def place_shards(gallery_id: str, shards: int, load: Mapping[str, int]) -> tuple[str, ...]:

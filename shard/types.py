@@ -50,11 +50,12 @@ class EnrollBatch:
 
     def take(self, rows: Sequence[int] | RowArray) -> EnrollBatch:
         """A batch of these rows, in the order given."""
+        picked = rows.tolist() if isinstance(rows, np.ndarray) else rows
         return EnrollBatch(
             embeddings=self.embeddings[rows],
-            template_ids=tuple(self.template_ids[i] for i in rows),
-            identities=tuple(self.identities[i] for i in rows),
-            metadata=tuple(self.metadata[i] for i in rows),
+            template_ids=tuple([self.template_ids[i] for i in picked]),
+            identities=tuple([self.identities[i] for i in picked]),
+            metadata=tuple([self.metadata[i] for i in picked]),
         )
 
 

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from shard.errors import FacegridError, HomeLocked, MissingExtra, ModelFileCorrupt, ModelFileMissing, StorageError
+from shard.errors import (
+    FacegridError,
+    HomeLocked,
+    InvalidParameter,
+    MissingExtra,
+    ModelFileCorrupt,
+    ModelFileMissing,
+    StorageError,
+)
 
 if TYPE_CHECKING:
     from cluster.config import Settings
@@ -116,9 +124,13 @@ def check_home(settings: Settings, *, is_deep: bool) -> Iterator[Finding | Galle
 
     is_deep: read every sealed file and compare its checksums.
     """
-    from coordinator.home import Home
+    from coordinator.home import Home, checked_directory
 
-    directory = settings.home.absolute()
+    try:
+        directory = checked_directory(settings.home)
+    except InvalidParameter as error:
+        yield Finding("home", "fail", str(error), "name another with --home or FACEGRID_HOME")
+        return
     if not (directory / "facegrid.json").exists():
         remedy = "facegrid gallery create makes one; name another with --home or FACEGRID_HOME"
         yield Finding("home", "warn", f"no Facegrid home at {directory}", remedy)

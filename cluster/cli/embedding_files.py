@@ -29,7 +29,7 @@ def read_embeddings(path: Path) -> npt.NDArray[Any]:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header raises whatever Python's tokenizer and parser do
         raise InvalidEmbedding(f"{path}: expected a .npy file of embeddings: {error}") from error
     if not isinstance(array, np.ndarray):
         array.close()

@@ -67,6 +67,7 @@ def enroll(
 
 
 def _enroll_images(invocation: Invocation, gallery: Gallery, paths: list[Path], identity: str | None) -> FolderReport:
+    from cluster.images import source_text
     from cluster.progress import show_progress
     from cluster.results import FolderReport, Refusal
 
@@ -75,7 +76,8 @@ def _enroll_images(invocation: Invocation, gallery: Gallery, paths: list[Path], 
     with show_progress(invocation.output.wants_progress, "enrolling") as tell:
         for done, path in enumerate(paths, start=1):
             try:
-                result = gallery.enroll_image(path, identity=identity, metadata={"source": path.name})
+                metadata = {"source": source_text(path.name)}
+                result = gallery.enroll_image(path, identity=identity, metadata=metadata)
                 enrolled, skipped = enrolled + result.enrolled, skipped + result.skipped
             except InvalidImage as error:
                 refused.append(Refusal(path, error.reason, str(error)))

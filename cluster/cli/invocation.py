@@ -41,8 +41,10 @@ class Invocation:
     def cluster(self, *, create: bool = False) -> Iterator[Cluster]:
         """The home, open. NotFound where there is none, unless it may be created; HomeLocked and others as it opens."""
         from cluster.api import Cluster
+        from coordinator.home import checked_directory
 
         settings = self.settings()
+        checked_directory(settings.home)
         if not create and not (settings.home / "facegrid.json").exists():
             raise NotFound(
                 f"no Facegrid home at {settings.home.absolute()}; `facegrid gallery create` makes one there, "

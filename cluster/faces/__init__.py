@@ -5,7 +5,7 @@ Importing this package needs neither; opening a pipeline without them raises Mis
 
 from __future__ import annotations
 
-from cluster.faces.decode import ImageArray, ImageLimits, ImageSource, decode_image
+from cluster.faces.decode import ImageArray, ImageLimits, ImageSource, decode_image, naming, read_image
 from cluster.faces.model_files import Announce, ModelPlaces, Progress, locate, pull
 from cluster.faces.photos import Photo, walk_photos
 from cluster.faces.pipeline import Face, FacePipeline, ImageFaces, PipelineOptions, Select, select_face
@@ -36,7 +36,9 @@ __all__ = [
     "list_models",
     "locate",
     "model_spec",
+    "naming",
     "pull",
+    "read_image",
     "select_face",
     "walk_photos",
 ]

@@ -6,7 +6,9 @@ Must not know faces.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import numpy.typing as npt
 
 from cluster.faces.extras import require_cv2
 from cluster.faces.headers import ImageHeader, read_header
-from shard.errors import InvalidImage
+from shard.errors import InvalidImage, InvalidParameter
 
 ImageArray = npt.NDArray[np.uint8]
 """(height, width, 3) uint8, RGB, upright."""
@@ -41,31 +43,57 @@ def decode_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -
     Grey, palette, CMYK and 16-bit images become 8-bit RGB; transparency is laid over white; of an animation, the first
     picture counts. JPEG, PNG, WebP and BMP are told apart by content, never by name. An array is checked and returned.
     Raises InvalidImage with reason unreadable, empty, too_many_bytes, not_an_image, unsupported_format, truncated,
-    too_many_pixels or undecodable; MissingExtra without OpenCV.
+    too_many_pixels or undecodable; InvalidParameter for another type; MissingExtra without OpenCV.
     """
     if isinstance(source, np.ndarray):
         return _checked_array(source, limits)
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        try:
-            return _decode_bytes(_read(path, limits), limits)
-        except InvalidImage as error:
-            raise InvalidImage(f"{path}: {error}", reason=error.reason) from error
-    return _decode_bytes(bytes(source), limits)
+    data = read_image(source, limits=limits)
+    with naming(source):
+        return _decode_bytes(data, limits)
+
+
+def read_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
+    """The encoded bytes of an image. Of a longer file, or one without an end, no more than the limit is read.
+
+    Raises InvalidImage with reason unreadable or too_many_bytes; InvalidParameter for pixels and other types.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        _check_bytes(memoryview(source).nbytes, limits)
+        return bytes(source)
+    if not isinstance(source, (str, os.PathLike)):
+        raise InvalidParameter(f"image: expected a path or encoded bytes, got {type(source).__name__}")
+    with naming(source):
+        data = _read(Path(os.fsdecode(source)), limits)
+        _check_bytes(len(data), limits)
+        return data
+
+
+@contextlib.contextmanager
+def naming(source: ImageSource) -> Iterator[None]:
+    """Put the image's path, where it has one, before the message of an InvalidImage."""
+    try:
+        yield
+    except InvalidImage as error:
+        if not isinstance(source, (str, os.PathLike)):
+            raise
+        raise InvalidImage(f"{os.fsdecode(source)}: {error}", reason=error.reason) from error
 
 
 def _read(path: Path, limits: ImageLimits) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(limits.max_bytes + 1)
-    except OSError as error:
-        raise InvalidImage(f"cannot be read: {error}", reason="unreadable") from error
-    return data
+            return file.read(limits.max_bytes + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidImage(f"cannot be read: {reason}", reason="unreadable") from error
+
+
+def _check_bytes(size: int, limits: ImageLimits) -> None:
+    if size > limits.max_bytes:
+        raise InvalidImage(f"expected at most {limits.max_bytes:,} bytes, got more", reason="too_many_bytes")
 
 
 def _decode_bytes(data: bytes, limits: ImageLimits) -> ImageArray:
-    if len(data) > limits.max_bytes:
-        raise InvalidImage(f"expected at most {limits.max_bytes:,} bytes, got more", reason="too_many_bytes")
     header = read_header(data)
     _check_size(header.width, header.height, limits)
     cv2 = require_cv2()

@@ -119,6 +119,35 @@ def test_single_photos_are_enrolled_with_their_owner(answer: Answer, staff: str,
     assert (code, [refusal["reason"] for refusal in report["refused"]]) == (10, ["duplicate_photo"])
 
 
+def test_a_bad_name_refuses_its_photo_and_no_other(
+    answer: Answer, staff: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names that no identity can have, and a photo's own name that is not UTF-8, beside a photo like any other."""
+    folder = tmp_path / "named"
+    for person, photo in (("Ann\udcff", "img1.jpg"), ("x" * 129, "img2.jpg"), ("a\x1b[31mb", "img4.jpg")):
+        (folder / person).mkdir(parents=True)
+        shutil.copy(photos / photo, folder / person)
+    (folder / "Bob").mkdir()
+    shutil.copy(photos / "img20.jpg", folder / "Bob" / "caf\udce9.jpg")
+    code, report, _ = answer("enroll", staff, folder)
+    assert (code, report["photos"], report["enrolled"]) == (10, 4, 1)
+    assert [refusal["reason"] for refusal in report["refused"]] == ["bad_name"] * 3
+    assert {Path(refusal["path"]).parent.name for refusal in report["refused"]} == {
+        "Ann\udcff",
+        "x" * 129,
+        "a\x1b[31mb",
+    }
+    (found,) = answer("search", staff, photos / "img20.jpg")[1]["candidates"]
+    assert (found["identity"], found["metadata"]["source"]) == ("Bob", "Bob/caf\\udce9.jpg")
+
+    single = shutil.copy(photos / "img1.jpg", tmp_path / "d\udce9j\x1b[31m.jpg")
+    assert answer("enroll", staff, single, "--identity", "Ann")[1]["enrolled"] == 1
+    assert run(["enroll", staff, str(folder)]) == 10
+    out = capsys.readouterr().out
+    assert "Ann\\udcff" in out
+    assert out.encode().decode() == out.replace("\x1b", ""), "printable as UTF-8, and no escape sequence"
+
+
 def test_image_verbs_refuse_another_embedder(answer: Answer, staff: str, photos: Path) -> None:
     code, _, error = answer("search", staff, photos / HELD_OUT, "--embedder", "mobilefacenet_512")
     assert (code, error["code"]) == (7, "model_mismatch")
@@ -129,6 +158,12 @@ def test_a_probe_that_is_no_face_is_a_named_error(answer: Answer, staff: str, em
     assert (code, error["code"], error["reason"]) == (2, "invalid_image", "not_an_image")
     code, _, error = answer("search", staff, employees / "Ann" / "[bold]noise.png")
     assert (code, error["code"], error["reason"]) == (2, "invalid_image", "no_face")
+    assert "[bold]noise.png: expected a face" in error["message"]
+    noise, good = employees / "Ann" / "[bold]noise.png", employees / "Ann" / "img1.jpg"
+    for command in (("verify", good, noise), ("find", noise, employees)):
+        code, _, error = answer(*command, "--embedder", EMBEDDER)
+        assert (code, error["reason"]) == (2, "no_face")
+        assert f"{noise}: " in error["message"]
 
 
 def test_verify_answers_by_exit_code_without_a_home(answer: Answer, photos: Path, tmp_path: Path) -> None:

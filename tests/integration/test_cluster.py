@@ -11,6 +11,7 @@ import pytest
 from cluster import Cluster, Gallery
 from shard.errors import (
     AlreadyExists,
+    ClusterError,
     CorruptData,
     DuplicateTemplate,
     FormatTooNew,
@@ -19,7 +20,9 @@ from shard.errors import (
     InvalidParameter,
     ModelMismatch,
     NotEnoughData,
+    ShardClosed,
     UnknownGallery,
+    UnknownModel,
     UnknownTemplate,
 )
 from tests.faces_like import exact, unit_rows
@@ -56,6 +59,13 @@ def staff(grid: Cluster) -> Iterator[Gallery]:
     yield gallery
     if gallery.name in {other.name for other in grid.galleries()}:
         grid.drop(gallery.name)
+
+
+def _nested(depth: int) -> dict[str, object]:
+    value: dict[str, object] = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
 
 
 def ids(n: int, first: int = 0) -> list[str]:
@@ -187,8 +197,13 @@ def test_bad_embeddings_are_named_and_change_nothing(staff: Gallery, values, err
         {"template_ids": ["a", "a"]},
         {"template_ids": ["a", ""]},
         {"identities": ["a", "x" * 200]},
+        {"identities": "ab"},
+        {"template_ids": "ab"},
         {"metadata": [{"a": 1}, "text"]},
         {"metadata": [{"a": float("nan")}, None]},
+        {"metadata": [{1: "a", "1": "b"}, None]},
+        {"metadata": [{"a": [{None: "b"}]}, None]},
+        {"metadata": [_nested(10_000), None]},
         {"metadata": [{"a": "x" * 20_000}, None]},
         {"if_exists": "replace"},
     ],
@@ -226,6 +241,36 @@ def test_images_need_a_gallery_of_their_embedder(staff: Gallery, data_dir: Path)
         staff.search_image(data_dir / "photos" / "img1.jpg")
 
 
+@pytest.mark.parametrize("setting", ["embedder", "detector"])
+def test_an_unknown_network_is_named_with_the_known_ones(tmp_path: Path, setting: str) -> None:
+    with Cluster.open(tmp_path / "home") as grid:
+        grid.gallery("acme/staff", create=True)
+    known = {"embedder": "sface_2021dec", "detector": "yunet_2023mar"}[setting]
+    with Cluster.open(tmp_path / "home", **{setting: "zzz"}) as grid:
+        staff = grid.gallery("acme/staff")
+        for call in (lambda: staff.search_image(b""), lambda: staff.enroll_image(b"")):
+            with pytest.raises(UnknownModel, match=f"'zzz'; known: .*{known}"):
+                call()
+
+
+def test_a_closed_cluster_changes_nothing(open_home: Open) -> None:
+    with open_home() as grid:
+        staff = grid.gallery("acme/staff", create=True, dim=DIM)
+        staff.enroll(unit_rows(3, DIM, seed=9))
+    for closed in (lambda: staff.enroll(unit_rows(1, DIM, seed=10)), grid.wait_until_idle):
+        with pytest.raises(ShardClosed, match="closed"):
+            closed()
+    for call in (
+        lambda: grid.drop("acme/staff"),
+        lambda: grid.gallery("acme/other", create=True, dim=DIM),
+        lambda: staff.search(unit_rows(1, DIM, seed=10)),
+    ):
+        with pytest.raises(ClusterError):
+            call()
+    with open_home() as grid:
+        assert [(gallery.name, len(gallery)) for gallery in grid.galleries()] == [("acme/staff", 3)]
+
+
 def test_a_second_open_is_refused(open_home: Open) -> None:
     with open_home() as first:
         with pytest.raises(HomeLocked, match="pid"):
@@ -243,6 +288,26 @@ def test_a_home_of_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> N
     manifest.write_text("{")
     with pytest.raises(CorruptData, match=r"facegrid\.json"):
         Cluster.open(tmp_path / "home")
+
+
+@pytest.mark.parametrize("version", ["true", "1.0", "1.9", "0", "-1", '"1"', "null", "[1]"])
+def test_a_home_whose_format_is_no_number_is_corrupt(tmp_path: Path, version: str) -> None:
+    with Cluster.open(tmp_path / "home"):
+        pass
+    manifest = tmp_path / "home" / "facegrid.json"
+    manifest.write_text(f'{{"format": {version}, "home_id": "x"}}')
+    with pytest.raises(CorruptData, match=r"facegrid\.json: format: expected an integer") as raised:
+        Cluster.open(tmp_path / "home")
+    assert repr(json.loads(version)) in str(raised.value)
+
+
+def test_a_home_that_cannot_be_a_directory_is_the_callers_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "ring").symlink_to(tmp_path / "ring")
+    for home in ("file", "file/home", "file/deeper/home", "ring", "x" * 300, "a\0b"):
+        with pytest.raises(InvalidParameter, match="directory"):
+            Cluster.open(tmp_path / home)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "ring"]
 
 
 def test_a_directory_of_something_else_is_not_taken_over(tmp_path: Path) -> None:

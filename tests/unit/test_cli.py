@@ -129,6 +129,8 @@ def test_a_search_that_finds_nothing_exits_with_1(answer: Any, gallery: str) -> 
 
 BAD = {
     "no home": (("--home", "elsewhere", "gallery", "list"), 3, "not_found"),
+    "home is a file": (("--home", "names.txt", "gallery", "list"), 2, "invalid_parameter"),
+    "home in a file": (("--home", "names.txt/home", "gallery", "create", "a/b"), 2, "invalid_parameter"),
     "unknown gallery": (("gallery", "show", "acme/none"), 3, "unknown_gallery"),
     "bad name": (("gallery", "create", "Staff"), 2, "invalid_parameter"),
     "dimension": (("gallery", "create", "a/b", "--dim", "3"), 2, "invalid_parameter"),
@@ -145,6 +147,7 @@ BAD = {
     "pickle": (("enroll", "acme/staff", "--embeddings", "pickle.npy"), 2, "invalid_embedding"),
     "archive": (("enroll", "acme/staff", "--embeddings", "archive.npz"), 2, "invalid_embedding"),
     "not an array": (("enroll", "acme/staff", "--embeddings", "names.txt"), 2, "invalid_embedding"),
+    "damaged header": (("enroll", "acme/staff", "--embeddings", "damaged.npy"), 2, "invalid_embedding"),
     "no file": (("enroll", "acme/staff", "--embeddings", "none.npy"), 2, "invalid_embedding"),
     "too few names": (
         ("enroll", "acme/staff", "--embeddings", "rows.npy", "--identities", "names.txt"), 2, "invalid_parameter",
@@ -175,6 +178,7 @@ def test_bad_input_is_a_named_error(answer: Any, gallery: str, name: str) -> Non
     saved("double.npy", np.ones((3, DIM)))
     saved("pickle.npy", np.array([{}], dtype=object))
     np.savez("archive.npz", a=np.ones(3))
+    Path("damaged.npy").write_bytes(Path("rows.npy").read_bytes().replace(b"64), }", b"64,   "))
     Path("names.txt").write_text("Ann\n")
     arguments, exit_code, error_code = BAD[name]
     code, document, errors = answer(*arguments)
@@ -214,6 +218,14 @@ def test_doctor_names_the_damaged_shard(answer: Any, gallery: str) -> None:
     assert (code, finding["status"]) == (1, "fail")
     assert "shard 0" in finding["detail"]
     assert "shard 1" not in finding["detail"]
+
+
+def test_doctor_says_that_a_home_is_a_file(answer: Any) -> None:
+    Path("file").write_text("x")
+    code, document, _ = answer("doctor", "--home", "file")
+    (finding,) = [f for f in document["findings"] if f["check"] == "home"]
+    assert (code, finding["status"]) == (1, "fail")
+    assert "expected a directory" in finding["detail"]
 
 
 def test_doctor_names_a_damaged_catalog(answer: Any, gallery: str) -> None:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.faces import ImageLimits, decode_image
+from cluster.faces import ImageLimits, decode_image, read_image
 from cluster.faces.headers import read_header
-from shard.errors import InvalidImage
+from shard.errors import InvalidImage, InvalidParameter
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -206,6 +206,37 @@ def test_missing_file_and_wrong_arrays(tmp_path: Path) -> None:
         decode_image(scene().astype(np.float32))  # type: ignore[arg-type]
     with pytest.raises(InvalidImage, match="at least one pixel"):
         decode_image(np.empty((0, 4, 3), np.uint8))
+
+
+def test_an_endless_file_is_read_no_further_than_the_limit() -> None:
+    for read in (read_image, decode_image):
+        with pytest.raises(InvalidImage, match=r"/dev/zero.*at most 1,000 bytes") as raised:
+            read("/dev/zero", limits=ImageLimits(max_bytes=1_000))
+        assert raised.value.reason == "too_many_bytes"
+
+
+def test_every_kind_of_source_is_read_alike(tmp_path: Path) -> None:
+    class Link:
+        def __fspath__(self) -> str:
+            return str(tmp_path / "a.png")
+
+    data = encoded(".png")
+    (tmp_path / "a.png").write_bytes(data)
+    sources = (data, bytearray(data), memoryview(data), str(tmp_path / "a.png"), tmp_path / "a.png", Link())
+    assert [read_image(source) for source in sources] == [data] * len(sources)
+    for source in sources[:3]:
+        with pytest.raises(InvalidImage, match="at most 9 bytes"):
+            read_image(source, limits=ImageLimits(max_bytes=9))
+
+
+def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
+    for wrong in (scene(), None, 5):
+        with pytest.raises(InvalidParameter, match="path or encoded bytes"):
+            read_image(wrong)  # type: ignore[arg-type]
+    for path in ("a\0b.png", "\ud800.png", tmp_path):
+        with pytest.raises(InvalidImage, match="cannot be read") as raised:
+            read_image(path)
+        assert raised.value.reason == "unreadable"
 
 
 @given(

@@ -230,7 +230,7 @@ def test_bad_batches_are_refused_whole(shard: Shard, spoil, error, match) -> Non
         (SearchParams(k=1_001), "k:"),
         (SearchParams(k=True), "k:"),
         (SearchParams(k=1, recall=0.0), "recall"),
-        (SearchParams(k=1, recall=1.0), "exact=True"),
+        (SearchParams(k=1, recall=1.0), "exact search"),
         (SearchParams(k=1, recall=float("nan")), "recall"),
     ],
 )
