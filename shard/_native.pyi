@@ -85,8 +85,8 @@ def search(
 
     probes (n, dim) float32. cascades[i] None scans all floats of index i. Else it is (values, bounds, knee): values
     (n, planes * 128) float32, the probe's projections minus thresholds; bounds (n, 4) float32, offset and slope of the
-    least agreement of a row by its cosine, on the first plane and on all; cosines above knee count half. Rows that may be
-    among the best by these bounds are scored on floats. Give indexes of one model the same arrays.
+    least agreement of a row by its cosine, on the first plane and on all; cosines above knee count half. Rows that
+    may be among the best by these bounds are scored on floats. Give indexes of one model the same arrays.
     Returns index numbers (n, k) int32, rows (n, k) int64, both -1 padded; scores (n, k) float32, NaN padded; keys
     (n, k) uint64, 0 padded. All cores. An exact scan and a cascade give the same score bits for the same row.
     """

@@ -39,8 +39,8 @@ class Calibration:
     """The line and its error, for the first plane and for all planes.
 
     slope, offset: (2,) float64; agreement / norm = offset + slope * (cosine - probe @ mean), stage 0 the first plane.
-    quantiles: (2, len(MISS_GRID)) float64, of the error below the line; they fall along the grid. knee: cosine above which
-    the line was not measured. probes: held-out probes behind the figures.
+    quantiles: (2, len(MISS_GRID)) float64, of the error below the line; they fall along the grid. knee: cosine above
+    which the line was not measured. probes: held-out probes behind the figures.
     """
 
     slope: npt.NDArray[np.float64]
@@ -69,13 +69,15 @@ class Calibration:
 def calibrate(cosines: FloatArray, common: FloatArray, agreements: FloatArray) -> Calibration:
     """The calibration of measured pairs of a probe and a row near it.
 
-    cosines: (probes, m). common: (probes,), products with the mean. agreements: (2, probes, m), divided by the norms.
+    cosines: (probes, m), minus infinity where there is no pair. common: (probes,), products with the mean. agreements:
+    (2, probes, m), divided by the norms.
     """
     probes = len(cosines)
-    x = (cosines - common[:, None]).astype(np.float64).ravel()
+    is_pair = np.isfinite(cosines)
+    x = (cosines - common[:, None]).astype(np.float64)[is_pair]
     slopes, offsets, quantiles = [], [], []
     for stage in agreements:
-        y = stage.astype(np.float64).ravel()
+        y = stage.astype(np.float64)[is_pair]
         slope, offset = np.polyfit(x, y, 1)
         # A line that falls would make a near row look far; it can only come of noise.
         slope = max(slope, 0.0)
@@ -86,7 +88,7 @@ def calibrate(cosines: FloatArray, common: FloatArray, agreements: FloatArray) -
         slope=np.array(slopes),
         offset=np.array(offsets),
         quantiles=np.array(quantiles),
-        knee=float(np.quantile(cosines, KNEE_QUANTILE)),
+        knee=float(np.quantile(cosines[is_pair], KNEE_QUANTILE)),
         probes=probes,
     )
 

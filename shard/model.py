@@ -52,9 +52,9 @@ class Query:
 class SearchModel:
     """PCA and ITQ folded into one projection, the mean, and the recall calibration. Immutable.
 
-    dim: of the embeddings. code_bits: 128, 256, 512 or 1024. mean: (dim,) float32. projection: (dim, code_bits) float32;
-    plane p is columns [128p, 128p + 128). thresholds: (code_bits,) float32, the mean projected; a bit is 1 where the
-    projected embedding is above.
+    dim: of the embeddings. code_bits: 128, 256, 512 or 1024. mean: (dim,) float32. projection: (dim, code_bits)
+    float32; plane p is columns [128p, 128p + 128). thresholds: (code_bits,) float32, the mean projected; a bit is 1
+    where the projected embedding is above.
     trained_on: rows of the training sample. model_id: 32 hex digits, BLAKE2b over everything above.
     Raises InvalidParameter when the values do not fit together.
     Source: ITQ, Gong & Lazebnik, CVPR 2011; planes and calibration in docs/search-model.md.
@@ -100,7 +100,7 @@ class SearchModel:
     def query(self, probes: FloatArray, recall: float) -> Query:
         """What the native search needs for probes (n, dim) float32, unit L2 norm, to find rows with that recall@k.
 
-        Recall is against exhaustive search, for any k, for probes that may be of strangers and in a gallery of any size.
+        Recall is against exhaustive search, for any k and gallery size, and for probes that may be of strangers.
         Raises InvalidEmbedding for a wrong shape or dtype, InvalidParameter for a recall outside (0, 1).
         """
         self._check(probes, "probes")

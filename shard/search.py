@@ -20,6 +20,7 @@ from shard.validate import check_params, check_probes
 _Found = tuple[RowArray, RowArray, FloatArray, KeyArray]
 _LABEL_ATTEMPTS = 3
 
+
 def search_shards(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -> CandidateBatch:
     """The k best templates of all shards together, for each probe.
 

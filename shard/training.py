@@ -25,6 +25,8 @@ PROBES = 2_000
 """Most held-out probes of the calibration."""
 NEIGHBOURS = 50
 """Rows nearest to each probe whose agreement is measured; of a small sample one row in twenty."""
+STRANGER_SIGMAS = 5.0
+"""A neighbour whose cosine is this many standard deviations above random pairs' is taken for a mate."""
 _PROBE_BLOCK = 500
 
 
@@ -62,8 +64,10 @@ def _check_sample(sample: FloatArray) -> None:
 def measure(rows: FloatArray, mean: FloatArray, projection: FloatArray) -> Calibration:
     """The calibration of a projection on rows (n, dim) that it was not fitted to.
 
-    The first PROBES rows are probes; measured are the rows nearest to each, itself left out.
+    The first PROBES rows are probes; measured are the strangers nearest to each. Mates agree by another line, and would
+    make it too steep for the nearest strangers: asked for 0.9, those were found at 0.82 (docs/search-model.md).
     """
+    limit = stranger_limit(rows)
     signs = np.unpackbits(encode_bits(rows, projection, mean @ projection), axis=1).astype(np.float32) * 2 - 1
     probes = min(PROBES, len(rows))
     near = min(NEIGHBOURS, len(rows) // 20)
@@ -72,7 +76,8 @@ def measure(rows: FloatArray, mean: FloatArray, projection: FloatArray) -> Calib
     for start in range(0, probes, _PROBE_BLOCK):
         block = slice(start, min(start + _PROBE_BLOCK, probes))
         scores = rows[block] @ rows.T
-        scores[np.arange(block.stop - start), np.arange(start, block.stop)] = -2.0
+        scores[np.arange(block.stop - start), np.arange(start, block.stop)] = -np.inf
+        scores[scores > limit] = -np.inf
         nearest = np.argpartition(-scores, near - 1, axis=1)[:, :near]
         cosines[block] = np.take_along_axis(scores, nearest, axis=1)
         values = rows[block] @ projection - mean @ projection
@@ -80,6 +85,17 @@ def measure(rows: FloatArray, mean: FloatArray, projection: FloatArray) -> Calib
             agreement = np.take_along_axis(values[:, :bits] @ signs[:, :bits].T, nearest, axis=1)
             agreements[stage, block] = agreement / norms(values[:, :bits])[:, None]
     return calibrate(cosines, rows[:probes] @ mean, agreements)
+
+
+def stranger_limit(rows: FloatArray) -> float:
+    """The cosine above which a neighbour is taken for a mate: STRANGER_SIGMAS above the median of random pairs.
+
+    The deviation is the median absolute one (times 1.4826, its normal consistency), which a few mates do not move.
+    """
+    half = len(rows) // 2
+    cosines = np.einsum("ij,ij->i", rows[:half], rows[half : 2 * half])
+    middle = np.median(cosines)
+    return float(middle + STRANGER_SIGMAS * 1.4826 * np.median(np.abs(cosines - middle)))
 
 
 def norms(values: FloatArray) -> FloatArray:

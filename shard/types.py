@@ -70,7 +70,7 @@ class EnrollReceipt:
 
 @dataclass(frozen=True, slots=True)
 class SearchParams:
-    """How to search: `recall` in (0, 1) picks the survivors of each stage; `exact` scans every float instead."""
+    """How to search: `recall` in (0, 1) says how far each stage looks; `exact` scans every float instead."""
 
     k: int
     recall: float = DEFAULT_RECALL

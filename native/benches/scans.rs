@@ -8,9 +8,9 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use _native::kernels::{Kernel, Pick, Plane, pick};
+use _native::kernels::{BLOCK_ROWS, Block, HeadTable, Kernel, Pick, TailWeights, pick};
 use _native::{Index, Stage, search};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 const DIM: usize = 512;
 const PLANES: usize = 4;
@@ -68,17 +68,16 @@ impl Drop for Gallery {
 
 fn kernels(c: &mut Criterion) {
     let mut random = Random(1);
-    let probe: Plane = random.bytes(16).try_into().expect("16 bytes");
+    let mut table = HeadTable([[0; 16]; 32]);
+    table.0.as_flattened_mut().iter_mut().zip(random.bytes(512)).for_each(|(entry, byte)| *entry = byte % 32);
     for (name, rows) in [("head, in L1", 2048), ("head, 16 MiB", ROWS)] {
-        let codes = random.bytes(rows * 16 + 64);
-        let codes = &codes[codes.as_ptr().align_offset(64)..][..rows * 16];
-        let codes = codes.as_chunks::<16>().0;
-        let mut out = vec![0; 2048];
+        let blocks: Vec<Block> = random.bytes(rows * 16).chunks(512).map(bytemuck::pod_read_unaligned).collect();
+        let mut out = vec![[0; BLOCK_ROWS]; 64];
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Elements(rows as u64));
         for kernel in Kernel::available() {
             group.bench_function(kernel.name(), |b| {
-                b.iter(|| codes.chunks(2048).for_each(|codes| kernel.head(&probe, codes, black_box(&mut out))));
+                b.iter(|| blocks.chunks(64).for_each(|blocks| kernel.head(&table, blocks, black_box(&mut out))));
             });
         }
     }
@@ -86,15 +85,21 @@ fn kernels(c: &mut Criterion) {
 
 fn refine(c: &mut Criterion) {
     let mut random = Random(2);
-    let (probe, tails) = (random.bytes(48), random.bytes(ROWS * 48));
+    let weights = random.bytes(384).into_iter().map(|byte| byte as i8).collect();
+    let (tail, tails) = (TailWeights { weights, base: 50_000, head_unit: 1_700 }, random.bytes(ROWS * 48));
     let mut rows: Vec<u32> = (0..20_000).map(|_| random.next() as u32 % ROWS as u32).collect();
     rows.sort_unstable();
     let picks: Vec<Pick> = rows.iter().map(|row| pick(0, *row)).collect();
     let mut group = c.benchmark_group("refine, 20,000 of 1 M, 384 bits");
     group.throughput(Throughput::Elements(20_000));
     for kernel in Kernel::available() {
-        let mut picks = picks.clone();
-        group.bench_function(kernel.name(), |b| b.iter(|| kernel.refine(&probe, &tails, 0, black_box(&mut picks))));
+        group.bench_function(kernel.name(), |b| {
+            b.iter_batched_ref(
+                || picks.clone(),
+                |picks| kernel.refine(&tail, &tails, 0, black_box(picks)),
+                BatchSize::LargeInput,
+            );
+        });
     }
 }
 
@@ -106,19 +111,21 @@ fn searches(c: &mut Criterion) {
     let mut group = c.benchmark_group("search");
     group.sample_size(10).measurement_time(Duration::from_secs(3));
     // Every page of floats is touched once, as in a shard that has run for a while.
-    let warm = Stage { codes: None, head: 0, full: 0 };
+    let warm = Stage::Exact;
     search(&[&million.index], &random.floats(DIM), DIM, &[warm], 1, kernel).expect("a search");
     for n in [1, 16, 1024] {
-        let (probes, codes) = (random.floats(n * DIM), random.bytes(n * PLANES * 16));
-        let stage = Stage { codes: Some(&codes), head: 20_000, full: 500 };
+        let (probes, values) = (random.floats(n * DIM), random.floats(n * PLANES * 128));
+        // Random codes agree by nothing but chance: bounds high enough leave the pilot alone, which is one pass.
+        let bounds = [1e9, 0.0, 1e9, 0.0].repeat(n);
+        let stage = Stage::Cascade { values: &values, bounds: &bounds, knee: 1.0 };
         group.throughput(Throughput::Elements(n as u64));
-        group.bench_function(BenchmarkId::new("batch, 1 M, 20,000 and 500", n), |b| {
+        group.bench_function(BenchmarkId::new("batch, 1 M, one pass", n), |b| {
             b.iter(|| search(&[&million.index], &probes, DIM, &[stage], 10, kernel));
         });
     }
     for n in [1, 16, 256] {
         let probes = random.floats(n * DIM);
-        let stage = Stage { codes: None, head: 0, full: 0 };
+        let stage = Stage::Exact;
         group.throughput(Throughput::Elements(n as u64));
         group.bench_function(BenchmarkId::new("exact, 100,000", n), |b| {
             b.iter(|| search(&[&small.index], &probes, DIM, &[stage], 10, kernel));

@@ -13,9 +13,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::index::State;
-use crate::kernels::{
-    BLOCK_ROWS, HIDDEN, HeadTable, Kernel, Pick, fetch, pick_distance, pick_row, refine as refine_rows,
-};
+use crate::kernels::{BLOCK_ROWS, HIDDEN, HeadTable, Kernel, Pick, fetch, pick_distance, pick_row};
 use crate::query::Query;
 use crate::search::Target;
 use crate::segment::Segment;
@@ -69,7 +67,7 @@ pub fn pilot(target: &Target, queries: &[Query], probes: &[f32], k: usize, best:
 
 fn begin(target: &Target, query: &Query, probe: &[f32], kept: Kept, k: usize, best: &mut TopK) -> Pilot {
     let Kept { limit, mut picks } = kept;
-    refine(target.state, query, &mut picks);
+    refine(target, query, &mut picks);
     let scored = PILOT_SCORED.max(k).min(picks.len());
     if scored > 0 && scored < picks.len() {
         picks.select_nth_unstable(scored - 1);
@@ -203,7 +201,7 @@ fn beyond(state: &State, kernel: Kernel, jobs: &[Job], range: Range<usize>) -> V
                 kernel.below(distances, job.reach.end, base, &mut picks);
             });
             picks.retain(|pick| pick_distance(*pick) >= u32::from(job.reach.start));
-            refine_rows(&job.query.tail, step.segment.codes.tails(), step.segment.first as u32, &mut picks);
+            kernel.refine(&job.query.tail, step.segment.codes.tails(), step.segment.first as u32, &mut picks);
             found.extend(picks.iter().filter(|pick| pick_distance(**pick) < job.limit));
         }
     });
@@ -272,12 +270,12 @@ fn guess_limit(state: &State, kernel: Kernel, head: &HeadTable, keep: usize, ran
 }
 
 /// From distances on the first plane to those on all planes. Picks are in order of rows.
-fn refine(state: &State, query: &Query, mut picks: &mut [Pick]) {
-    for segment in &state.segments {
+fn refine(target: &Target, query: &Query, mut picks: &mut [Pick]) {
+    for segment in &target.state.segments {
         let end = segment.first + segment.rows;
         let here = picks.partition_point(|&pick| (pick_row(pick) as usize) < end);
         let (now, later) = picks.split_at_mut(here);
-        refine_rows(&query.tail, segment.codes.tails(), segment.first as u32, now);
+        target.kernel.refine(&query.tail, segment.codes.tails(), segment.first as u32, now);
         picks = later;
     }
 }

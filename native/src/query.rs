@@ -2,10 +2,10 @@
 //!
 //! A probe keeps its projections as numbers; a row has only their signs. The distance of a row is the sum of the
 //! magnitudes of the probe's projections on the bits that differ, so it falls as the cosine rises. Both stages count it in
-//! whole numbers: the first plane in steps of `1 / scale`, all planes in steps that are `HEAD_UNIT` times finer. Their
-//! relation to the cosine is what the model has calibrated: `Bound`.
+//! whole numbers, the first plane in coarser steps than all planes. Their relation to the cosine is what the model has
+//! calibrated: `Bound`.
 
-use crate::kernels::{HEAD_UNIT, HeadTable, MAX_ENTRY, PLANE_BYTES, TailTable};
+use crate::kernels::{HeadTable, MAX_ENTRY, PLANE_BYTES, TAIL_UNIT, TailWeights};
 
 /// Values of a bound: offset and slope of the first plane, then of all planes.
 pub const BOUND_VALUES: usize = 4;
@@ -23,13 +23,15 @@ struct Bound {
 /// One probe against the codes of one model.
 pub struct Query {
     pub head: HeadTable,
-    pub tail: TailTable,
+    pub tail: TailWeights,
     head_bound: Bound,
     full_bound: Bound,
     /// Sum of the magnitudes on the first plane, and on all.
     head_total: f64,
     full_total: f64,
-    scale: f64,
+    /// Units of distance to one of agreement, on the first plane and on all.
+    head_scale: f64,
+    full_scale: f64,
     /// Cosines above it count half: there the calibration is an extrapolation.
     knee: f64,
 }
@@ -37,51 +39,56 @@ pub struct Query {
 impl Query {
     /// values: the probe's projections minus thresholds, one for each bit of a code, at least a plane of them.
     pub fn new(values: &[f32], bounds: &[f32; BOUND_VALUES], knee: f32) -> Self {
-        let halves: Vec<[f32; 16]> = values.as_chunks::<4>().0.iter().map(costs).collect();
-        let farthest = halves[..2 * PLANE_BYTES].iter().map(|costs| most(costs)).fold(0.0, f32::max);
-        let scale = if farthest > 0.0 { f32::from(MAX_ENTRY) / farthest } else { 0.0 };
-        let (head, tail) = halves.split_at(2 * PLANE_BYTES);
+        let (head, tail) = values.split_at(PLANE_BITS);
+        let halves: Vec<[f32; 16]> = head.as_chunks::<4>().0.iter().map(costs).collect();
+        let farthest = halves.iter().flatten().copied().fold(0.0, f32::max);
+        let head_scale = if farthest > 0.0 { f32::from(MAX_ENTRY) / farthest } else { 0.0 };
         let mut table = HeadTable([[0; 16]; 2 * PLANE_BYTES]);
-        for (halves, costs) in table.0.as_chunks_mut::<2>().0.iter_mut().zip(head.as_chunks::<2>().0) {
+        for (tables, costs) in table.0.as_chunks_mut::<2>().0.iter_mut().zip(halves.as_chunks::<2>().0) {
             // The first four bits of a byte are its high half.
-            halves[0] = costs[1].map(|cost| whole(cost * scale) as u8);
-            halves[1] = costs[0].map(|cost| whole(cost * scale) as u8);
+            tables[0] = costs[1].map(|cost| (cost * head_scale).round() as u8);
+            tables[1] = costs[0].map(|cost| (cost * head_scale).round() as u8);
         }
+        let largest = tail.iter().map(|value| value.abs()).fold(0.0, f32::max);
+        let tail_scale = if largest > 0.0 { f32::from(i8::MAX) / largest } else { head_scale };
         let total = |values: &[f32]| values.iter().map(|value| f64::from(value.abs())).sum();
         let [head_offset, head_slope, full_offset, full_slope] = bounds.map(f64::from);
         Self {
             head: table,
-            tail: tail.as_chunks::<2>().0.iter().map(|costs| byte_table(costs, scale * HEAD_UNIT as f32)).collect(),
+            tail: weights(tail, tail_scale, head_scale),
             head_bound: Bound { offset: head_offset, slope: head_slope },
             full_bound: Bound { offset: full_offset, slope: full_slope },
-            head_total: total(&values[..PLANE_BITS]),
+            head_total: total(head),
             full_total: total(values),
-            scale: f64::from(scale),
+            head_scale: f64::from(head_scale),
+            full_scale: f64::from(tail_scale) * f64::from(TAIL_UNIT),
             knee: f64::from(knee),
         }
     }
 
     /// Rows whose cosine may reach `score` are nearer than this on the first plane.
     pub fn head_limit(&self, score: f32) -> u16 {
-        self.limit(self.head_bound, self.head_total, self.scale, score).min(f64::from(u16::MAX)) as u16
+        limit(self.head_bound, self.head_total, self.head_scale, self.effective(score)).min(f64::from(u16::MAX)) as u16
     }
 
     /// The same on all planes.
     pub fn full_limit(&self, score: f32) -> u32 {
-        let scale = self.scale * f64::from(HEAD_UNIT);
-        self.limit(self.full_bound, self.full_total, scale, score).min(f64::from(u32::MAX)) as u32
+        limit(self.full_bound, self.full_total, self.full_scale, self.effective(score)).min(f64::from(u32::MAX)) as u32
     }
 
-    /// At least 0; infinite where nothing may be left out.
-    fn limit(&self, bound: Bound, total: f64, scale: f64, score: f32) -> f64 {
+    fn effective(&self, score: f32) -> f64 {
         let score = f64::from(score);
-        if scale == 0.0 || score == f64::NEG_INFINITY {
-            return f64::INFINITY;
-        }
-        let score = score.min(self.knee + (score - self.knee) / 2.0);
-        let agreement = bound.offset + bound.slope * score;
-        (((total - agreement) * scale / 2.0).floor() + 1.0).max(0.0)
+        score.min(self.knee + (score - self.knee) / 2.0)
     }
+}
+
+/// The least distance at which a row cannot be of that cosine; infinite where nothing may be left out.
+fn limit(bound: Bound, total: f64, scale: f64, cosine: f64) -> f64 {
+    if scale == 0.0 || cosine == f64::NEG_INFINITY {
+        return f64::INFINITY;
+    }
+    let agreement = bound.offset + bound.slope * cosine;
+    (((total - agreement) * scale / 2.0).floor() + 1.0).max(0.0)
 }
 
 /// What each value of four bits costs. The first bit is the highest one.
@@ -97,25 +104,26 @@ fn costs(values: &[f32; 4]) -> [f32; 16] {
     costs
 }
 
-fn most(costs: &[f32; 16]) -> f32 {
-    costs.iter().copied().fold(0.0, f32::max)
-}
-
-/// The nearest whole number of what is not negative.
-fn whole(value: f32) -> u32 {
-    (value + 0.5) as u32
-}
-
-fn byte_table([high, low]: &[[f32; 16]; 2], scale: f32) -> [u16; 256] {
-    let steps = |cost: f32| whole(cost * scale).min(u32::from(u16::MAX / 2)) as u16;
-    let (high, low) = (high.map(steps), low.map(steps));
-    std::array::from_fn(|byte| high[byte >> 4] + low[byte & 15])
+fn weights(values: &[f32], scale: f32, head_scale: f32) -> TailWeights {
+    let mut weights = vec![0; values.len()];
+    let mut base = 0;
+    for (weights, values) in weights.as_chunks_mut::<8>().0.iter_mut().zip(values.as_chunks::<8>().0) {
+        // A code has its first bit highest in the byte.
+        for (weight, value) in weights.iter_mut().rev().zip(values) {
+            let steps = (value * scale).round() as i8;
+            *weight = -steps;
+            base += i32::from(steps.max(0));
+        }
+    }
+    let head_unit =
+        if head_scale > 0.0 { f64::from(scale) / f64::from(head_scale) * f64::from(TAIL_UNIT) } else { 0.0 };
+    TailWeights { weights, base, head_unit: head_unit.round() as u32 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::{BLOCK_ROWS, Block, Kernel, pick, pick_distance, refine};
+    use crate::kernels::{BLOCK_ROWS, Block, Kernel, pick, pick_distance};
     use proptest::prelude::*;
 
     /// The weighted distance, bit by bit.
@@ -136,12 +144,13 @@ mod tests {
             }
             let mut out = [[0; BLOCK_ROWS]];
             Kernel::in_use().head(&query.head, &[block], &mut out);
-            let head = f64::from(out[0][7]) / query.scale;
-            prop_assert!((head - distance(&values[..128], &code[..16])).abs() <= 32.0 * 0.5 / query.scale);
+            let head = f64::from(out[0][7]) / query.head_scale;
+            prop_assert!((head - distance(&values[..128], &code[..16])).abs() <= 16.0 / query.head_scale);
             let mut picks = [pick(u32::from(out[0][7]), 0)];
-            refine(&query.tail, &code[16..], 0, &mut picks);
-            let full = f64::from(pick_distance(picks[0])) / query.scale / f64::from(HEAD_UNIT);
-            prop_assert!((full - distance(&values, &code)).abs() <= 20.0 / query.scale);
+            Kernel::in_use().refine(&query.tail, &code[16..], 0, &mut picks);
+            let full = f64::from(pick_distance(picks[0])) / query.full_scale;
+            let most = 16.5 / query.head_scale + 128.0 * f64::from(TAIL_UNIT) / query.full_scale;
+            prop_assert!((full - distance(&values, &code)).abs() <= most);
         }
 
         #[test]
@@ -170,6 +179,6 @@ mod tests {
     fn a_probe_without_any_projection_leaves_nothing_out() {
         let query = Query::new(&[0.0; 128], &[0.0, 1.0, 0.0, 1.0], 1.0);
         assert_eq!((query.head_limit(0.9), query.full_limit(0.9)), (u16::MAX, u32::MAX));
-        assert!(query.tail.is_empty());
+        assert!(query.tail.weights.is_empty());
     }
 }

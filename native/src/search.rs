@@ -204,7 +204,7 @@ fn check(indexes: &[&Index], probes: &[f32], dim: usize, stages: &[Stage], k: us
         return Err(Error::value(format!("probes: expected rows of at least one float, got rows of {dim}")));
     }
     if stages.len() != indexes.len() {
-        let message = format!("expected codes and survivors for {} indexes, got {}", indexes.len(), stages.len());
+        let message = format!("expected stages for {} indexes, got {}", indexes.len(), stages.len());
         return Err(Error::value(message));
     }
     if indexes.len() > i32::MAX as usize {

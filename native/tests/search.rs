@@ -100,15 +100,18 @@ fn run_all_ways(random: &mut Random, galleries: &[&Gallery], probes: &[f32], pla
 
 fn check_list(galleries: &[&Gallery], probe: &[f32], values: &[f32], plans: &[Plan], k: usize, list: &[Entry]) {
     let floor = if list.len() == k { f64::from(list[k - 1].0) } else { f64::NEG_INFINITY };
-    // Distances are whole numbers: of 96 look-ups each is off by half a step at most.
-    let weights: Vec<f32> = values[..128].chunks(4).map(|four| four.iter().map(|v| v.abs()).sum()).collect();
-    let step = f64::from(weights.iter().copied().fold(0.0, f32::max)) / 31.0;
+    // Distances are whole numbers: each of 32 look-ups and of 256 weights is off by half a step at most, and what agrees is
+    // twice as much off as what differs.
+    let costs: Vec<f32> = values[..128].chunks(4).map(|four| four.iter().map(|v| v.abs()).sum()).collect();
+    let head_error = f64::from(costs.iter().copied().fold(0.0, f32::max)) / 31.0 * 34.0;
+    let largest = values[128..].iter().map(|v| v.abs()).fold(0.0, f32::max);
+    let full_error = head_error + f64::from(largest) / 127.0 * 260.0;
     let is_promised = |i: usize, row: usize| {
         let Some((offset, slope)) = plans[i] else { return true };
         let least = f64::from(offset) + f64::from(slope) * floor;
         let (head, full) = galleries[i].agreement(values, row);
         // An infinite least of a slope 0 is no number: everything is promised then.
-        least.is_nan() || (head >= least + 34.0 * step && full >= least + 40.0 * step)
+        least.is_nan() || (head >= least + head_error && full >= least + full_error)
     };
     let returned = |i: usize, row: usize| list.iter().any(|entry| (entry.2, entry.3) == (i as i32, row as i64));
     let expected = best(galleries, probe, k, |i, row| is_promised(i, row) || returned(i, row));
@@ -149,7 +152,7 @@ fn a_split_search_agrees_with_brute_force() {
     let small = Gallery::new(&mut random, &[10], DIM, PLANES, true, 0);
     for n in [1, 3] {
         let probes = random.floats(n * DIM, false);
-        for plan in [(40.0, 0.1), (-10.0, 1.0), (-1e9, 0.0)] {
+        for plan in [(40.0, 0.1), (-10.0, 1.0)] {
             run_all_ways(&mut random, &[&large, &small], &probes, &[Some(plan), None], 50);
             run_all_ways(&mut random, &[&small, &large], &probes, &[Some(plan), Some(plan)], 7);
         }

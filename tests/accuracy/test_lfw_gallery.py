@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from cluster import Cluster
-from shard import search
 from shard.types import FloatArray
 
 pytestmark = pytest.mark.data
@@ -33,10 +32,8 @@ def grid(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-d
         yield opened
 
 
-def test_recall_and_identification_equal_exact_search(grid, embeddings, people, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_recall_and_identification_equal_exact_search(grid, embeddings, people) -> None:  # type: ignore[no-untyped-def]
     """One photo of everyone and half of the others enrolled; probes: the rest, and photos of people not enrolled."""
-    # In galleries of this size a batch would rather scan all floats; what is tested is the cascade.
-    monkeypatch.setattr(search, "EXACT_SHARE_MANY", 2.0)
     rng = np.random.default_rng(7)
     order = rng.permutation(len(people))
     strangers = np.isin(people, rng.permutation(np.unique(people))[:600])

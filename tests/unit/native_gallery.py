@@ -41,13 +41,10 @@ class Gallery:
         self.live[rows] = False
         return self.index.delete(np.array(rows, dtype=np.int64))
 
-    def survivors(self, code: Codes, head: int, full: int) -> npt.NDArray[np.int64]:
-        """The rows that the cascade reranks, by sorting (distance, row) twice."""
-        rows = np.flatnonzero(self.live)
-        for width, keep in ((16, head), (PLANES * 16, full)):
-            distances = np.bitwise_count(self.codes[rows, :width] ^ code[:width]).sum(axis=1)
-            rows = np.sort(rows[np.argsort(distances, kind="stable")[:keep]])
-        return rows
+    def agreement(self, values: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Of every row: values of the bits that are set minus those that are not, on the first plane and on all."""
+        signs = np.unpackbits(self.codes, axis=1).astype(np.float64) * 2 - 1
+        return signs[:, :128] @ values[:128], signs @ values
 
 
 def best(gallery: Gallery, probe: Floats, rows: npt.NDArray[np.int64], k: int) -> list[int]:
@@ -56,7 +53,14 @@ def best(gallery: Gallery, probe: Floats, rows: npt.NDArray[np.int64], k: int) -
     return [int(row) for row in rows[np.lexsort((gallery.keys[rows], -scores))[:k]]]
 
 
-def make_probes(n: int, seed: int = 11) -> tuple[Floats, Codes]:
+def make_probes(n: int, seed: int = 11) -> tuple[Floats, Floats]:
+    """Probes (n, DIM), and projections for them (n, PLANES * 128)."""
     rng = np.random.default_rng(seed)
     floats = rng.standard_normal((n, DIM)).astype(np.float32)
-    return floats, rng.integers(0, 256, (n, PLANES * 16), dtype=np.uint8)
+    return floats, rng.standard_normal((n, PLANES * 128)).astype(np.float32)
+
+
+def cascade(values: Floats, offset: float, slope: float = 0.0) -> tuple[Floats, Floats, float]:
+    """A cascade with one bound for both stages and all probes."""
+    bounds = np.tile(np.array([offset, slope, offset, slope], np.float32), (len(values), 1))
+    return values, bounds, 2.0

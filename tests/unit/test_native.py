@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shard import _native
-from tests.unit.native_gallery import DIM, PLANES, Gallery, best, make_probes
+from tests.unit.native_gallery import DIM, PLANES, Gallery, best, cascade, make_probes
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_crc32c_of_known_bytes_and_in_pieces() -> None:
 def test_exact_search_equals_numpy(gallery: Gallery) -> None:
     gallery.delete([0, 5, 299, 300, 370])
     probes, _ = make_probes(19)
-    indexes, rows, scores, keys = _native.search([gallery.index], probes, [None], [(0, 0)], 8)
+    indexes, rows, scores, keys = _native.search([gallery.index], probes, [None], 8)
     live = np.flatnonzero(gallery.live)
     assert rows.tolist() == [best(gallery, probe, live, 8) for probe in probes]
     assert not indexes.any()
@@ -98,33 +98,35 @@ def test_exact_search_equals_numpy(gallery: Gallery) -> None:
     np.testing.assert_allclose(scores, np.einsum("nkd,nd->nk", gallery.floats[rows], probes), rtol=0, atol=2e-6)
 
 
-def test_a_cascade_that_keeps_all_equals_the_exact_search(gallery: Gallery) -> None:
+def test_a_cascade_that_leaves_nothing_out_equals_the_exact_search(gallery: Gallery) -> None:
     gallery.delete([17, 301])
-    probes, codes = make_probes(33)
-    exact = _native.search([gallery.index], probes, [None], [(0, 0)], 12)
-    cascade = _native.search([gallery.index], probes, [codes], [(10**12, 10**12)], 12)
-    for left, right in zip(exact, cascade, strict=True):
+    probes, values = make_probes(33)
+    exact = _native.search([gallery.index], probes, [None], 12)
+    found = _native.search([gallery.index], probes, [cascade(values, -1e9)], 12)
+    for left, right in zip(exact, found, strict=True):
         np.testing.assert_array_equal(left, right)
 
 
-@pytest.mark.parametrize(
-    ("head", "full", "k"), [(50, 20, 5), (9, 9, 9), (0, 0, 3), (4, 60, 2), (370, 1, 1), (100, 7, 20)]
-)
-def test_a_cascade_equals_the_one_in_numpy(gallery: Gallery, head: int, full: int, k: int) -> None:
-    gallery.delete([1, 2, 3, 350])
-    probes, codes = make_probes(21)
-    _, rows, _, _ = _native.search([gallery.index], probes, [codes], [(head, full)], k)
-    full = max(full, k)
-    for probe, code, got in zip(probes, codes, rows, strict=True):
-        assert got.tolist() == best(gallery, probe, gallery.survivors(code, max(head, full), full), k)
+@pytest.mark.parametrize(("offset", "slope", "k"), [(0, 0, 5), (40, 0, 9), (-30, 10, 3), (1e6, 0, 2), (10, 20, 1)])
+def test_a_cascade_finds_what_its_bounds_promise(tmp_path: Path, offset: float, slope: float, k: int) -> None:
+    gallery = Gallery(tmp_path, (2_000, 0, 3_000))
+    gallery.delete([1, 2, 3, 3_500])
+    probes, values = make_probes(21)
+    _, rows, scores, _ = _native.search([gallery.index], probes, [cascade(values, offset, slope)], k)
+    for probe, weights, got, score in zip(probes, values, rows, scores, strict=True):
+        least = offset + slope * float(score[k - 1])
+        # Distances are whole numbers of units; see the native tests for how far that can be off.
+        head, full = (part >= least + 40 for part in gallery.agreement(weights))
+        promised = np.union1d(np.flatnonzero(gallery.live & head & full), got)
+        assert got.tolist() == best(gallery, probe, promised, k)
 
 
 def test_several_indexes_are_searched_as_one(tmp_path: Path) -> None:
     galleries = [Gallery(tmp_path, (80,), seed=1), Gallery(tmp_path, (3, 60), seed=2, with_codes=False)]
     empty = _native.Index(DIM)
-    probes, codes = make_probes(9)
+    probes, values = make_probes(9)
     indexes = [galleries[0].index, empty, galleries[1].index]
-    found = _native.search(indexes, probes, [codes, None, None], [(80, 80), (0, 0), (0, 0)], 200)
+    found = _native.search(indexes, probes, [cascade(values, -1e9), None, None], 200)
     floats = np.concatenate([gallery.floats for gallery in galleries])
     for n, probe in enumerate(probes):
         order = np.argsort(-(floats.astype(np.float64) @ probe))
@@ -142,7 +144,7 @@ def test_equal_scores_come_by_key_then_index_then_row(tmp_path: Path) -> None:
         index.open_segment(str(tmp_path / "same"), 6)
         index.append(np.array(keys, dtype=np.uint64), None)
     probes = np.eye(1, DIM, dtype=np.float32)
-    found = _native.search(indexes, probes, [None, None], [(0, 0), (0, 0)], 9)
+    found = _native.search(indexes, probes, [None, None], 9)
     got = [array[0].tolist() for array in (found[3], found[0], found[1])]
     expected = [
         *[(7, 0, 0), (3, 0, 1), (7, 0, 2), (1, 0, 3), (9, 0, 4), (3, 0, 5)],
@@ -152,12 +154,12 @@ def test_equal_scores_come_by_key_then_index_then_row(tmp_path: Path) -> None:
 
 
 def test_searches_of_nothing(gallery: Gallery) -> None:
-    probes, codes = make_probes(2)
-    for array in _native.search([gallery.index], probes[:0], [codes[:0]], [(5, 5)], 4):
+    probes, values = make_probes(2)
+    for array in _native.search([gallery.index], probes[:0], [cascade(values[:0], 0)], 4):
         assert array.shape == (0, 4)
     for found in (
-        _native.search([], probes, [], [], 3),
-        _native.search([_native.Index(DIM)], probes, [None], [(1, 1)], 3),
+        _native.search([], probes, [], 3),
+        _native.search([_native.Index(DIM)], probes, [None], 3),
     ):
         assert (found[0] == -1).all()
         assert (found[1] == -1).all()
@@ -165,29 +167,30 @@ def test_searches_of_nothing(gallery: Gallery) -> None:
 
 
 def test_codes_are_replaced_and_dropped(gallery: Gallery) -> None:
-    probes, codes = make_probes(4)
-    before = _native.search([gallery.index], probes, [codes], [(30, 10)], 10)
+    probes, values = make_probes(4)
+    before = _native.search([gallery.index], probes, [cascade(values, 20)], 10)
     assert gallery.index.planes == PLANES
     gallery.index.set_codes(1, [gallery.codes[rows, :16].copy() for rows in gallery.segments])
     assert gallery.index.planes == 1
     gallery.index.set_codes(0, [])
     assert gallery.index.planes == 0
     gallery.index.set_codes(PLANES, [gallery.codes[rows] for rows in gallery.segments])
-    after = _native.search([gallery.index], probes, [codes], [(30, 10)], 10)
+    after = _native.search([gallery.index], probes, [cascade(values, 20)], 10)
     np.testing.assert_array_equal(before[1], after[1])
 
 
 def test_memory_is_counted_and_has_no_slack(tmp_path: Path) -> None:
-    gallery = Gallery(tmp_path, (10_000,))
-    assert gallery.index.code_bytes == 10_000 * (PLANES * 16 + 8)
+    rows = 9_984  # whole blocks of 32
+    gallery = Gallery(tmp_path, (rows,))
+    assert gallery.index.code_bytes == rows * (PLANES * 16 + 8)
     gallery.keys.tofile(tmp_path / "keys")
     gallery.index.map_keys(0, str(tmp_path / "keys"))
-    assert gallery.index.code_bytes == 10_000 * PLANES * 16
+    assert gallery.index.code_bytes == rows * PLANES * 16
     probes, _ = make_probes(1)
-    _, rows, _, keys = _native.search([gallery.index], probes, [None], [(0, 0)], 5)
-    np.testing.assert_array_equal(keys, gallery.keys[rows])
+    _, found, _, keys = _native.search([gallery.index], probes, [None], 5)
+    np.testing.assert_array_equal(keys, gallery.keys[found])
     gallery.delete([3])
-    assert gallery.index.code_bytes == 10_000 * PLANES * 16 + -(-10_000 // 64) * 8
+    assert gallery.index.code_bytes == rows * PLANES * 16 + rows // 64 * 8
 
 
 def test_rows_are_counted_deleted_and_gathered(gallery: Gallery) -> None:

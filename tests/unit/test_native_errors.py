@@ -20,6 +20,8 @@ def gallery(tmp_path: Path) -> Gallery:
 Wrong = Callable[["Gallery"], object]
 F32 = np.zeros((2, DIM), np.float32)
 U8 = np.zeros((2, PLANES * 16), np.uint8)
+VALUES = np.zeros((2, PLANES * 128), np.float32)
+BOUNDS = np.zeros((2, 4), np.float32)
 WRONG: dict[str, tuple[Wrong, str]] = {
     "probes of doubles": (lambda g: search(g, F32.astype(np.float64)), r"probes: .*float32, got \(2, 40\) float64"),
     "probes that are a list": (lambda g: search(g, [[1.0]]), r"probes: .*got .*list"),
@@ -31,12 +33,16 @@ WRONG: dict[str, tuple[Wrong, str]] = {
     "probes with a NaN": (lambda g: search(g, np.full_like(F32, np.nan)), r"probes: .*finite.*NaN in row 0"),
     "k of 0": (lambda g: search(g, F32, k=0), "k: expected at least 1"),
     "k below 0": (lambda g: search(g, F32, k=-1), "k: .*-1"),
-    "codes of another width": (lambda g: search(g, F32, U8[:, :16].copy()), r"codes\[0\]: expected \(2, 48\)"),
-    "codes of another type": (lambda g: search(g, F32, U8.astype(np.int8)), r"codes\[0\]: .*got \(2, 48\) int8"),
-    "codes of fewer rows": (lambda g: search(g, F32, U8[:1]), r"codes\[0\]: expected 2 rows"),
-    "survivors below 0": (lambda g: search(g, F32, U8, head=-5), "survivors: .*-5"),
-    "too few codes": (lambda g: _native.search([g.index], F32, [], [], 1), "for 1 indexes, got 0 and 0"),
-    "codes for no planes": (lambda g: no_planes(g), r"codes\[0\]: expected None"),
+    "values of another width": (lambda g: search(g, F32, VALUES[:, :128].copy()), r"values\[0\]: expected \(2, 384\)"),
+    "values of another type": (lambda g: search(g, F32, U8), r"values\[0\]: .*got \(2, 48\) uint8"),
+    "values of fewer rows": (lambda g: search(g, F32, VALUES[:1]), r"values\[0\]: expected 2 rows"),
+    "values with a NaN": (lambda g: search(g, F32, VALUES * np.float32(np.nan)), r"values\[0\] .*finite"),
+    "bounds of another width": (lambda g: search(g, F32, VALUES, F32[:, :3].copy()), r"bounds\[0\]: expected \(2, 4\)"),
+    "bounds of fewer rows": (lambda g: search(g, F32, VALUES, BOUNDS[:1]), r"bounds\[0\]: expected 2 rows"),
+    "bounds without end": (lambda g: search(g, F32, VALUES, BOUNDS + np.float32(np.inf)), r"bounds\[0\]: .*finite"),
+    "a knee that is no number": (lambda g: search(g, F32, VALUES, knee=float("nan")), "finite"),
+    "too few cascades": (lambda g: _native.search([g.index], F32, [], 1), "for 1 indexes, got 0"),
+    "a cascade for no planes": (lambda g: no_planes(g), r"values\[0\]: expected None"),
     "hamming of two widths": (lambda g: _native.hamming(U8, U8[:, :16].copy()), "one width, got 48 and 16"),
     "hamming of odd bytes": (lambda g: _native.hamming(U8[:, :15].copy(), U8[:, :15].copy()), "16, 32, .* got 15"),
     "hamming of no bytes": (lambda g: _native.hamming(U8[:, :0].copy(), U8[:, :0].copy()), "got 0"),
@@ -58,13 +64,16 @@ WRONG: dict[str, tuple[Wrong, str]] = {
 }  # fmt: skip
 
 
-def search(gallery: Gallery, probes: object, codes: object = None, *, head: int = 5, k: int = 3) -> object:
-    return _native.search([gallery.index], probes, [codes], [(head, 5)], k)  # type: ignore[arg-type, list-item]
+def search(
+    gallery: Gallery, probes: object, values: object = None, bounds: object = BOUNDS, *, knee: float = 1, k: int = 3
+) -> object:
+    cascade = None if values is None else (values, bounds, knee)
+    return _native.search([gallery.index], probes, [cascade], k)  # type: ignore[arg-type, list-item]
 
 
 def no_planes(gallery: Gallery) -> object:
     gallery.index.set_codes(0, [])
-    return search(gallery, F32, U8)
+    return search(gallery, F32, VALUES)
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shard import search, segments
+from shard import segments
 from shard.errors import (
     CorruptData,
     DuplicateTemplate,
@@ -51,14 +51,6 @@ def shard(tmp_path: Path) -> Iterator[Shard]:
         yield opened
 
 
-@pytest.fixture(params=["cascade", "faster"])
-def scan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Always the cascade, or whichever is faster, which in shards this small is the exact scan."""
-    if request.param == "cascade":
-        monkeypatch.setattr(search, "EXACT_SHARE_MANY", 2.0)
-    return str(request.param)
-
-
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> int:
     """Segments of 1,024 rows, so that a few thousand templates cross several."""
@@ -85,9 +77,7 @@ def test_what_is_enrolled_is_found_with_its_labels(shard: Shard) -> None:
     assert [(c.identity, c.templates) for c in shard.identities("p1", 2)] == [("p1", 7), ("p2", 7)]
 
 
-def test_everything_is_there_after_reopening(
-    tmp_path: Path, model: SearchModel, small_segments: int, scan: str
-) -> None:
+def test_everything_is_there_after_reopening(tmp_path: Path, model: SearchModel, small_segments: int) -> None:
     rows = unit_rows(3_000, DIM, seed=2)
     with Shard.create(tmp_path / "s", dim=DIM, load_model=load_model) as shard:
         shard.enroll(batch_of(rows[:1_500]))
@@ -108,7 +98,7 @@ def test_everything_is_there_after_reopening(
     assert found(everything) == exact([f"t{i}" for i in kept], rows[kept], rows[:100], 5)
 
 
-def test_exact_and_approximate_scores_are_the_same_numbers(shard: Shard, model: SearchModel, scan: str) -> None:
+def test_exact_and_approximate_scores_are_the_same_numbers(shard: Shard, model: SearchModel) -> None:
     rows = unit_rows(1_200, DIM, seed=4)
     shard.enroll(batch_of(rows))
     shard.activate(model)
@@ -117,7 +107,7 @@ def test_exact_and_approximate_scores_are_the_same_numbers(shard: Shard, model: 
     np.testing.assert_array_equal(fast.scores, slow.scores)
 
 
-def test_flush_seals_and_the_next_enrollment_opens_a_new_segment(shard: Shard, model: SearchModel, scan: str) -> None:
+def test_flush_seals_and_the_next_enrollment_opens_a_new_segment(shard: Shard, model: SearchModel) -> None:
     rows = unit_rows(300, DIM, seed=5)
     shard.enroll(batch_of(rows[:100]))
     shard.activate(model)
@@ -128,7 +118,7 @@ def test_flush_seals_and_the_next_enrollment_opens_a_new_segment(shard: Shard, m
     assert found(search_shards([shard], rows, SearchParams(k=1))) == [(f"t{i}",) for i in range(300)]
 
 
-def test_lost_or_damaged_codes_are_made_again_from_the_floats(tmp_path: Path, model: SearchModel, scan: str) -> None:
+def test_lost_or_damaged_codes_are_made_again_from_the_floats(tmp_path: Path, model: SearchModel) -> None:
     rows = unit_rows(200, DIM, seed=6)
     with Shard.create(tmp_path / "s", dim=DIM, load_model=load_model) as shard:
         shard.enroll(batch_of(rows))
@@ -307,13 +297,6 @@ def test_what_a_crash_left_unnamed_is_removed_on_open(tmp_path: Path, small_segm
         assert len(search_shards([shard], rows[:1], SearchParams(k=20)).template_ids[0]) == 10
         shard.enroll(batch_of(rows, prefix="again"))
         assert len(search_shards([shard], rows[:1], SearchParams(k=30)).template_ids[0]) == 20
-
-
-def test_what_is_faster_depends_on_survivors_and_probes() -> None:
-    assert not search.is_exact_faster(probes=1, survivors=500, rows=1_000)
-    assert search.is_exact_faster(probes=1, survivors=700, rows=1_000)
-    assert search.is_exact_faster(probes=100, survivors=70, rows=1_000)
-    assert not search.is_exact_faster(probes=100, survivors=50, rows=1_000)
 
 
 def test_sample_is_of_live_rows_and_repeatable(shard: Shard) -> None:

@@ -47,7 +47,6 @@ def test_a_search_overtaken_by_another_model_is_repeated_on_floats(
         shard.enroll(batch_of(rows))
         shard.activate(old)
         monkeypatch.setattr(search, "search_indexes", switch_first)
-        monkeypatch.setattr(search, "EXACT_SHARE_MANY", 2.0)
         found = search_shards([shard], rows[:50], SearchParams(k=5))
         expected = search_shards([shard], rows[:50], SearchParams(k=5, exact=True))
     assert scanned_codes[:2] == [True, False]

@@ -4,13 +4,14 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK_ROWS, Block, HeadTable, Ops, Pick, dot, rows, scalar};
+use super::{BLOCK_ROWS, Block, HeadTable, Ops, Pick, TailWeights, dot, rows, scalar};
 
 pub(super) const OPS: Ops = Ops {
     name: "avx2",
     detect: || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt"),
     head,
     rows: distances,
+    refine,
     below,
     dots: dot::avx2,
 };
@@ -92,6 +93,34 @@ fn popcount64(bits: __m256i) -> __m256i {
 #[target_feature(enable = "avx2,popcnt")]
 fn distances(probe: &[u8], codes: &[u8], out: &mut [u16]) {
     rows::each(codes, probe.len(), out, |row| row_distance(probe, row));
+}
+
+#[target_feature(enable = "avx2")]
+fn refine(tail: &TailWeights, tails: &[u8], first: u32, picks: &mut [Pick]) {
+    rows::refine(tail, tails, first, picks, |weights, row| weight_sum(weights, row));
+}
+
+/// Each of 32 bits becomes a byte that lets its weight through or not; pairs are added in 16 bits, of which 128 steps fit.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn weight_sum(weights: &[i8], row: &[u8]) -> i32 {
+    let spread = _mm256_setr_epi8(
+        0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3,
+    );
+    let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+    let mut sums = _mm256_setzero_si256();
+    for (word, weights) in row.as_chunks::<4>().0.iter().zip(weights.as_chunks::<32>().0) {
+        let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(i32::from_le_bytes(*word)), spread);
+        let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
+        // SAFETY: 32 weights are 32 bytes.
+        let weights = unsafe { _mm256_loadu_si256(weights.as_ptr().cast()) };
+        let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_and_si256(is_set, weights));
+        sums = _mm256_add_epi16(sums, pairs);
+    }
+    let quads = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+    let halves = _mm_add_epi32(_mm256_castsi256_si128(quads), _mm256_extracti128_si256::<1>(quads));
+    let two = _mm_add_epi32(halves, _mm_unpackhi_epi64(halves, halves));
+    _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b01>(two)))
 }
 
 #[inline]

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK_ROWS, Block, HeadTable, Ops, PLANE_BYTES, Pick, avx2, dot, rows, scalar};
+use super::{BLOCK_ROWS, Block, HeadTable, Ops, PLANE_BYTES, Pick, TailWeights, avx2, dot, rows, scalar};
 
 pub(super) const OPS: Ops = Ops {
     name: "avx512",
@@ -10,11 +10,13 @@ pub(super) const OPS: Ops = Ops {
         is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vpopcntdq")
+            && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("popcnt")
     },
     head,
     rows: distances,
+    refine,
     below,
     dots: dot::avx512,
 };
@@ -66,6 +68,26 @@ fn side_by_side(first: &[u8; 16], second: &[u8; 16]) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw,avx512vpopcntdq,popcnt")]
 fn distances(probe: &[u8], codes: &[u8], out: &mut [u16]) {
     rows::each(codes, probe.len(), out, |row| row_distance(probe, row));
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn refine(tail: &TailWeights, tails: &[u8], first: u32, picks: &mut [Pick]) {
+    rows::refine(tail, tails, first, picks, |weights, row| weight_sum(weights, row));
+}
+
+/// Eight bytes of a row are a mask register that turns into ones, which multiply their weights.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn weight_sum(weights: &[i8], row: &[u8]) -> i32 {
+    let ones = _mm512_set1_epi8(1);
+    let mut sums = _mm512_setzero_si512();
+    for (word, weights) in row.as_chunks::<8>().0.iter().zip(weights.as_chunks::<64>().0) {
+        // SAFETY: 64 weights are 64 bytes.
+        let weights = unsafe { _mm512_loadu_si512(weights.as_ptr().cast()) };
+        let is_set = _mm512_maskz_mov_epi8(u64::from_le_bytes(*word), ones);
+        sums = _mm512_dpbusd_epi32(sums, is_set, weights);
+    }
+    _mm512_reduce_add_epi32(sums)
 }
 
 #[inline]

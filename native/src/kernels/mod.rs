@@ -24,7 +24,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::error::{Error, Result};
 
 pub use dot::LANES;
-pub use rows::{fetch, refine};
+pub use rows::fetch;
 
 /// Bytes of one code plane: 128 bits.
 pub const PLANE_BYTES: usize = 16;
@@ -56,11 +56,33 @@ pub const MAX_HEAD: u16 = MAX_ENTRY as u16 * 2 * PLANE_BYTES as u16;
 /// The distance that marks a row which must not be picked.
 pub const HIDDEN: u16 = u16::MAX;
 
-/// What one unit of a first plane's distance is in units of `TailTable`: the tables there are that much finer.
-pub const HEAD_UNIT: u32 = 32;
+/// What each bit of the planes after the first adds to the distance of a row.
+///
+/// A bit that is set adds its weight, which is negative where the probe's own bit is set; `base` is what a row without
+/// any bit has. Weights lie in the order of a little-endian word's bits: those of byte b are at 8 b, lowest bit first.
+#[derive(Clone)]
+pub struct TailWeights {
+    pub weights: Vec<i8>,
+    pub base: i32,
+    /// What one unit of a first plane's distance is, in units of the whole distance.
+    pub head_unit: u32,
+}
 
-/// What each value of each byte of the planes after the first costs.
-pub type TailTable = Vec<[u16; 256]>;
+/// What one unit of a weight is, in units of the whole distance.
+pub const TAIL_UNIT: u32 = 256;
+
+impl TailWeights {
+    /// Bytes of a row.
+    pub fn width(&self) -> usize {
+        self.weights.len() / 8
+    }
+
+    /// The whole distance from that of the first plane and the sum of the weights of the bits that are set.
+    #[inline(always)]
+    fn whole(&self, head: u32, sum: i32) -> u32 {
+        head * self.head_unit + (self.base + sum).max(0) as u32 * TAIL_UNIT
+    }
+}
 
 /// A row and its distance in one word, so that comparing words compares (distance, row).
 pub type Pick = u64;
@@ -86,6 +108,7 @@ struct Ops {
     detect: fn() -> bool,
     head: unsafe fn(&HeadTable, &[Block], &mut [[u16; BLOCK_ROWS]]),
     rows: unsafe fn(&[u8], &[u8], &mut [u16]),
+    refine: unsafe fn(&TailWeights, &[u8], u32, &mut [Pick]),
     below: unsafe fn(&[u16], u16, u32, &mut Vec<Pick>),
     dots: unsafe fn(&[f32], &[f32], usize, &mut [f32]),
 }
@@ -160,6 +183,14 @@ impl Kernel {
         assert_eq!(Some(codes.len()), out.len().checked_mul(probe.len()), "one distance per code");
         // SAFETY: a Kernel exists only where its features were detected; the codes fill `out` exactly.
         unsafe { (self.0.rows)(probe, codes, out) }
+    }
+
+    /// From the distance of its first plane to that of its whole code, for every pick; `tails` are the other planes of the
+    /// rows from number `first` on.
+    pub fn refine(&self, tail: &TailWeights, tails: &[u8], first: u32, picks: &mut [Pick]) {
+        assert!(tail.weights.len().is_multiple_of(PLANE_BYTES * 8), "whole planes");
+        // SAFETY: a Kernel exists only where its features were detected; each row is looked up by a checked slice.
+        unsafe { (self.0.refine)(tail, tails, first, picks) }
     }
 
     /// Append the rows nearer than `limit`, in order; row numbers count from `base`.

@@ -5,13 +5,14 @@
 
 use std::arch::aarch64::*;
 
-use super::{BLOCK_ROWS, Block, HeadTable, Ops, dot, rows, scalar};
+use super::{BLOCK_ROWS, Block, HeadTable, Ops, Pick, TailWeights, dot, rows, scalar};
 
 pub(super) const OPS: Ops = Ops {
     name: "neon",
     detect: || std::arch::is_aarch64_feature_detected!("neon"),
     head,
     rows: distances,
+    refine,
     below: scalar::below,
     dots: dot::baseline,
 };
@@ -51,6 +52,26 @@ fn look_up(table: &HeadTable, block: &Block, half: usize, out: &mut [u16; 16]) {
 #[target_feature(enable = "neon")]
 fn distances(probe: &[u8], codes: &[u8], out: &mut [u16]) {
     rows::each(codes, probe.len(), out, |row| row_distance(probe, row));
+}
+
+#[target_feature(enable = "neon")]
+fn refine(tail: &TailWeights, tails: &[u8], first: u32, picks: &mut [Pick]) {
+    rows::refine(tail, tails, first, picks, |weights, row| weight_sum(weights, row));
+}
+
+/// Each of 16 bits becomes a byte that lets its weight through or not.
+#[inline]
+#[target_feature(enable = "neon")]
+fn weight_sum(weights: &[i8], row: &[u8]) -> i32 {
+    let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
+    let mut sums = vdupq_n_s32(0);
+    for (word, weights) in row.as_chunks::<2>().0.iter().zip(weights.as_chunks::<16>().0) {
+        let is_set = vtstq_u8(vcombine_u8(vdup_n_u8(word[0]), vdup_n_u8(word[1])), bit);
+        // SAFETY: 16 weights are 16 bytes.
+        let weights = unsafe { vld1q_s8(weights.as_ptr()) };
+        sums = vpadalq_s16(sums, vpaddlq_s8(vandq_s8(weights, vreinterpretq_s8_u8(is_set))));
+    }
+    vaddvq_s32(sums)
 }
 
 #[inline]

@@ -7,6 +7,7 @@ pub(super) const OPS: Ops = Ops {
     detect: || is_x86_feature_detected!("popcnt"),
     head: scalar::head,
     rows: distances,
+    refine: scalar::refine,
     below: scalar::below,
     dots: dot::baseline,
 };

@@ -1,6 +1,6 @@
 //! The loops that all instruction sets share, inlined into each with its own row distance.
 
-use super::{HEAD_UNIT, Pick, pick, pick_distance, pick_row};
+use super::{Pick, TailWeights, pick, pick_distance, pick_row};
 
 /// How many picks ahead a row is asked for; hides a trip to memory behind about 16 short rows
 /// (`cargo bench -- refine`).
@@ -17,10 +17,17 @@ pub(super) fn each(codes: &[u8], width: usize, out: &mut [u16], distance: impl F
     }
 }
 
-/// From the distance of its first plane to that of its whole code, for every pick: `HEAD_UNIT` times the one, and what
-/// `table` says of each byte of the row in `tails`, whose first row is number `first`.
-pub fn refine(table: &[[u16; 256]], tails: &[u8], first: u32, picks: &mut [Pick]) {
-    let width = table.len();
+/// From the distance of its first plane to that of its whole code, for every pick, fetching rows ahead of their use.
+/// `sum` adds up the weights of the bits of a row.
+#[inline(always)]
+pub(super) fn refine(
+    tail: &TailWeights,
+    tails: &[u8],
+    first: u32,
+    picks: &mut [Pick],
+    sum: impl Fn(&[i8], &[u8]) -> i32,
+) {
+    let width = tail.width();
     for at in 0..picks.len() {
         if let Some(&ahead) = picks.get(at + AHEAD) {
             let start = (pick_row(ahead) - first) as usize * width;
@@ -28,8 +35,8 @@ pub fn refine(table: &[[u16; 256]], tails: &[u8], first: u32, picks: &mut [Pick]
         }
         let row = pick_row(picks[at]);
         let start = (row - first) as usize * width;
-        let rest: u32 = tails[start..start + width].iter().zip(table).map(|(b, t)| u32::from(t[usize::from(*b)])).sum();
-        picks[at] = pick(pick_distance(picks[at]) * HEAD_UNIT + rest, row);
+        let sum = sum(&tail.weights, &tails[start..start + width]);
+        picks[at] = pick(tail.whole(pick_distance(picks[at]), sum), row);
     }
 }
 

@@ -79,13 +79,10 @@ fn scalar_looks_up_both_halves_of_every_byte() {
     let (table, blocks) = (table(1), blocks(1, 2));
     let mut out = [[0; BLOCK_ROWS]];
     scalar().head(&table, &blocks, &mut out);
-    for row in 0..BLOCK_ROWS {
-        let sum = |byte: usize| {
-            let value = blocks[0].0[byte][row];
-            u16::from(table.0[2 * byte][usize::from(value) % 16])
-                + u16::from(table.0[2 * byte + 1][usize::from(value) / 16])
-        };
-        assert_eq!(out[0][row], (0..PLANE_BYTES).map(sum).sum::<u16>());
+    for (row, out) in out[0].iter().enumerate() {
+        let value = |byte: usize| usize::from(blocks[0].0[byte][row]);
+        let halves = |byte| [table.0[2 * byte][value(byte) % 16], table.0[2 * byte + 1][value(byte) / 16]];
+        assert_eq!(*out, (0..PLANE_BYTES).flat_map(halves).map(u16::from).sum::<u16>());
     }
 }
 
@@ -135,19 +132,26 @@ proptest! {
     }
 
     #[test]
-    fn refine_adds_the_tail(width in 0..50_usize, chosen in prop::collection::btree_set(0..200_u32, 0..80), seed: u64) {
+    fn refine_adds_the_tail(planes in 0..8_usize, chosen in prop::collection::btree_set(0..200_u32, 0..80), seed: u64) {
+        let width = planes * PLANE_BYTES;
         let tails = bytes(200 * width, seed);
-        let words = bytes(width * 512, seed ^ 1);
-        let table: TailTable = words.chunks(512).map(|words| std::array::from_fn(|b| u16::from_le_bytes([words[2 * b], words[2 * b + 1]]))).collect();
+        let weights: Vec<i8> = bytes(width * 8, seed ^ 1).into_iter().map(|byte| (byte as i8).max(-127)).collect();
+        let base = weights.iter().map(|weight| -i32::from(*weight).min(0)).sum();
+        let tail = TailWeights { weights, base, head_unit: seed as u32 % 2_000 };
         let first = 50;
-        let mut got: Vec<Pick> = chosen.iter().map(|row| pick(row % 129, row + first)).collect();
+        let picks: Vec<Pick> = chosen.iter().map(|row| pick(row % 129, row + first)).collect();
         let expected: Vec<Pick> = chosen.iter().map(|row| {
-            let tail = &tails[*row as usize * width..][..width];
-            let rest: u32 = tail.iter().enumerate().map(|(at, byte)| u32::from(table[at][usize::from(*byte)])).sum();
-            pick(row % 129 * HEAD_UNIT + rest, row + first)
+            let row_bytes = &tails[*row as usize * width..][..width];
+            let is_set = |at: usize| row_bytes[at / 8] >> (at % 8) & 1 == 1;
+            let set = tail.weights.iter().enumerate().filter(|(at, _)| is_set(*at));
+            let sum: i32 = set.map(|(_, weight)| i32::from(*weight)).sum();
+            pick(row % 129 * tail.head_unit + (base + sum) as u32 * TAIL_UNIT, row + first)
         }).collect();
-        refine(&table, &tails, first, &mut got);
-        prop_assert_eq!(&got, &expected);
+        for kernel in Kernel::available() {
+            let mut got = picks.clone();
+            kernel.refine(&tail, &tails, first, &mut got);
+            prop_assert_eq!(&got, &expected, "{:?}", kernel);
+        }
     }
 
     #[test]
