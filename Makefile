@@ -6,7 +6,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 RUST_SOURCES := $(shell find native/src native/benches -name '*.rs' 2>/dev/null) native/Cargo.toml native/Cargo.lock
 
-.PHONY: help demo test lint unit rust torture format lock clean
+.PHONY: help demo test lint unit rust torture bench-engine format lock clean
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -32,6 +32,10 @@ unit: .stamp/dev ## Python tests
 torture: .stamp/dev ## The long forms: hundreds of killed writers, thousands of random programs (about 20 minutes)
 	FACEGRID_TORTURE=300 $(BIN)/python -m pytest -s tests/crash tests/property
 
+N ?= 20000
+bench-engine: .stamp/bench ## Facegrid beside its peers at equal recall: N=20000, or N=1000000 (more than an hour)
+	$(BIN)/python -m benchmarks.engine --n $(N) --shape both --real
+
 format: .stamp/dev ## Format Python and Rust
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -54,4 +58,8 @@ $(BIN)/python:
 
 .stamp/dev: $(BIN)/python pyproject.toml .requirements.lock $(RUST_SOURCES)
 	$(BIN)/python -m pip install -q -c .requirements.lock -e '.[dev]'
+	@mkdir -p .stamp && touch $@
+
+.stamp/bench: $(BIN)/python pyproject.toml .requirements.lock $(RUST_SOURCES)
+	$(BIN)/python -m pip install -q -c .requirements.lock -e '.[bench]'
 	@mkdir -p .stamp && touch $@

@@ -156,7 +156,7 @@ class Contender:
     def _answers(self, probes: str, setting: Setting) -> np.ndarray:
         return np.array(self._ask("answers", setting, probes=probes)["rows"], dtype=np.int64)
 
-    def _ask(self, do: str, setting: Setting, **arguments: object) -> Reply:
+    def _ask(self, do: str, setting: Setting, **arguments: Any) -> Reply:
         assert self._process is not None
         return self._process.ask(do, setting=setting, k=self._options.k, **arguments)
 
