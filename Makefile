@@ -43,7 +43,7 @@ format: .stamp/dev ## Format Python and Rust
 
 lock: .stamp/dev ## Renew .requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --no-emit-index-url \
-		--no-header --quiet --no-emit-package facegrid -o .requirements.lock
+		--no-header --no-annotate --quiet --no-emit-package facegrid -o .requirements.lock
 
 clean: ## Remove what was built
 	rm -rf $(VENV) .stamp native/target shard/*.so demo
