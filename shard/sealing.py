@@ -14,7 +14,6 @@ import numpy as np
 from shard.errors import CorruptData
 from shard.files import truncate_file
 from shard.index import crc32c_blocks
-from shard.keys import template_keys
 from shard.model import SearchModel
 from shard.segments import SegmentFiles
 from shard.store import SegmentRow, Store, put_codes, put_segment
@@ -68,11 +67,10 @@ def load_codes(store: Store, files: SegmentFiles, row: SegmentRow, model: Search
 
 
 def keys_of(store: Store, row: SegmentRow) -> KeyArray:
-    """Tie keys of a segment's rows, made from the ids in the database; 0 for deleted rows, which nobody sees."""
+    """Tie keys of a segment's rows, from the database; 0 for deleted rows, which nobody sees."""
     keys = np.zeros(row.rows, np.uint64)
-    live = store.ids_of_rows(row.first_row, row.first_row + row.rows)
-    if live:
-        keys[[r - row.first_row for r, _ in live]] = template_keys(template_id for _, template_id in live)
+    rows, live = store.keys_of_rows(row.first_row, row.first_row + row.rows)
+    keys[rows - row.first_row] = live
     return keys
 
 

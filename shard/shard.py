@@ -30,10 +30,20 @@ from shard.files import DirectoryLock, blocks_bytes, make_directory
 from shard.index import Index
 from shard.keys import template_keys
 from shard.model import SearchModel
+from shard.seen import SeenKeys
 from shard.segments import SegmentFiles, remove_unnamed_segments
-from shard.store import SegmentRow, Store, next_lsn, put_segment, put_templates, set_meta
+from shard.store import SegmentRow, Store, bury_templates, next_lsn, put_segment, put_templates, set_meta
 from shard.tail import Tail
-from shard.types import CodeArray, EnrollBatch, EnrollReceipt, FloatArray, IdentityCount, ShardStats, TemplateRecord
+from shard.types import (
+    CodeArray,
+    EnrollBatch,
+    EnrollReceipt,
+    FloatArray,
+    IdentityCount,
+    KeyArray,
+    ShardStats,
+    TemplateRecord,
+)
 from shard.validate import check_batch, check_dim
 
 ModelLoader = Callable[[str], SearchModel]
@@ -57,6 +67,7 @@ class Shard:
         self._write_lock = threading.RLock()
         self._write_error: BaseException | None = None
         self._is_closed = False
+        self._seen = SeenKeys()
         with contextlib.ExitStack() as undo:
             lock = undo.enter_context(DirectoryLock(directory))
             self._store = Store(directory / "shard.db")
@@ -133,11 +144,15 @@ class Shard:
 
     def existing(self, template_ids: Sequence[str]) -> set[str]:
         """Those of the ids that are live."""
-        return self._store.existing(template_ids)
+        return self._existing(template_ids, template_keys(template_ids))
 
-    def records(self, template_ids: Sequence[str]) -> list[TemplateRecord]:
-        """Labels and metadata of the live templates among the ids."""
-        return self._store.records(template_ids)
+    def _existing(self, template_ids: Sequence[str], keys: KeyArray) -> set[str]:
+        return self._store.existing(*self._seen.among(template_ids, keys))
+
+    def records(self, template_ids: Sequence[str], keys: KeyArray | None = None) -> list[TemplateRecord]:
+        """Labels and metadata of the live templates among the ids. keys: (n,) uint64, of the ids, where known."""
+        keys = template_keys(template_ids) if keys is None else keys
+        return self._store.records(*self._seen.among(template_ids, keys))
 
     def identities(self, start: str, limit: int) -> list[IdentityCount]:
         """Up to `limit` identities from `start` on, in byte order of their UTF-8, with their live templates."""
@@ -183,25 +198,29 @@ class Shard:
         """
         check_batch(batch, self.dim)
         with self._writing():
-            existing = self._store.existing(batch.template_ids)
+            keys = template_keys(batch.template_ids)
+            self._seen.prepare(self.index.keys(i) for i in range(len(self._segments)))
+            existing = self._existing(batch.template_ids, keys)
             if existing and not skip_existing:
                 raise DuplicateTemplate(
                     f"{len(existing)} of {len(batch)} template ids are there already, the first {min(existing)!r}"
                 )
-            fresh = _without(batch, existing)
-            lsn = self._append(fresh) if len(fresh) else int(self._store.meta("lsn") or 0)
-            return EnrollReceipt(enrolled=len(fresh), skipped=len(existing), lsn=lsn)
+            if existing:
+                fresh = [i for i, template_id in enumerate(batch.template_ids) if template_id not in existing]
+                batch, keys = batch.take(fresh), keys[fresh]
+            lsn = self._append(batch, keys) if len(batch) else int(self._store.meta("lsn") or 0)
+            return EnrollReceipt(enrolled=len(batch), skipped=len(existing), lsn=lsn)
 
-    def _append(self, batch: EnrollBatch) -> int:
+    def _append(self, batch: EnrollBatch, keys: KeyArray) -> int:
         codes = None if self._model is None else self._model.encode(batch.embeddings)
-        keys = template_keys(batch.template_ids)
         first_row = self.index.rows
         staged = self._tail.stage(self._segments[-1] if self._segments else None, batch.embeddings)
         with self._store.transaction() as db:
             lsn = next_lsn(db)
             for piece in staged:
                 put_segment(db, piece.segment)
-            put_templates(db, first_row, batch, lsn)
+            put_templates(db, first_row, batch, keys, lsn)
+        self._seen.add(keys)
         for piece in staged:
             if piece.segment.segment > len(self._segments):
                 self.index.open_segment(str(self.files(piece.segment).floats_path), piece.segment.capacity)
@@ -230,8 +249,7 @@ class Shard:
                 return 0
             with self._store.transaction() as db:
                 lsn = next_lsn(db)
-                db.executemany("DELETE FROM templates WHERE row = ?", [(row,) for row in rows])
-                db.executemany("INSERT INTO tombstones VALUES (?, ?)", [(row, lsn) for row in rows])
+                bury_templates(db, rows, lsn)
             self.index.delete(np.array(rows, dtype=np.int64))
             self._templates -= len(rows)
             return len(rows)
@@ -308,9 +326,3 @@ class Shard:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _without(batch: EnrollBatch, existing: set[str]) -> EnrollBatch:
-    if not existing:
-        return batch
-    return batch.take([i for i, template_id in enumerate(batch.template_ids) if template_id not in existing])
