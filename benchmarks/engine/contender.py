@@ -20,6 +20,7 @@ from benchmarks.engine.results import PeerResult, Resident, Row, Timing
 from benchmarks.engine.tuning import Tuner
 
 _QUICK_SECONDS = 0.05  # of the clock that decides between curves
+_MEMORY_SECONDS = 2.0  # of searching, before resident bytes are read
 _GRACE_SECONDS = 60.0  # for a build that heeds the budget itself, to save and to answer
 _PILOT_SHARE = 8
 
@@ -95,12 +96,10 @@ class Contender:
         self._process = PeerProcess(self._target, self._dataset.folder, self._folder, threads)
 
     def open(self) -> None:
-        """Open what was built; the first time, keep what is resident and the settings there are."""
+        """Open what was built; keep what is resident and the settings there are."""
         assert self._process is not None
-        opened = self._process.ask("open")
-        if not self.result.open_seconds:
-            self.result.open_seconds = opened["seconds"]
-            self._opened = opened
+        self._opened = self._process.ask("open")
+        self.result.open_seconds = self._opened["seconds"]
 
     def close(self) -> None:
         """Stop the process that searches. Idempotent."""
@@ -172,15 +171,18 @@ class Contender:
             row.batch_per_second.append(timed["per_second"])
 
     def measure_resident(self) -> None:
-        """Bytes per template after opening and now."""
+        """Bytes per template of the process just opened, and after single searches of the last row's setting."""
         assert self._process is not None
-        empty, reopened, now = self._opened["empty"], self._opened["resident"], self._process.ask("resident")
-        shares = [
-            (state[kind] - empty[kind]) / len(self._dataset.rows)
-            for state in (reopened, now)
-            for kind in ("anonymous", "mapped")
-        ]
-        self.result.resident = Resident(*shares)
+        last = self.result.rows[-1].setting
+        self._ask("latency", last, seconds=_MEMORY_SECONDS)
+        now = self._process.ask("resident")
+        self.result.resident = Resident(
+            *(
+                (state[kind] - self._opened["empty"][kind]) / len(self._dataset.rows)
+                for state in (self._opened["resident"], now)
+                for kind in ("anonymous", "mapped")
+            )
+        )
 
 
 def tuned_label(recall: float) -> str:

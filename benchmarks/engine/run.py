@@ -122,7 +122,6 @@ def _time_single(contenders: Sequence[Contender], options: Options, tell: Tell) 
         for contender in contenders:
             contender.attempt(contender.time_single)
     for contender in contenders:
-        contender.attempt(contender.measure_resident)
         contender.close()
 
 
@@ -145,6 +144,8 @@ def _recall_of_faceflash(contenders: Sequence[Contender]) -> list[float]:
 
 def _time_batches(contenders: Sequence[Contender], options: Options, cores: int, tell: Tell) -> None:
     _open(contenders, cores)
+    for contender in contenders:
+        contender.attempt(contender.measure_resident)
     for number in range(options.runs):
         tell(f"batches of 1,024, {cores} cores, round {number + 1} of {options.runs}")
         for contender in contenders:
