@@ -16,7 +16,7 @@ from benchmarks.engine.options import Options
 from benchmarks.engine.peer import Setting
 from benchmarks.engine.process import PeerFailed, PeerMissing, PeerProcess, Reply
 from benchmarks.engine.recall import Quality, mated_quality, stranger_quality
-from benchmarks.engine.results import PeerResult, Resident, Row, Timing
+from benchmarks.engine.results import PeerResult, Resident, Row, Status, Timing
 from benchmarks.engine.tuning import Tuner
 
 _QUICK_SECONDS = 0.05  # of the clock that decides between curves
@@ -34,6 +34,7 @@ class Contender:
         self._folder = dataset.folder / f"index-{name}"
         self._process: PeerProcess | None = None
         self._opened: Reply = {}
+        self.default_recall: float | None = None
 
     @property
     def is_in(self) -> bool:
@@ -51,9 +52,8 @@ class Contender:
         except PeerFailed as error:
             self._out("failed", str(error))
 
-    def _out(self, status: str, reason: str) -> None:
-        assert status in ("missing", "not built", "failed")
-        self.result.status, self.result.reason = status, reason  # type: ignore[assignment]
+    def _out(self, status: Status, reason: str) -> None:
+        self.result.status, self.result.reason = status, reason
         self.close()
 
     def build(self) -> None:
@@ -112,9 +112,9 @@ class Contender:
         self.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def default_recall(self) -> float:
-        """recall@1 of the peer's default."""
-        return self._measure({}).recall_1
+    def measure_default(self) -> None:
+        """Find recall@1 of the peer's default setting."""
+        self.default_recall = self._measure({}).recall_1
 
     def explore(self, targets: Sequence[float]) -> None:
         """Measure the recalls that `tune` will ask for. No clock is read, so peers may do it side by side."""

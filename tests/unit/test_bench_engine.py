@@ -18,6 +18,7 @@ from benchmarks.engine.peers import PEERS
 from benchmarks.engine.process import PeerFailed, PeerProcess
 from benchmarks.engine.recall import mated_quality
 from benchmarks.engine.results import DatasetResult, PeerResult, RunResult
+from cluster.cli import run
 
 N = 2_000
 LIBRARY = {"face": "faceflash", "faiss": "faiss", "hnswlib": "hnswlib", "usearch": "usearch", "scann": "scann"}
@@ -121,6 +122,17 @@ def test_the_report_names_everybody(found: tuple[RunResult, list[str]], capsys: 
     shown = capsys.readouterr().out
     assert "honest" in shown
     assert "not-installed missing: ModuleNotFoundError" in shown
+
+
+def test_the_command_writes_a_file_and_prints_the_same_document(
+    work: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = work / "by-command.json"
+    words = f"bench engine --n {N} --shape one --runs 1 --seconds 0.001 --peers faiss-flat --work {work}"
+    assert run([*words.split(), "--charts", str(work / "more-charts"), "--json", str(file)]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == json.loads(file.read_text())
+    assert all("note" in json.loads(line) for line in err.splitlines())
 
 
 def contender(name: str, dataset: Dataset, **given: object) -> Contender:
