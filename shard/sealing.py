@@ -23,17 +23,26 @@ _LOG = logging.getLogger(__name__)
 _ENCODE_ROWS = 8_192
 
 
-def seal(store: Store, files: SegmentFiles, row: SegmentRow, keys: KeyArray, model: SearchModel | None) -> SegmentRow:
+def seal(
+    store: Store,
+    files: SegmentFiles,
+    row: SegmentRow,
+    keys: KeyArray,
+    model: SearchModel | None,
+    codes: CodeArray | None,
+) -> SegmentRow:
     """Cut the float file to its rows, write keys and codes, and commit their checksums. Returns the sealed segment.
 
-    keys: (rows,) uint64, those that the index has.
+    keys: (rows,) uint64, those that the index has. codes: (rows, planes * 16) uint8 by the model, None to encode here.
 
     A crash on the way leaves the segment an open tail, which is opened, and may be sealed, again.
     """
     floats = files.floats(row.rows)
     truncate_file(files.floats_path, floats.nbytes)
     keys_crc = files.write_keys(keys)
-    codes_crc = files.write_codes(model.model_id, _encode(model, floats)) if model else None
+    codes_crc = None
+    if model is not None:
+        codes_crc = files.write_codes(model.model_id, _encode(model, floats) if codes is None else codes)
     sealed = replace(row, capacity=row.rows, is_sealed=True, floats_crc=crc32c_blocks(floats), keys_crc=keys_crc)
     with store.transaction() as db:
         put_segment(db, sealed)

@@ -34,6 +34,7 @@ from shard.seen import SeenKeys
 from shard.segments import SegmentFiles, remove_unnamed_segments
 from shard.store import SegmentRow, Store, bury_templates, next_lsn, put_segment, put_templates, set_meta
 from shard.tail import Tail
+from shard.tail_codes import TailCodes
 from shard.types import (
     CodeArray,
     EnrollBatch,
@@ -67,7 +68,7 @@ class Shard:
         self._write_lock = threading.RLock()
         self._write_error: BaseException | None = None
         self._is_closed = False
-        self._seen = SeenKeys()
+        self._seen, self._tail_codes = SeenKeys(), TailCodes()
         with contextlib.ExitStack() as undo:
             lock = undo.enter_context(DirectoryLock(directory))
             self._store = Store(directory / "shard.db")
@@ -212,7 +213,8 @@ class Shard:
             return EnrollReceipt(enrolled=len(batch), skipped=len(existing), lsn=lsn)
 
     def _append(self, batch: EnrollBatch, keys: KeyArray) -> int:
-        codes = None if self._model is None else self._model.encode(batch.embeddings)
+        model = self._model
+        codes = None if model is None else model.encode(batch.embeddings)
         first_row = self.index.rows
         staged = self._tail.stage(self._segments[-1] if self._segments else None, batch.embeddings)
         with self._store.transaction() as db:
@@ -222,24 +224,28 @@ class Shard:
             put_templates(db, first_row, batch, keys, lsn)
         self._seen.add(keys)
         for piece in staged:
-            if piece.segment.segment > len(self._segments):
-                self.index.open_segment(str(self.files(piece.segment).floats_path), piece.segment.capacity)
-            self._segments[piece.segment.segment - 1 :] = [piece.segment]
             rows = slice(piece.begin, piece.end)
-            self.index.append(keys[rows], None if codes is None else codes[rows])
-        self._templates += len(batch)
-        self._seal_full([piece.segment for piece in staged])
+            self._join(piece.segment, keys[rows], None if codes is None else codes[rows])
         return lsn
 
-    def _seal_full(self, rows: Sequence[SegmentRow]) -> None:
-        """Seal what an enrollment filled. It is committed, so a failure here must not say that it was not written."""
+    def _join(self, segment: SegmentRow, keys: KeyArray, codes: CodeArray | None) -> None:
+        """Make committed rows at the end of `segment` searchable, and seal it if it is full."""
+        if segment.segment > len(self._segments):
+            self.index.open_segment(str(self.files(segment).floats_path), segment.capacity)
+        self._segments[segment.segment - 1 :] = [segment]
+        self.index.append(keys, codes)
+        self._templates += len(keys)
         try:
-            for row in rows:
-                if row.rows == row.capacity:
-                    self._seal(row)
+            if self._model is not None and codes is not None:
+                self._tail_codes.write(
+                    self.files(segment), segment, self._model.model_id, segment.rows - len(keys), codes
+                )
+            if segment.rows == segment.capacity:
+                self._seal(segment)
         except StorageError as error:
+            # The rows are committed, so a failure here must not say that they were not written.
             self._write_error = error
-            _LOG.exception("%s: a full segment could not be sealed; writes are refused until reopened", self.directory)
+            _LOG.exception("%s: a segment could not be sealed; writes are refused until reopened", self.directory)
 
     def delete(self, *, template_ids: Sequence[str] = (), identities: Sequence[str] = ()) -> int:
         """Delete by id and by identity; returns how many templates. Durable and invisible when it returns."""
@@ -262,7 +268,10 @@ class Shard:
 
     def _seal(self, row: SegmentRow) -> None:
         self._tail.close()
-        sealed = sealing.seal(self._store, self.files(row), row, self.index.keys(row.segment - 1), self._model)
+        model, keys = self._model, self.index.keys(row.segment - 1)
+        codes = None if model is None else self._tail_codes.of(row, model.model_id, model.planes)
+        sealed = sealing.seal(self._store, self.files(row), row, keys, model, codes)
+        self._tail_codes.drop()
         self._segments[row.segment - 1] = sealed
         self.index.map_keys(row.segment - 1, str(self.files(row).keys_path))
 
@@ -292,6 +301,8 @@ class Shard:
             self._model = model
             for row in self._segments:
                 self.files(row).remove_codes_except(model.model_id)
+            if self._segments and not (tail := self._segments[-1]).is_sealed:
+                self._tail_codes.write(self.files(tail), tail, model.model_id, 0, ready[tail.segment])
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -316,6 +327,7 @@ class Shard:
             if not self._is_closed:
                 self._is_closed = True
                 self._tail.close()
+                self._tail_codes.drop()
                 self._store.close()
                 self._lock.close()
 
