@@ -6,7 +6,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 RUST_SOURCES := $(shell find native/src native/benches -name '*.rs' 2>/dev/null) native/Cargo.toml native/Cargo.lock
 
-.PHONY: help demo test lint unit rust torture bench-engine format lock clean
+.PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -35,6 +35,9 @@ torture: .stamp/dev ## The long forms: hundreds of killed writers, thousands of 
 N ?= 20000
 bench-engine: .stamp/bench ## Facegrid beside its peers at equal recall: N=20000, or N=1000000 (more than an hour)
 	$(BIN)/python -m benchmarks.engine --n $(N) --shape both --real
+
+bench-ingest: .stamp/dev ## Enroll, train, seal and reopen N templates (1,000,000) in SHARDS shards (4), step by step
+	$(BIN)/python -m benchmarks.ingest --n $(or $(N),1000000) --shards $(or $(SHARDS),4) --timers
 
 format: .stamp/dev ## Format Python and Rust
 	$(BIN)/ruff format .
