@@ -6,7 +6,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 RUST_SOURCES := $(shell find native/src native/benches -name '*.rs' 2>/dev/null) native/Cargo.toml native/Cargo.lock
 
-.PHONY: help demo test lint unit rust torture format lock clean
+.PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -32,6 +32,13 @@ unit: .stamp/dev ## Python tests
 torture: .stamp/dev ## The long forms: hundreds of killed writers, thousands of random programs (about 20 minutes)
 	FACEGRID_TORTURE=300 $(BIN)/python -m pytest -s tests/crash tests/property
 
+N ?= 20000
+bench-engine: .stamp/bench ## Facegrid beside its peers at equal recall: N=20000, or N=1000000 (more than an hour)
+	$(BIN)/python -m benchmarks.engine --n $(N) --shape both --real
+
+bench-ingest: .stamp/dev ## Enroll, train, seal and reopen N templates (1,000,000) in SHARDS shards (4), step by step
+	$(BIN)/python -m benchmarks.ingest --n $(or $(N),1000000) --shards $(or $(SHARDS),4) --timers
+
 format: .stamp/dev ## Format Python and Rust
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -39,7 +46,7 @@ format: .stamp/dev ## Format Python and Rust
 
 lock: .stamp/dev ## Renew .requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --no-emit-index-url \
-		--no-header --quiet --no-emit-package facegrid -o .requirements.lock
+		--no-header --no-annotate --quiet --no-emit-package facegrid -o .requirements.lock
 
 clean: ## Remove what was built
 	rm -rf $(VENV) .stamp native/target shard/*.so demo
@@ -54,4 +61,8 @@ $(BIN)/python:
 
 .stamp/dev: $(BIN)/python pyproject.toml .requirements.lock $(RUST_SOURCES)
 	$(BIN)/python -m pip install -q -c .requirements.lock -e '.[dev]'
+	@mkdir -p .stamp && touch $@
+
+.stamp/bench: $(BIN)/python pyproject.toml .requirements.lock $(RUST_SOURCES)
+	$(BIN)/python -m pip install -q -c .requirements.lock -e '.[bench]'
 	@mkdir -p .stamp && touch $@

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.ingest_phases import Phases
-from benchmarks.memory import resident
+from benchmarks.resident import resident
 from benchmarks.synthetic import EDGEFACE, SyntheticGallery
 from cluster import Cluster
 from shard.types import FloatArray

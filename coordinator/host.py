@@ -41,6 +41,7 @@ from coordinator.messages import (
 )
 from shard.errors import CorruptData, InvalidParameter, ShardClosed, UnknownGallery, UnknownModel
 from shard.files import DirectoryLock, make_directory, remove_tree, write_file
+from shard.keys import template_keys
 from shard.model import SearchModel
 from shard.search import search_shards
 from shard.shard import Shard
@@ -98,7 +99,8 @@ class ShardHost:
     def records(self, request: RecordsRequest) -> RecordsReply:
         """Labels and metadata by template id."""
         shards = self._open_all(request.gallery_id, request.shards)
-        return RecordsReply(tuple(record for s in shards for record in s.records(request.template_ids)))
+        keys = template_keys(request.template_ids)  # once for all shards
+        return RecordsReply(tuple(record for s in shards for record in s.records(request.template_ids, keys)))
 
     def identities(self, request: IdentitiesRequest) -> IdentitiesReply:
         """One page of identities over the asked shards."""

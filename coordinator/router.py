@@ -140,8 +140,9 @@ class Router:
                     f" {min(existing)!r}"
                 )
             shards = shards_of(batch.identities, batch.template_ids, route.shards)
-            fresh = np.array([template_id not in existing for template_id in batch.template_ids], dtype=bool)
-            written = self._write(route, batch, np.where(fresh, shards, -1), skip_existing)
+            if existing:
+                shards[[template_id in existing for template_id in batch.template_ids]] = -1
+            written = self._write(route, batch, shards, skip_existing)
             return EnrollOutcome(enrolled=written, skipped=len(batch) - written)
 
     def _write(self, route: GalleryRoute, batch: EnrollBatch, shards: RowArray, skip_existing: bool) -> int:

@@ -6,15 +6,16 @@ Nothing here looks at what a request means.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 from coordinator.host import ShardHost
-from coordinator.messages import ControlRequest, DataRequest, Reply
-from shard.errors import DeadlineExceeded, HostUnavailable
+from coordinator.messages import ControlRequest, DataRequest, EnrollRequest, Reply
+from shard.errors import DeadlineExceeded, HostUnavailable, ShardClosed
 
 
 class Runtime(Protocol):
@@ -38,7 +39,8 @@ class Runtime(Protocol):
 
 
 class LocalRuntime:
-    """All hosts of a home in this process: no server, no threads of its own.
+    """All hosts of a home in this process, no server. Enrollments run on a thread for each core, those of one shard in
+    order; everything else runs in the caller's thread.
 
     Every host directory below `<home>/hosts` is opened, so a home written by a Ray cluster on one machine opens here.
     """
@@ -46,6 +48,8 @@ class LocalRuntime:
     def __init__(self, hosts_dir: Path, names: Sequence[str]) -> None:
         """names: the hosts to open or create below `hosts_dir`; HomeLocked if another process has one of them."""
         self._hosts: dict[str, ShardHost] = {}
+        self._is_closed = False
+        self._lanes = [ThreadPoolExecutor(1, thread_name_prefix=f"facegrid-write-{i}") for i in range(_cores())]
         try:
             for name in sorted(names):
                 self._hosts[name] = ShardHost(name, hosts_dir / name)
@@ -58,25 +62,38 @@ class LocalRuntime:
         return tuple(self._hosts)
 
     def submit(self, host: str, request: DataRequest, *, deadline: float) -> Future[Reply]:
-        """Run the request now, in the caller's thread: the native search uses all cores by itself.
+        """Run the request: a search now, in the caller's thread, since it uses all cores by itself.
 
         One that has begun is not cut short at the deadline; one whose deadline has passed is not begun.
         """
         future: Future[Reply] = Future()
         try:
-            if deadline <= time.monotonic():
-                raise DeadlineExceeded(f"the deadline passed before shard host {host!r} was asked")
-            future.set_result(self._host(host).execute(request))
+            if isinstance(request, EnrollRequest):
+                return self._lane(request.shard).submit(self._execute, host, request, deadline)
+            future.set_result(self._execute(host, request, deadline))
         except Exception as error:  # noqa: BLE001 - handed to the caller by the future, as a remote host would
             future.set_exception(error)
         return future
+
+    def _lane(self, shard: int) -> ThreadPoolExecutor:
+        if self._is_closed:
+            raise ShardClosed("the shard hosts of this process are closed")
+        return self._lanes[shard % len(self._lanes)]
+
+    def _execute(self, host: str, request: DataRequest, deadline: float) -> Reply:
+        if deadline <= time.monotonic():
+            raise DeadlineExceeded(f"the deadline passed before shard host {host!r} was asked")
+        return self._host(host).execute(request)
 
     def control(self, calls: Sequence[tuple[str, ControlRequest]]) -> list[Reply]:
         """Carry out the requests one after another."""
         return [self._host(host).execute(request) for host, request in calls]
 
     def close(self) -> None:
-        """Close every host. Idempotent."""
+        """Finish the enrollments under way, then close every host. Idempotent."""
+        self._is_closed = True
+        for lane in self._lanes:
+            lane.shutdown()
         for host in self._hosts.values():
             host.close()
 
@@ -85,3 +102,7 @@ class LocalRuntime:
             return self._hosts[name]
         except KeyError:
             raise HostUnavailable(f"no shard host {name!r}; this home has {', '.join(self._hosts)}") from None
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,7 +14,6 @@ import numpy as np
 from shard.errors import CorruptData
 from shard.files import truncate_file
 from shard.index import crc32c_blocks
-from shard.keys import template_keys
 from shard.model import SearchModel
 from shard.segments import SegmentFiles
 from shard.store import SegmentRow, Store, put_codes, put_segment
@@ -24,17 +23,26 @@ _LOG = logging.getLogger(__name__)
 _ENCODE_ROWS = 8_192
 
 
-def seal(store: Store, files: SegmentFiles, row: SegmentRow, keys: KeyArray, model: SearchModel | None) -> SegmentRow:
+def seal(
+    store: Store,
+    files: SegmentFiles,
+    row: SegmentRow,
+    keys: KeyArray,
+    model: SearchModel | None,
+    codes: CodeArray | None,
+) -> SegmentRow:
     """Cut the float file to its rows, write keys and codes, and commit their checksums. Returns the sealed segment.
 
-    keys: (rows,) uint64, those that the index has.
+    keys: (rows,) uint64, those that the index has. codes: (rows, planes * 16) uint8 by the model, None to encode here.
 
     A crash on the way leaves the segment an open tail, which is opened, and may be sealed, again.
     """
     floats = files.floats(row.rows)
     truncate_file(files.floats_path, floats.nbytes)
     keys_crc = files.write_keys(keys)
-    codes_crc = files.write_codes(model.model_id, _encode(model, floats)) if model else None
+    codes_crc = None
+    if model is not None:
+        codes_crc = files.write_codes(model.model_id, _encode(model, floats) if codes is None else codes)
     sealed = replace(row, capacity=row.rows, is_sealed=True, floats_crc=crc32c_blocks(floats), keys_crc=keys_crc)
     with store.transaction() as db:
         put_segment(db, sealed)
@@ -68,11 +76,10 @@ def load_codes(store: Store, files: SegmentFiles, row: SegmentRow, model: Search
 
 
 def keys_of(store: Store, row: SegmentRow) -> KeyArray:
-    """Tie keys of a segment's rows, made from the ids in the database; 0 for deleted rows, which nobody sees."""
+    """Tie keys of a segment's rows, from the database; 0 for deleted rows, which nobody sees."""
     keys = np.zeros(row.rows, np.uint64)
-    live = store.ids_of_rows(row.first_row, row.first_row + row.rows)
-    if live:
-        keys[[r - row.first_row for r, _ in live]] = template_keys(template_id for _, template_id in live)
+    rows, live = store.keys_of_rows(row.first_row, row.first_row + row.rows)
+    keys[rows - row.first_row] = live
     return keys
 
 

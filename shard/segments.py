@@ -3,6 +3,7 @@
     segment-000001/floats.f32            rows x dim little-endian float32; the tail's file is sparse up to its capacity
     segment-000001/keys.u64              sealed only: one little-endian uint64 a row (`shard.keys`)
     segment-000001/codes-<model>.planes  sealed only: plane by plane, rows x 16 bytes each; derived, can be rebuilt
+    segment-000001/codes.tmp             tail only: scratch of the process that writes it (`shard.tail_codes`)
 
 Owns names, sizes and checksums of these files. What is true is decided by `shard.store`.
 """
@@ -36,6 +37,7 @@ class SegmentFiles:
         self.directory = shard_directory / f"segment-{segment:06d}"
         self.floats_path = self.directory / "floats.f32"
         self.keys_path = self.directory / "keys.u64"
+        self.scratch_path = self.directory / "codes.tmp"
         self._dim = dim
 
     def codes_path(self, model_id: str) -> Path:

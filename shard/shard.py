@@ -30,10 +30,21 @@ from shard.files import DirectoryLock, blocks_bytes, make_directory
 from shard.index import Index
 from shard.keys import template_keys
 from shard.model import SearchModel
+from shard.seen import SeenKeys
 from shard.segments import SegmentFiles, remove_unnamed_segments
-from shard.store import SegmentRow, Store, next_lsn, put_segment, put_templates, set_meta
+from shard.store import SegmentRow, Store, bury_templates, next_lsn, put_segment, put_templates, set_meta
 from shard.tail import Tail
-from shard.types import CodeArray, EnrollBatch, EnrollReceipt, FloatArray, IdentityCount, ShardStats, TemplateRecord
+from shard.tail_codes import TailCodes
+from shard.types import (
+    CodeArray,
+    EnrollBatch,
+    EnrollReceipt,
+    FloatArray,
+    IdentityCount,
+    KeyArray,
+    ShardStats,
+    TemplateRecord,
+)
 from shard.validate import check_batch, check_dim
 
 ModelLoader = Callable[[str], SearchModel]
@@ -57,6 +68,7 @@ class Shard:
         self._write_lock = threading.RLock()
         self._write_error: BaseException | None = None
         self._is_closed = False
+        self._seen, self._tail_codes = SeenKeys(), TailCodes()
         with contextlib.ExitStack() as undo:
             lock = undo.enter_context(DirectoryLock(directory))
             self._store = Store(directory / "shard.db")
@@ -133,11 +145,15 @@ class Shard:
 
     def existing(self, template_ids: Sequence[str]) -> set[str]:
         """Those of the ids that are live."""
-        return self._store.existing(template_ids)
+        return self._existing(template_ids, template_keys(template_ids))
 
-    def records(self, template_ids: Sequence[str]) -> list[TemplateRecord]:
-        """Labels and metadata of the live templates among the ids."""
-        return self._store.records(template_ids)
+    def _existing(self, template_ids: Sequence[str], keys: KeyArray) -> set[str]:
+        return self._store.existing(*self._seen.among(template_ids, keys))
+
+    def records(self, template_ids: Sequence[str], keys: KeyArray | None = None) -> list[TemplateRecord]:
+        """Labels and metadata of the live templates among the ids. keys: (n,) uint64, of the ids, where known."""
+        keys = template_keys(template_ids) if keys is None else keys
+        return self._store.records(*self._seen.among(template_ids, keys))
 
     def identities(self, start: str, limit: int) -> list[IdentityCount]:
         """Up to `limit` identities from `start` on, in byte order of their UTF-8, with their live templates."""
@@ -183,44 +199,53 @@ class Shard:
         """
         check_batch(batch, self.dim)
         with self._writing():
-            existing = self._store.existing(batch.template_ids)
+            keys = template_keys(batch.template_ids)
+            self._seen.prepare(self.index.keys(i) for i in range(len(self._segments)))
+            existing = self._existing(batch.template_ids, keys)
             if existing and not skip_existing:
                 raise DuplicateTemplate(
                     f"{len(existing)} of {len(batch)} template ids are there already, the first {min(existing)!r}"
                 )
-            fresh = _without(batch, existing)
-            lsn = self._append(fresh) if len(fresh) else int(self._store.meta("lsn") or 0)
-            return EnrollReceipt(enrolled=len(fresh), skipped=len(existing), lsn=lsn)
+            if existing:
+                fresh = [i for i, template_id in enumerate(batch.template_ids) if template_id not in existing]
+                batch, keys = batch.take(fresh), keys[fresh]
+            lsn = self._append(batch, keys) if len(batch) else int(self._store.meta("lsn") or 0)
+            return EnrollReceipt(enrolled=len(batch), skipped=len(existing), lsn=lsn)
 
-    def _append(self, batch: EnrollBatch) -> int:
-        codes = None if self._model is None else self._model.encode(batch.embeddings)
-        keys = template_keys(batch.template_ids)
+    def _append(self, batch: EnrollBatch, keys: KeyArray) -> int:
+        model = self._model
+        codes = None if model is None else model.encode(batch.embeddings)
         first_row = self.index.rows
         staged = self._tail.stage(self._segments[-1] if self._segments else None, batch.embeddings)
         with self._store.transaction() as db:
             lsn = next_lsn(db)
             for piece in staged:
                 put_segment(db, piece.segment)
-            put_templates(db, first_row, batch, lsn)
+            put_templates(db, first_row, batch, keys, lsn)
+        self._seen.add(keys)
         for piece in staged:
-            if piece.segment.segment > len(self._segments):
-                self.index.open_segment(str(self.files(piece.segment).floats_path), piece.segment.capacity)
-            self._segments[piece.segment.segment - 1 :] = [piece.segment]
             rows = slice(piece.begin, piece.end)
-            self.index.append(keys[rows], None if codes is None else codes[rows])
-        self._templates += len(batch)
-        self._seal_full([piece.segment for piece in staged])
+            self._join(piece.segment, keys[rows], None if codes is None else codes[rows])
         return lsn
 
-    def _seal_full(self, rows: Sequence[SegmentRow]) -> None:
-        """Seal what an enrollment filled. It is committed, so a failure here must not say that it was not written."""
+    def _join(self, segment: SegmentRow, keys: KeyArray, codes: CodeArray | None) -> None:
+        """Make committed rows at the end of `segment` searchable, and seal it if it is full."""
+        if segment.segment > len(self._segments):
+            self.index.open_segment(str(self.files(segment).floats_path), segment.capacity)
+        self._segments[segment.segment - 1 :] = [segment]
+        self.index.append(keys, codes)
+        self._templates += len(keys)
         try:
-            for row in rows:
-                if row.rows == row.capacity:
-                    self._seal(row)
+            if self._model is not None and codes is not None:
+                self._tail_codes.write(
+                    self.files(segment), segment, self._model.model_id, segment.rows - len(keys), codes
+                )
+            if segment.rows == segment.capacity:
+                self._seal(segment)
         except StorageError as error:
+            # The rows are committed, so a failure here must not say that they were not written.
             self._write_error = error
-            _LOG.exception("%s: a full segment could not be sealed; writes are refused until reopened", self.directory)
+            _LOG.exception("%s: a segment could not be sealed; writes are refused until reopened", self.directory)
 
     def delete(self, *, template_ids: Sequence[str] = (), identities: Sequence[str] = ()) -> int:
         """Delete by id and by identity; returns how many templates. Durable and invisible when it returns."""
@@ -230,8 +255,7 @@ class Shard:
                 return 0
             with self._store.transaction() as db:
                 lsn = next_lsn(db)
-                db.executemany("DELETE FROM templates WHERE row = ?", [(row,) for row in rows])
-                db.executemany("INSERT INTO tombstones VALUES (?, ?)", [(row, lsn) for row in rows])
+                bury_templates(db, rows, lsn)
             self.index.delete(np.array(rows, dtype=np.int64))
             self._templates -= len(rows)
             return len(rows)
@@ -244,7 +268,10 @@ class Shard:
 
     def _seal(self, row: SegmentRow) -> None:
         self._tail.close()
-        sealed = sealing.seal(self._store, self.files(row), row, self.index.keys(row.segment - 1), self._model)
+        model, keys = self._model, self.index.keys(row.segment - 1)
+        codes = None if model is None else self._tail_codes.of(row, model.model_id, model.planes)
+        sealed = sealing.seal(self._store, self.files(row), row, keys, model, codes)
+        self._tail_codes.drop()
         self._segments[row.segment - 1] = sealed
         self.index.map_keys(row.segment - 1, str(self.files(row).keys_path))
 
@@ -274,6 +301,8 @@ class Shard:
             self._model = model
             for row in self._segments:
                 self.files(row).remove_codes_except(model.model_id)
+            if self._segments and not (tail := self._segments[-1]).is_sealed:
+                self._tail_codes.write(self.files(tail), tail, model.model_id, 0, ready[tail.segment])
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -298,6 +327,7 @@ class Shard:
             if not self._is_closed:
                 self._is_closed = True
                 self._tail.close()
+                self._tail_codes.drop()
                 self._store.close()
                 self._lock.close()
 
@@ -308,9 +338,3 @@ class Shard:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _without(batch: EnrollBatch, existing: set[str]) -> EnrollBatch:
-    if not existing:
-        return batch
-    return batch.take([i for i, template_id in enumerate(batch.template_ids) if template_id not in existing])

@@ -25,6 +25,8 @@ _UNIT_TOLERANCE = 1e-3
 _SAFE_SQUARES = (1e-20, 1e30)
 _SAFE_NORMS = (1e-10, 1e15)
 """Between these a float32 sum of squares, or a norm, is as good as it gets: no overflow, no denormal addends."""
+_ROUNDING = 2e-6
+"""A squared norm of a scaled row is this near to 1, summed in float32 over MAX_DIM values."""
 _BLOCK_ROWS = 512
 _WIDEST = {True: 1, False: 4}
 """Most UTF-8 bytes of a character, by whether the text is ASCII."""
@@ -78,11 +80,15 @@ def _squares(values: FloatArray) -> npt.NDArray[np.float64]:
 
 
 def normalised(values: FloatArray) -> FloatArray:
-    """Rows scaled to unit L2 norm, (n, dim) float32; rows must be finite and non-zero."""
+    """Rows scaled to unit L2 norm, (n, dim) float32; rows must be finite and non-zero.
+
+    A row that is of unit norm within rounding stays bit for bit as it is, so scaling twice is scaling once.
+    """
     scaled: FloatArray = np.empty(values.shape, np.float32)
     for begin in range(0, len(values), _BLOCK_ROWS):  # a block stays in the cache between the two passes over it
         rows = values[begin : begin + _BLOCK_ROWS]
-        norms = np.sqrt(_squares(rows))
+        squares = _squares(rows)
+        norms = np.where(np.abs(squares - 1.0) < _ROUNDING, 1.0, np.sqrt(squares))
         # A norm that float32 cannot hold is rare; its row is divided again, in float64.
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
             np.divide(rows, norms.astype(np.float32)[:, None], out=scaled[begin : begin + len(rows)])

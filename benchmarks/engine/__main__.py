@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.engine.command import execute, print_report
 from benchmarks.engine.options import DATA, DEFAULT_RECALLS, RESULTS, Options, named_peers, named_shapes, recalls_of
-from shard.errors import FacegridError
+from shard.errors import FacegridError, InvalidInput
 
 
-def parse(arguments: Sequence[str] | None = None) -> Options:
-    """Options of a command line; exits with 2 where they do not parse. InvalidParameter."""
+def parse(arguments: Sequence[str] | None = None) -> tuple[Options, bool]:
+    """Options of a command line, and whether to print JSON; exits with 2 if they do not parse. InvalidParameter."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__.partition(":")[2].strip())
     parser.add_argument("--n", type=int, default=20_000, help="templates of the synthetic galleries (default 20000)")
     parser.add_argument(
@@ -35,19 +37,27 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("--data", type=Path, default=DATA, help="folder that holds lfw/, for --real")
     parser.add_argument("--work", type=Path, help="folder that keeps galleries and exact answers for the next run")
+    parser.add_argument("--print-json", action="store_true", help="print the JSON document instead of tables")
     given = vars(parser.parse_args(arguments))
     shapes, peers = named_shapes(given.pop("shape")), named_peers(given.pop("peers"))
     recalls, is_real = recalls_of(given.pop("recalls")), given.pop("real")
-    return Options(shapes=shapes, peers=peers, recalls=recalls, is_real=is_real, **given)
+    wants_json = given.pop("print_json")
+    options = Options(shapes=shapes, peers=peers, recalls=recalls, is_real=is_real, **given)
+    return options, wants_json
 
 
 def main() -> None:
-    """Run, with progress on stderr and the report on stdout."""
+    """Run, with the steps on stderr and the report on stdout. Exits with 2 if the options are at fault, 1 otherwise."""
     try:
-        options = parse()
-        print_report(execute(options, lambda text: print(text, file=sys.stderr, flush=True)))
+        options, wants_json = parse()
+        result = execute(options, lambda text: print(text, file=sys.stderr, flush=True))
     except FacegridError as error:
-        sys.exit(f"{error.code}: {error}")
+        print(f"{error.code}: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InvalidInput) else 1)
+    if wants_json:
+        print(json.dumps(asdict(result)))
+    else:
+        print_report(result)
 
 
 if __name__ == "__main__":

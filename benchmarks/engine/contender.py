@@ -16,10 +16,11 @@ from benchmarks.engine.options import Options
 from benchmarks.engine.peer import Setting
 from benchmarks.engine.process import PeerFailed, PeerMissing, PeerProcess, Reply
 from benchmarks.engine.recall import Quality, mated_quality, stranger_quality
-from benchmarks.engine.results import PeerResult, Resident, Row, Timing
+from benchmarks.engine.results import PeerResult, Resident, Row, Status, Timing
 from benchmarks.engine.tuning import Tuner
 
 _QUICK_SECONDS = 0.05  # of the clock that decides between curves
+_MEMORY_SECONDS = 2.0  # of searching, before resident bytes are read
 _GRACE_SECONDS = 60.0  # for a build that heeds the budget itself, to save and to answer
 _PILOT_SHARE = 8
 
@@ -33,6 +34,7 @@ class Contender:
         self._folder = dataset.folder / f"index-{name}"
         self._process: PeerProcess | None = None
         self._opened: Reply = {}
+        self.default_recall: float | None = None
 
     @property
     def is_in(self) -> bool:
@@ -50,9 +52,8 @@ class Contender:
         except PeerFailed as error:
             self._out("failed", str(error))
 
-    def _out(self, status: str, reason: str) -> None:
-        assert status in ("missing", "not built", "failed")
-        self.result.status, self.result.reason = status, reason  # type: ignore[assignment]
+    def _out(self, status: Status, reason: str) -> None:
+        self.result.status, self.result.reason = status, reason
         self.close()
 
     def build(self) -> None:
@@ -95,12 +96,10 @@ class Contender:
         self._process = PeerProcess(self._target, self._dataset.folder, self._folder, threads)
 
     def open(self) -> None:
-        """Open what was built; the first time, keep what is resident and the settings there are."""
+        """Open what was built; keep what is resident and the settings there are."""
         assert self._process is not None
-        opened = self._process.ask("open")
-        if not self.result.open_seconds:
-            self.result.open_seconds = opened["seconds"]
-            self._opened = opened
+        self._opened = self._process.ask("open")
+        self.result.open_seconds = self._opened["seconds"]
 
     def close(self) -> None:
         """Stop the process that searches. Idempotent."""
@@ -113,9 +112,9 @@ class Contender:
         self.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def default_recall(self) -> float:
-        """recall@1 of the peer's default."""
-        return self._measure({}).recall_1
+    def measure_default(self) -> None:
+        """Find recall@1 of the peer's default setting."""
+        self.default_recall = self._measure({}).recall_1
 
     def explore(self, targets: Sequence[float]) -> None:
         """Measure the recalls that `tune` will ask for. No clock is read, so peers may do it side by side."""
@@ -156,7 +155,7 @@ class Contender:
     def _answers(self, probes: str, setting: Setting) -> np.ndarray:
         return np.array(self._ask("answers", setting, probes=probes)["rows"], dtype=np.int64)
 
-    def _ask(self, do: str, setting: Setting, **arguments: object) -> Reply:
+    def _ask(self, do: str, setting: Setting, **arguments: Any) -> Reply:
         assert self._process is not None
         return self._process.ask(do, setting=setting, k=self._options.k, **arguments)
 
@@ -172,15 +171,18 @@ class Contender:
             row.batch_per_second.append(timed["per_second"])
 
     def measure_resident(self) -> None:
-        """Bytes per template after opening and now."""
+        """Bytes per template of the process just opened, and after single searches of the last row's setting."""
         assert self._process is not None
-        empty, reopened, now = self._opened["empty"], self._opened["resident"], self._process.ask("resident")
-        shares = [
-            (state[kind] - empty[kind]) / len(self._dataset.rows)
-            for state in (reopened, now)
-            for kind in ("anonymous", "mapped")
-        ]
-        self.result.resident = Resident(*shares)
+        last = self.result.rows[-1].setting
+        self._ask("latency", last, seconds=_MEMORY_SECONDS)
+        now = self._process.ask("resident")
+        self.result.resident = Resident(
+            *(
+                (state[kind] - self._opened["empty"][kind]) / len(self._dataset.rows)
+                for state in (self._opened["resident"], now)
+                for kind in ("anonymous", "mapped")
+            )
+        )
 
 
 def tuned_label(recall: float) -> str:

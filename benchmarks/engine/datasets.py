@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.engine.peer import blocks
 from benchmarks.face_statistics import read_labelled
@@ -118,7 +117,12 @@ def _dataset(name: str, folder: Path, make: Callable[[Path], None]) -> Dataset:
     seconds = {"make": _once(folder / "made", lambda: make(folder))}
     rows: FloatArray = np.load(folder / "rows.npy", mmap_mode="r")
     probes = read_probes(folder)
-    seconds["exact"] = _once(folder / "answered", lambda: np.savez(folder / "truth.npz", **_exact(rows, probes.both())))
+
+    def answer() -> None:
+        best_rows, best_scores = _exact(rows, probes.both())
+        np.savez(folder / "truth.npz", rows=best_rows, scores=best_scores)
+
+    seconds["exact"] = _once(folder / "answered", answer)
     with np.load(folder / "truth.npz") as saved:
         truth = Truth(saved["rows"], saved["scores"])
     return Dataset(name, folder, rows, np.load(folder / "identities.npy"), probes, truth, seconds)
@@ -140,7 +144,7 @@ def read_probes(folder: Path) -> Probes:
         return Probes(saved["mated"], saved["people"], saved["strangers"])
 
 
-def _exact(rows: FloatArray, probes: FloatArray) -> dict[str, npt.NDArray[np.generic]]:
+def _exact(rows: FloatArray, probes: FloatArray) -> tuple[RowArray, FloatArray]:
     """The TRUTH_K best rows of each probe and their scores, by a matrix product of one block of rows after another."""
     best_rows = np.zeros((len(probes), 0), dtype=np.int64)
     best_scores = np.zeros((len(probes), 0), dtype=np.float32)
@@ -152,4 +156,4 @@ def _exact(rows: FloatArray, probes: FloatArray) -> dict[str, npt.NDArray[np.gen
         order = np.argsort(-best_scores, axis=1, kind="stable")[:, :TRUTH_K]
         best_rows = np.take_along_axis(best_rows, order, axis=1)
         best_scores = np.take_along_axis(best_scores, order, axis=1)
-    return {"rows": best_rows, "scores": best_scores}
+    return best_rows, best_scores

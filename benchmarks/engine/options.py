@@ -89,7 +89,7 @@ def named_shapes(shape: str) -> tuple[str, ...]:
     """`one`, `twenty`, or `both`; `none` for the real embeddings alone."""
     shapes = {"both": tuple(PHOTOS), "none": (), **{name: (name,) for name in PHOTOS}}
     if shape not in shapes:
-        raise InvalidParameter(f"shape: expected one of {', '.join(shapes)}, got {shape}")
+        raise InvalidParameter(f"shape: expected one of {', '.join(sorted(shapes))}, got {shape}")
     return shapes[shape]
 
 

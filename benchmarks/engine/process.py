@@ -6,7 +6,6 @@ import json
 import selectors
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,11 +34,10 @@ class PeerFailed(Exception):
 class PeerProcess:
     """A worker. Use as a context manager: the process is gone afterwards."""
 
-    def __init__(self, target: str, dataset: Path, folder: Path, threads: int, path: Sequence[Path] = ()) -> None:
-        """Start it, and do not wait. path: folders to import from beside the source tree."""
+    def __init__(self, target: str, dataset: Path, folder: Path, threads: int) -> None:
+        """Start it, and do not wait for it."""
         self._log = folder.parent / f"{folder.name}-{threads}.log"
-        search = ":".join(map(str, (_SOURCE, *path)))
-        command = ["env", *(f"{name}={threads}" for name in _THREAD_VARIABLES), f"PYTHONPATH={search}", sys.executable]
+        command = ["env", *(f"{name}={threads}" for name in _THREAD_VARIABLES), f"PYTHONPATH={_SOURCE}", sys.executable]
         command += ["-m", "benchmarks.engine.worker", target, str(dataset), str(folder), str(threads)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

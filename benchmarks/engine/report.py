@@ -47,7 +47,7 @@ def _peers(dataset: DatasetResult) -> Table:
         table.add_column(title, overflow="fold")
     for title in (
         *("recall@1", "@10", "strangers @1", "@10", "rank-1", "p50 ms", "p99 ms", "batch /s"),
-        *("heap B", "mapped B", "disk B", "build s"),
+        *("opened B", "searched B", "disk B", "build s"),
     ):
         table.add_column(title, justify="right")
     for peer in dataset.peers:
@@ -73,11 +73,16 @@ def _cells(peer: PeerResult, row: Row) -> list[str]:
 
 
 def _sizes(peer: PeerResult) -> tuple[str, str, str, str]:
-    """Bytes per template: heap after all searches, mapped pages when just reopened, disk; seconds of the build."""
+    """Bytes per template: all resident when reopened, heap after searching, disk; seconds of the build."""
     if peer.resident is None or peer.disk_bytes is None or peer.build_seconds is None:
         return ("-",) * 4
-    heap, mapped = peer.resident.searched_anonymous, peer.resident.reopened_mapped
-    return f"{heap:,.0f}", f"{mapped:,.0f}", f"{peer.disk_bytes:,.0f}", f"{peer.build_seconds:.1f}"
+    opened = peer.resident.reopened_anonymous + peer.resident.reopened_mapped
+    return (
+        f"{opened:,.0f}",
+        f"{peer.resident.searched_anonymous:,.0f}",
+        f"{peer.disk_bytes:,.0f}",
+        f"{peer.build_seconds:.1f}",
+    )
 
 
 def _ratios(dataset: DatasetResult) -> Table:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,9 @@ def run(options: Options, tell: Tell) -> RunResult:
 
 
 def _datasets(options: Options, work: Path) -> list[Callable[[], Dataset]]:
-    found: list[Callable[[], Dataset]] = [
-        lambda shape=shape: synthetic(shape, options.n, options.seed, work)  # type: ignore[misc]
-        for shape in options.shapes
-    ]
-    if options.is_real:
-        found.append(lambda: lfw(options.data, options.seed, work))
-    return found
+    found = [partial(synthetic, shape, options.n, options.seed, work) for shape in options.shapes]
+    real = [partial(lfw, options.data, options.seed, work)] if options.is_real else []
+    return [*found, *real]
 
 
 def _plain(options: Options) -> dict[str, Any]:
@@ -122,7 +119,6 @@ def _time_single(contenders: Sequence[Contender], options: Options, tell: Tell) 
         for contender in contenders:
             contender.attempt(contender.time_single)
     for contender in contenders:
-        contender.attempt(contender.measure_resident)
         contender.close()
 
 
@@ -136,15 +132,17 @@ def _open(contenders: Sequence[Contender], threads: int) -> None:
 
 def _recall_of_faceflash(contenders: Sequence[Contender]) -> list[float]:
     """recall@1 of FaceFlash's default, to which everybody is tuned as well; nothing where FaceFlash does not run."""
-    found: list[float] = []
     for contender in contenders:
         if contender.result.name == FACEFLASH:
-            contender.attempt(lambda: found.append(contender.default_recall()))  # noqa: B023 - called before it moves on
-    return found
+            contender.attempt(contender.measure_default)
+            return [] if contender.default_recall is None else [contender.default_recall]
+    return []
 
 
 def _time_batches(contenders: Sequence[Contender], options: Options, cores: int, tell: Tell) -> None:
     _open(contenders, cores)
+    for contender in contenders:
+        contender.attempt(contender.measure_resident)
     for number in range(options.runs):
         tell(f"batches of 1,024, {cores} cores, round {number + 1} of {options.runs}")
         for contender in contenders:

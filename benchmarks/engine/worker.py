@@ -30,7 +30,7 @@ from shard.types import FloatArray
 
 BATCH = 1_024
 """Probes of one timed batch: the mated ones and as many strangers as are missing."""
-_WARM_UP = 5
+_LEAST_WARM, _WARM_UP_SHARE = 3, 0.1
 _LEAST_TIMED = 20
 
 Reply = dict[str, Any]
@@ -79,7 +79,10 @@ class Worker:
         """Milliseconds of one mated probe after another, for about `seconds`; and cores busy meanwhile."""
         self._peer.use(setting, k)
         probes = self._probes["mated"]
-        for probe in probes[-_WARM_UP:]:
+        warm = time.perf_counter() + _WARM_UP_SHARE * seconds
+        for number, probe in enumerate(probes[::-1]):
+            if number >= _LEAST_WARM and time.perf_counter() > warm:
+                break
             self._peer.one(probe)
         timed: list[int] = []
         cpu, started = time.process_time(), time.perf_counter()

@@ -25,6 +25,11 @@ def save(index: Any, folder: Path) -> None:
     faiss.write_index(index, str(folder / "index.faiss"))
 
 
+def load(folder: Path) -> Any:
+    """Read `folder`/index.faiss into memory."""
+    return faiss.read_index(str(folder / "index.faiss"))
+
+
 def load_mapped(folder: Path) -> Any:
     """Read `folder`/index.faiss with float rows mapped rather than read, as Facegrid and FaceFlash have theirs."""
     return faiss.read_index(str(folder / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)

@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 
 from benchmarks.engine.peer import Budget, Curve, Peer, Setting, Source, doublings
-from benchmarks.engine.peers.faiss_flat import add_all, load_mapped, save
+from benchmarks.engine.peers.faiss_flat import add_all, load, load_mapped, save
 from shard.types import FloatArray, RowArray
 
 _TRAIN_ROWS = 200_000
@@ -36,13 +36,20 @@ class _FaissIvf(Peer):
         sample = np.sort(np.random.default_rng(0).choice(n, min(n, _TRAIN_ROWS), replace=False))
         index.train(np.ascontiguousarray(source.rows[sample]))
         add_all(index, source.rows)
-        save(index, folder)
+        save(index.base_index, folder)
+        (folder / "floats").mkdir()
+        save(index.refine_index, folder / "floats")
 
     def open(self, folder: Path, threads: int) -> None:
-        """Lists in memory, the refining floats mapped."""
+        """Lists in memory, the refining floats mapped: read as one index, the lists would be mapped too."""
         faiss.omp_set_num_threads(threads)
-        self._index = load_mapped(folder)
-        self._ivf = faiss.extract_index_ivf(faiss.downcast_index(self._index.base_index))
+        self._base, self._floats = load(folder), load_mapped(folder / "floats")
+        # Around an empty index first: the constructor would copy the floats of a full one.
+        self._index = faiss.IndexRefineFlat(faiss.IndexFlatIP(self._floats.d))
+        self._index.own_refine_index = False
+        self._index.base_index, self._index.refine_index = self._base, self._floats
+        self._index.ntotal = self._floats.ntotal
+        self._ivf = faiss.extract_index_ivf(self._base)
 
     def curves(self) -> list[Curve]:
         """Rising nprobe, for each of a few k_factors."""

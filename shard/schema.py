@@ -1,0 +1,88 @@
+"""The tables of a shard's database, their version, and how an older version becomes this one.
+
+Rows of `templates` are appended; the two tables that find them by id and by identity are written in their own order,
+a batch at a time, so that a batch touches each page once however scattered its ids are. Ids are found by their key
+(`shard.keys`), a third of the bytes of an id; the id itself, in `templates`, decides.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+import numpy as np
+
+from shard.keys import template_keys
+
+FORMAT_VERSION = 2
+"""1: ids and identities in SQLite's own indexes of `templates`, which a large batch of scattered ids had to wander."""
+
+_TEMPLATES = """
+CREATE TABLE templates (
+    row INTEGER PRIMARY KEY, key INTEGER NOT NULL, template_id TEXT NOT NULL, identity TEXT, metadata BLOB,
+    lsn INTEGER NOT NULL);
+CREATE TABLE template_keys (key INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (key, row)) WITHOUT ROWID;
+CREATE TABLE identity_rows (
+    identity TEXT NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (identity, row)) WITHOUT ROWID
+"""
+_SCHEMA = f"""
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE segments (
+    segment INTEGER PRIMARY KEY, first_row INTEGER NOT NULL, rows INTEGER NOT NULL, capacity INTEGER NOT NULL,
+    sealed INTEGER NOT NULL, floats_crc BLOB, keys_crc BLOB);
+CREATE TABLE codes (
+    segment INTEGER NOT NULL, model_id TEXT NOT NULL, crc BLOB NOT NULL, PRIMARY KEY (segment, model_id)) WITHOUT ROWID;
+CREATE TABLE tombstones (row INTEGER PRIMARY KEY, lsn INTEGER NOT NULL);
+{_TEMPLATES}"""
+
+
+def create(connection: sqlite3.Connection, meta: dict[str, str]) -> None:
+    """Make the tables and the first entries of `meta`, in the caller's transaction."""
+    _execute_all(connection, _SCHEMA)
+    rows = {"format_version": str(FORMAT_VERSION), "lsn": "0", **meta}
+    connection.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
+
+
+def version(connection: sqlite3.Connection) -> int:
+    """The version that the database states; ValueError if it states none."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'format_version'").fetchone()
+    if row is None:
+        raise ValueError("it states no format version")
+    return int(row[0])
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Bring an older database to FORMAT_VERSION, in the caller's transaction; nothing to do for one of today."""
+    if version(connection) == 1:
+        connection.create_function("template_key", 1, _key_of, deterministic=True)
+        connection.execute("DROP INDEX templates_by_identity")
+        connection.execute("ALTER TABLE templates RENAME TO old_templates")
+        _execute_all(connection, _TEMPLATES)
+        connection.execute(
+            "INSERT INTO templates SELECT row, template_key(template_id), template_id, identity, metadata, lsn"
+            " FROM old_templates ORDER BY row"
+        )
+        connection.execute("DROP TABLE old_templates")
+        index_rows(connection, 0, 1 << 62)
+        connection.execute("UPDATE meta SET value = '2' WHERE key = 'format_version'")
+
+
+def index_rows(connection: sqlite3.Connection, first: int, last: int) -> None:
+    """Make rows first <= row < last of `templates` findable by id and identity, in the caller's transaction."""
+    connection.execute(
+        "INSERT INTO template_keys SELECT key, row FROM templates WHERE row >= ? AND row < ? ORDER BY key",
+        (first, last),
+    )
+    connection.execute(
+        "INSERT INTO identity_rows SELECT identity, row FROM templates"
+        " WHERE row >= ? AND row < ? AND identity IS NOT NULL ORDER BY identity",
+        (first, last),
+    )
+
+
+def _key_of(template_id: str) -> int:
+    return int(template_keys([template_id]).view(np.int64)[0])
+
+
+def _execute_all(connection: sqlite3.Connection, statements: str) -> None:
+    for statement in statements.split(";"):
+        connection.execute(statement)
