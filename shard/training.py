@@ -100,4 +100,5 @@ def stranger_limit(rows: FloatArray) -> float:
 
 def norms(values: FloatArray) -> FloatArray:
     """L2 norms of rows, never 0."""
-    return np.maximum(np.linalg.norm(values, axis=1), np.float32(1e-12))
+    found: FloatArray = np.maximum(np.linalg.norm(values, axis=1), np.float32(1e-12))
+    return found
