@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from shard import _native
-from tests.unit.native_gallery import DIM, PLANES, Gallery, make_probes
+from tests.unit.native_gallery import DIM, PLANES, Gallery, cascade, make_probes
 
 
 def test_rows_are_found_as_soon_as_they_are_appended(tmp_path: Path) -> None:
@@ -39,9 +39,11 @@ def test_rows_are_found_as_soon_as_they_are_appended(tmp_path: Path) -> None:
             if seen == 0:
                 continue
             row = seen - 1
-            probe, code = gallery.floats[row : row + 1], gallery.codes[row : row + 1]
-            for codes, keep in ((None, (0, 0)), (code, (20, 10))):
-                _, found, scores, _ = _native.search([index], probe, [codes], [keep], 1)
+            probe = gallery.floats[row : row + 1]
+            # The row's own bits as projections: no other row agrees as much.
+            values = np.unpackbits(gallery.codes[row : row + 1], axis=1).astype(np.float32) * 2 - 1
+            for stage in (None, cascade(values, 1e9)):
+                _, found, scores, _ = _native.search([index], probe, [stage], 1)
                 if found[0, 0] != row or abs(scores[0, 0] - 1) > 1e-5:
                     failures.append(f"row {row} of {seen}: found {found[0, 0]} with {scores[0, 0]}")
 
@@ -60,7 +62,7 @@ def test_the_gil_is_released_while_searching(tmp_path: Path) -> None:
     The interpreter is told not to switch threads by itself, so that the other thread runs only if a search lets it.
     """
     gallery = Gallery(tmp_path, (3_000,))
-    probes, codes = make_probes(64)
+    probes, values = make_probes(64)
     gate = threading.Lock()
     has_run = threading.Event()
 
@@ -77,7 +79,7 @@ def test_the_gil_is_released_while_searching(tmp_path: Path) -> None:
         gate.release()
         searches = 0
         while not has_run.is_set() and searches < 5_000:
-            _native.search([gallery.index], probes, [codes], [(300, 100)], 10)
+            _native.search([gallery.index], probes, [cascade(values, 0)], 10)
             searches += 1
     finally:
         sys.setswitchinterval(interval)
