@@ -6,6 +6,8 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
+
 from shard import _native
 from tests.unit.native_gallery import DIM, PLANES, Gallery, cascade, make_probes
 

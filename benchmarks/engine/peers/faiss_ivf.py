@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import faiss
 import numpy as np
@@ -32,7 +32,7 @@ class _FaissIvf(Peer):
         n, dim = source.rows.shape
         faiss.omp_set_num_threads(source.threads)
         lists = max(16, min(2 ** round(math.log2(4 * math.sqrt(n))), n // _ROWS_PER_CENTROID))
-        index = faiss.index_factory(dim, self.factory.format(lists=lists, dim=dim), faiss.METRIC_INNER_PRODUCT)
+        index: Any = faiss.index_factory(dim, self.factory.format(lists=lists, dim=dim), faiss.METRIC_INNER_PRODUCT)
         sample = np.sort(np.random.default_rng(0).choice(n, min(n, _TRAIN_ROWS), replace=False))
         index.train(np.ascontiguousarray(source.rows[sample]))
         add_all(index, source.rows)
