@@ -20,7 +20,7 @@ from benchmarks.engine.results import PeerResult, Resident, Row, Status, Timing
 from benchmarks.engine.tuning import Tuner
 
 _QUICK_SECONDS = 0.05  # of the clock that decides between curves
-_MEMORY_SECONDS = 2.0  # of searching, before resident bytes are read
+_MEMORY_SECONDS = 0.5  # of searching, before resident bytes are read
 _GRACE_SECONDS = 60.0  # for a build that heeds the budget itself, to save and to answer
 _PILOT_SHARE = 8
 
