@@ -15,7 +15,7 @@ from shard.training import MAX_SAMPLE, train
 from shard.types import CandidateBatch, EnrollBatch, FloatArray, RowArray, SearchParams
 
 _BLOCK = 25_000
-_PROMISES = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999)
+_PROMISES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999)
 
 
 class Facegrid(Peer):
