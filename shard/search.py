@@ -1,4 +1,4 @@
-"""Search over shards of one process: encode once per model, one native call for all shards, then labels of the winners.
+"""Search over shards of one process: one query per model, one native call for all shards, then labels of the winners.
 
 Coverage, tenants and other hosts are the coordinator's.
 """
@@ -43,10 +43,15 @@ def search_shards(shards: Sequence[Shard], probes: FloatArray, params: SearchPar
 def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -> _Found:
     is_exact = params.exact or params.recall > MAX_RECALL
     models = [None if is_exact else shard.model for shard in shards]
-    queries = {model.model_id: model.query(probes, params.recall) for model in models if model is not None}
-    cascades = [None if model is None else _cascade(queries[model.model_id]) for model in models]
+    distinct = {model.model_id: model for model in models if model is not None}
+    cascades = {model_id: _cascade(model.query(probes, params.recall)) for model_id, model in distinct.items()}
     try:
-        found = search_indexes([s.index for s in shards], probes, cascades, params.k)
+        found = search_indexes(
+            [shard.index for shard in shards],
+            probes,
+            [None if model is None else cascades[model.model_id] for model in models],
+            params.k,
+        )
     except ValueError:
         # The codes of another model may have another width.
         if not _is_switched(shards, models):

@@ -1,7 +1,7 @@
 //! Face search in one process, below the Python package `shard`.
 //!
 //! Owns the rows of a shard in memory and on mapped pages: code planes, tie keys, deleted bitmaps, float rows; and what
-//! runs over them: SIMD Hamming kernels, the cascade scan, the exact scan, the rerank. It knows nothing of identities,
+//! runs over them: SIMD kernels, the cascade, the exact scan, the rerank. It knows nothing of identities,
 //! metadata, durability or the network, and it writes no file.
 //!
 //! `unsafe` is allowed in `kernels` and `mapped` only; `pyo3` is used in `python` only.
