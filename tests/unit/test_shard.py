@@ -20,7 +20,7 @@ from shard.errors import (
     ShardClosed,
     UnknownModel,
 )
-from shard.model import SearchModel
+from shard.model import Query, SearchModel
 from shard.search import search_shards
 from shard.shard import Shard
 from shard.training import train
@@ -308,3 +308,28 @@ def test_sample_is_of_live_rows_and_repeatable(shard: Shard) -> None:
     np.testing.assert_array_equal(sample, shard.sample(30, seed=1))
     assert all((rows[50:] == row).all(axis=1).any() for row in sample)
     assert len(shard.sample(1_000, seed=1)) == 50
+
+
+def test_shards_of_one_model_share_one_query(
+    tmp_path: Path, model: SearchModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    real = SearchModel.query
+
+    def counted(self: SearchModel, probes: FloatArray, recall: float) -> Query:
+        asked.append(len(probes))
+        return real(self, probes, recall)
+
+    rows = unit_rows(1_200, DIM, seed=21)
+    with (
+        Shard.create(tmp_path / "a", dim=DIM, load_model=load_model) as first,
+        Shard.create(tmp_path / "b", dim=DIM, load_model=load_model) as second,
+    ):
+        first.enroll(batch_of(rows[:600], prefix="a"))
+        second.enroll(batch_of(rows[600:], prefix="b"))
+        for shard in (first, second):
+            shard.activate(model)
+        monkeypatch.setattr(SearchModel, "query", counted)
+        candidates = search_shards([first, second], rows[::400], SearchParams(k=1))
+    assert asked == [3]
+    assert found(candidates) == [("a0",), ("a400",), ("b200",)]
