@@ -24,7 +24,7 @@ from shard.model import Query, SearchModel
 from shard.search import search_shards
 from shard.shard import Shard
 from shard.training import train
-from shard.types import CandidateBatch, EnrollBatch, SearchParams
+from shard.types import CandidateBatch, EnrollBatch, FloatArray, SearchParams
 from tests.faces_like import batch_of, exact, unit_rows
 
 DIM = 64
@@ -330,6 +330,6 @@ def test_shards_of_one_model_share_one_query(
         for shard in (first, second):
             shard.activate(model)
         monkeypatch.setattr(SearchModel, "query", counted)
-        candidates = search_shards([first, second], rows[::400], SearchParams(k=1))
+        candidates = search_shards([first, second], rows[[0, 400, 800]], SearchParams(k=1))
     assert asked == [3]
     assert found(candidates) == [("a0",), ("a400",), ("b200",)]
