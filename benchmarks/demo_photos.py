@@ -8,6 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from shard.errors import InvalidParameter, MissingExtra
 
@@ -113,7 +114,8 @@ def _portraits(folder: Path) -> defaultdict[str, list[Path]]:
     import cv2
     import skimage.data
 
-    portrait = cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR)  # type: ignore[no-untyped-call]
+    load: Any = skimage.data.astronaut  # scikit-image has no types, and need not be installed where they are checked
+    portrait = cv2.cvtColor(load(), cv2.COLOR_RGB2BGR)
     versions = {
         "1-original.png": (portrait, []),
         "2-half-size.jpg": (cv2.resize(portrait, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA), [1, 90]),
