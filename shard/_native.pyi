@@ -1,4 +1,4 @@
-"""The compiled extension (crate `native/`). Only `shard/index.py` and `shard/model.py` import it.
+"""The compiled extension (crate `native/`). Only `shard/index.py` imports it.
 
 Every array is checked for dtype, shape and C order before use; a wrong one is a ValueError that says which.
 Results do not depend on the number of threads or on the kernel. The GIL is released around all work.
@@ -44,6 +44,9 @@ class Index:
     def planes(self) -> int:
         """Code planes of 128 bits each; 0 while there is no model."""
     @property
+    def lists(self) -> int:
+        """Inverted lists of the codes; 0 if there are none."""
+    @property
     def code_bytes(self) -> int:
         """Bytes of memory held by codes, bitmap and unmapped keys (capacity, not length)."""
 
@@ -57,17 +60,23 @@ class Index:
     def append(self, keys: npt.NDArray[np.uint64], codes: npt.NDArray[np.uint8] | None) -> int:
         """Make the next len(keys) rows of the last segment searchable; they are in its file already. Returns first row.
 
-        keys (n,) uint64. codes (n, planes * 16) uint8: needed when planes > 0, None when it is 0.
+        keys (n,) uint64. codes (n, bytes of a code) uint8: needed when planes > 0, None when it is 0.
         """
 
     def keys(self, segment: int) -> npt.NDArray[np.uint64]:
         """Keys of the segment's rows as they were appended, (rows,) uint64. ValueError if there is no such segment."""
 
-    def map_keys(self, segment: int, keys_path: str) -> None:
-        """Replace a sealed segment's keys in memory by a mapped file of its rows' little-endian uint64."""
+    def seal(self, segment: int, keys_path: str) -> None:
+        """No row will be added to a segment: put its codes in order of their lists, and map its keys from a file.
 
-    def set_codes(self, planes: int, codes: Sequence[npt.NDArray[np.uint8]]) -> None:
-        """Replace all codes: one (rows of segment, planes * 16) array per segment. planes 0 and [] drop them."""
+        The file holds its rows' little-endian uint64. ValueError if they are not the keys that were appended.
+        """
+
+    def set_codes(self, planes: int, lists: int, codes: Sequence[npt.NDArray[np.uint8]]) -> None:
+        """Replace all codes: one (rows of segment, bytes of a code) uint8 array per segment; 0, 0 and [] drop them.
+
+        A code is planes * 16 bytes and, if lists > 0, the number of the row's list as a little-endian uint16.
+        """
 
     def delete(self, rows: npt.NDArray[np.int64]) -> int:
         """Hide rows from every search; returns how many were live. IndexError if one is out of range."""
@@ -75,18 +84,45 @@ class Index:
     def gather(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Float rows (n, dim), deleted ones too. IndexError if one is out of range."""
 
+class Projection:
+    """What a search model makes of probes; holds its weights in bfloat16."""
+
+    def __init__(
+        self,
+        projection: npt.NDArray[np.float32],
+        thresholds: npt.NDArray[np.float32],
+        mean: npt.NDArray[np.float32],
+        centroids: npt.NDArray[np.float32],
+    ) -> None:
+        """projection (dim, bits), bits a multiple of 128; thresholds (bits,); mean (dim,); centroids (lists, 128)."""
+
+    def project(
+        self, probes: npt.NDArray[np.float32], lines: Sequence[tuple[float, float]]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """(values, lists, bounds) of probes (n, dim) float32, as a cascade of `search` takes them.
+
+        lines: three of (offset, slope), for lists, first plane and all planes; agreement over norm is at least
+        offset + slope * (cosine - probe @ mean). The same bits on every kernel and for every batch.
+        """
+
 def search(
     indexes: Sequence[Index],
     probes: npt.NDArray[np.float32],
-    cascades: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], float] | None],
+    cascades: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32], float] | None],
     k: int,
+    least: float = ...,
+    filters: Sequence[npt.NDArray[np.uint8] | None] | None = None,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.uint64]]:
     """The k best rows of all indexes together for each probe, by (score descending, key ascending, index, row).
 
-    probes (n, dim) float32. cascades[i] None scans all floats of index i. Else it is (values, bounds, knee): values
-    (n, planes * 128) float32, the probe's projections minus thresholds; bounds (n, 4) float32, offset and slope of the
-    least agreement of a row by its cosine, on the first plane and on all; cosines above knee count half. Rows that
-    may be among the best by these bounds are scored on floats. Give indexes of one model the same arrays.
+    probes (n, dim) float32. cascades[i] None scans all floats of index i. Else it is (values, lists, bounds, knee):
+    values (n, planes * 128) float32, the probe's projections minus thresholds; lists (n, lists) float32, its agreement
+    with each list's centroid; bounds (n, 6) float32, offset and slope of the least agreement of a row by its cosine,
+    of its list, its first plane and all planes; cosines above knee count half. Rows that may be among the best by
+    these bounds are scored on floats. Give indexes of one model the same arrays.
+    least: rows of a lower score are left out, none by default; what it leaves out need not be looked at, so a large k
+    and a least are a range search. filters[i] (bytes,) uint8 holds a bit for each row of index i, lowest first; rows
+    whose bit is 0 or missing are passed over. None filters nothing.
     Returns index numbers (n, k) int32, rows (n, k) int64, both -1 padded; scores (n, k) float32, NaN padded; keys
     (n, k) uint64, 0 padded. All cores. An exact scan and a cascade give the same score bits for the same row.
     """

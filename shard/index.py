@@ -1,13 +1,13 @@
-"""The native index, and the choice of its SIMD kernel. With `shard/model.py` the only importer of the extension."""
+"""The native index, and the choice of its SIMD kernel. The only importer of the extension."""
 
 from __future__ import annotations
 
 from shard import _native
-from shard._native import Index
+from shard._native import Index, Projection
 from shard._native import search as search_indexes
 from shard.errors import InvalidParameter
 
-__all__ = ["Index", "crc32c_blocks", "kernel", "kernels", "search_indexes", "use_kernel"]
+__all__ = ["Index", "Projection", "crc32c_blocks", "kernel", "kernels", "search_indexes", "use_kernel"]
 
 import numpy as np
 import numpy.typing as npt

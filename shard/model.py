@@ -13,17 +13,22 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from shard.calibration import Calibration
+from shard.calibration import Calibration, Lines
 from shard.errors import CorruptData, FormatTooNew, InvalidEmbedding, InvalidParameter
+from shard.index import Projection
+from shard.lists import nearest_list
 from shard.types import MAX_DIM, MIN_DIM, PLANE_BITS, CodeArray, FloatArray
 
 CODE_BITS = (128, 256, 512, 1024)
 """Code lengths a model may have."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+MAX_LISTS = 1 << 16
+"""The number of a list is a uint16."""
 _MAGIC = b"FGMODEL\n"
 _PREAMBLE = struct.Struct("<8sHHI")  # magic, format version, reserved (0), header bytes
 _CRC = struct.Struct("<I")
@@ -39,22 +44,27 @@ _Arrays = Mapping[str, npt.NDArray[np.generic]]
 class Query:
     """Probes as the native search takes them.
 
-    values: (n, code_bits) float32, projections minus thresholds. bounds: (n, 4) float32, see `Calibration.bounds`.
+    values: (n, code_bits) float32, projections minus thresholds. lists: (n, lists) float32, agreement with each list's
+    centroid. bounds: (n, 6) float32, `Calibration.lines` times the norms of each probe's values: offset and slope of
+    the least agreement of a row by its cosine, for its list, its first plane and all planes. The weights behind them
+    are rounded to bfloat16.
     knee: cosine above which the bounds were not measured.
     """
 
     values: FloatArray
+    lists: FloatArray
     bounds: FloatArray
     knee: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchModel:
-    """PCA and ITQ folded into one projection, the mean, and the recall calibration. Immutable.
+    """PCA and ITQ folded into one projection, the mean, centroids of lists, and the recall calibration. Immutable.
 
     dim: of the embeddings. code_bits: 128, 256, 512 or 1024. mean: (dim,) float32. projection: (dim, code_bits)
     float32; plane p is columns [128p, 128p + 128). thresholds: (code_bits,) float32, the mean projected; a bit is 1
-    where the projected embedding is above.
+    where the projected embedding is above. centroids: (lists, 128) float32, compared with a row's projections minus
+    thresholds on the first plane; there may be none.
     trained_on: rows of the training sample. model_id: 32 hex digits, BLAKE2b over everything above.
     Raises InvalidParameter when the values do not fit together.
     Source: ITQ, Gong & Lazebnik, CVPR 2011; planes and calibration in docs/search-model.md.
@@ -64,38 +74,61 @@ class SearchModel:
     code_bits: int
     mean: FloatArray
     projection: FloatArray
+    centroids: FloatArray
     calibration: Calibration
     trained_on: int
     thresholds: FloatArray = field(init=False)
     model_id: str = field(init=False)
+    _projection: Projection = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_fields(self)
         # Summed in one order, so that every machine has the same thresholds and the same codes.
         thresholds = (self.mean.astype(np.float64)[:, None] * self.projection).sum(axis=0).astype(np.float32)
         object.__setattr__(self, "thresholds", thresholds)
-        for name in ("mean", "projection", "thresholds"):
+        for name in ("mean", "projection", "centroids", "thresholds"):
             array = np.ascontiguousarray(getattr(self, name))
             array.flags.writeable = False
             object.__setattr__(self, name, array)
         header, arrays = _content(self)
         object.__setattr__(self, "model_id", _digest(header, arrays).hex())
+        native = Projection(self.projection, self.thresholds, self.mean, self.centroids)
+        object.__setattr__(self, "_projection", native)
 
     @property
     def planes(self) -> int:
         """Code planes of 128 bits each."""
         return self.code_bits // PLANE_BITS
 
+    @property
+    def lists(self) -> int:
+        """Inverted lists; 0 if there are none."""
+        return len(self.centroids)
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of a code: its planes and, if there are lists, the number of its list as a little-endian uint16."""
+        return self.code_bits // 8 + (2 if self.lists else 0)
+
     def encode(self, embeddings: FloatArray) -> CodeArray:
-        """Codes of embeddings (n, dim) float32, unit L2 norm: (n, code_bits // 8) uint8, C-contiguous.
+        """Codes of embeddings (n, dim) float32, unit L2 norm: (n, code_bytes) uint8, C-contiguous.
 
         Bit j of a code is bit 7 - j % 8 of byte j // 8 (NumPy's big bit order), so plane p is bytes [16p, 16p + 16).
+        What follows the planes is the list.
         The same batch gives the same codes. The same row in another batch may differ in a bit whose value lies within
         float rounding of its threshold, since BLAS picks its kernel by shape; codes only choose what is reranked on
         floats, so such a bit never changes a score. Raises InvalidEmbedding for a wrong shape or dtype.
         """
         self._check(embeddings, "embeddings")
-        return encode_bits(embeddings, self.projection, self.thresholds)
+        codes = np.empty((len(embeddings), self.code_bytes), dtype=np.uint8)
+        for start in range(0, len(embeddings), _ENCODE_ROWS):
+            rows = slice(start, start + _ENCODE_ROWS)
+            values = embeddings[rows] @ self.projection - self.thresholds
+            codes[rows, : self.code_bits // 8] = np.packbits(values > 0, axis=1)
+            if self.lists:
+                lists = nearest_list(values[:, :PLANE_BITS], self.centroids)
+                codes[rows, self.code_bits // 8 :] = lists.astype("<u2")[:, None].view(np.uint8)
+        return codes
 
     def query(self, probes: FloatArray, recall: float) -> Query:
         """What the native search needs for probes (n, dim) float32, unit L2 norm, to find rows with that recall@k.
@@ -104,11 +137,8 @@ class SearchModel:
         Raises InvalidEmbedding for a wrong shape or dtype, InvalidParameter for a recall outside (0, 1).
         """
         self._check(probes, "probes")
-        values = probes @ self.projection - self.thresholds
-        stages = (values[:, :PLANE_BITS], values)
-        norms = np.stack([np.linalg.norm(stage, axis=1) for stage in stages], axis=1)
-        bounds = self.calibration.bounds(norms, probes @ self.mean, recall)
-        return Query(np.ascontiguousarray(values), bounds, self.calibration.knee)
+        values, lists, bounds = self._projection.project(np.ascontiguousarray(probes), _lines(self.calibration, recall))
+        return Query(values, lists, bounds, self.calibration.knee)
 
     def _check(self, rows: FloatArray, what: str) -> None:
         if rows.ndim != 2 or rows.shape[1] != self.dim or rows.dtype != np.float32:
@@ -143,20 +173,23 @@ class SearchModel:
         return _rebuild(bytes(data[header_start:arrays_start]), data[arrays_start:-_DIGEST_BYTES])
 
 
-def encode_bits(embeddings: FloatArray, projection: FloatArray, thresholds: FloatArray) -> CodeArray:
-    """Packed bits (n, bits // 8) of embeddings @ projection > thresholds; the layout of `SearchModel.encode`."""
-    codes = np.empty((len(embeddings), len(thresholds) // 8), dtype=np.uint8)
-    for start in range(0, len(embeddings), _ENCODE_ROWS):
-        rows = slice(start, start + _ENCODE_ROWS)
-        codes[rows] = np.packbits(embeddings[rows] @ projection > thresholds, axis=1)
-    return codes
+@lru_cache(maxsize=64)
+def _lines(calibration: Calibration, recall: float) -> Lines:
+    return calibration.lines(recall)
 
 
 def _check_fields(model: SearchModel) -> None:
     if not MIN_DIM <= model.dim <= MAX_DIM:
         raise InvalidParameter(f"dim: expected {MIN_DIM} to {MAX_DIM}, got {model.dim}")
     check_code_bits(model.code_bits)
-    expected = {"mean": (model.dim,), "projection": (model.dim, model.code_bits)}
+    lists = model.centroids.shape[0] if model.centroids.ndim == 2 else -1
+    if not 0 <= lists <= MAX_LISTS:
+        raise InvalidParameter(f"centroids: expected (lists, {PLANE_BITS}) with up to {MAX_LISTS} lists, got {lists}")
+    expected = {
+        "mean": (model.dim,),
+        "projection": (model.dim, model.code_bits),
+        "centroids": (lists, PLANE_BITS),
+    }
     for name, shape in expected.items():
         array: FloatArray = getattr(model, name)
         if array.shape != shape or array.dtype != np.float32:
@@ -177,6 +210,7 @@ def _content(model: SearchModel) -> tuple[bytes, dict[str, npt.NDArray[np.generi
     arrays: dict[str, npt.NDArray[np.generic]] = {
         "projection": model.projection.astype("<f4", copy=False),
         "mean": model.mean.astype("<f4", copy=False),
+        "centroids": model.centroids.astype("<f4", copy=False),
         "slope": table.slope.astype("<f8", copy=False),
         "offset": table.offset.astype("<f8", copy=False),
         "quantiles": table.quantiles.astype("<f8", copy=False),
@@ -212,6 +246,8 @@ def _read_preamble(data: memoryview) -> tuple[int, int]:
         raise CorruptData("search model: the CRC of its first 16 bytes does not match")
     if version > FORMAT_VERSION:
         raise FormatTooNew(f"search model: format {version}, this Facegrid reads up to {FORMAT_VERSION}")
+    if version < FORMAT_VERSION:
+        raise CorruptData(f"search model: format {version} was never released, this Facegrid reads {FORMAT_VERSION}")
     if header_bytes > _MAX_HEADER:
         raise CorruptData(f"search model: header of {header_bytes} bytes, at most {_MAX_HEADER} expected")
     return _PREAMBLE.size + _CRC.size, header_bytes
@@ -239,6 +275,7 @@ def _rebuild(header: bytes, body: memoryview) -> SearchModel:
             code_bits=fields["code_bits"],
             mean=arrays["mean"],
             projection=arrays["projection"],
+            centroids=arrays["centroids"],
             calibration=calibration,
             trained_on=fields["trained_on"],
         )

@@ -17,7 +17,7 @@ from shard.index import crc32c_blocks
 from shard.model import SearchModel
 from shard.segments import SegmentFiles
 from shard.store import SegmentRow, Store, put_codes, put_segment
-from shard.types import PLANE_BYTES, CodeArray, FloatArray, KeyArray
+from shard.types import CodeArray, FloatArray, KeyArray
 
 _LOG = logging.getLogger(__name__)
 _ENCODE_ROWS = 8_192
@@ -33,7 +33,7 @@ def seal(
 ) -> SegmentRow:
     """Cut the float file to its rows, write keys and codes, and commit their checksums. Returns the sealed segment.
 
-    keys: (rows,) uint64, those that the index has. codes: (rows, planes * 16) uint8 by the model, None to encode here.
+    keys: (rows,) uint64, those that the index has. codes: (rows, code_bytes) uint8 by the model, None to encode here.
 
     A crash on the way leaves the segment an open tail, which is opened, and may be sealed, again.
     """
@@ -52,7 +52,7 @@ def seal(
 
 
 def encode_segment(store: Store, files: SegmentFiles, row: SegmentRow, model: SearchModel) -> CodeArray:
-    """Codes of the segment's rows, (rows, planes * 16) uint8; a sealed segment's are stored too."""
+    """Codes of the segment's rows, (rows, code_bytes) uint8; a sealed segment's are stored too."""
     codes = _encode(model, files.floats(row.rows))
     if row.is_sealed:
         crc = files.write_codes(model.model_id, codes)
@@ -68,7 +68,7 @@ def load_codes(store: Store, files: SegmentFiles, row: SegmentRow, model: Search
     crc = store.codes_crc(row.segment, model.model_id) if row.is_sealed else None
     if crc is not None:
         try:
-            return files.read_codes(model.model_id, row.rows, model.planes, crc)
+            return files.read_codes(model.model_id, row.rows, model.code_bytes, crc)
         except CorruptData as error:
             # Codes are derived from the floats, so a damaged file costs time and nothing else.
             _LOG.warning("encoding a segment again from its floats: %s", error)
@@ -85,7 +85,7 @@ def keys_of(store: Store, row: SegmentRow) -> KeyArray:
 
 def _encode(model: SearchModel, floats: FloatArray) -> CodeArray:
     """Block by block, so that a mapped segment is never in memory as a whole."""
-    codes = np.empty((len(floats), model.planes * PLANE_BYTES), np.uint8)
+    codes = np.empty((len(floats), model.code_bytes), np.uint8)
     for begin in range(0, len(floats), _ENCODE_ROWS):
         codes[begin : begin + _ENCODE_ROWS] = model.encode(np.asarray(floats[begin : begin + _ENCODE_ROWS]))
     return codes

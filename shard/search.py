@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from shard.calibration import MAX_RECALL
 from shard.index import search_indexes
@@ -17,7 +18,7 @@ from shard.shard import Shard
 from shard.types import CandidateBatch, FloatArray, KeyArray, RowArray, SearchParams
 from shard.validate import check_params, check_probes
 
-_Found = tuple[RowArray, RowArray, FloatArray, KeyArray]
+_Found = tuple[npt.NDArray[np.int32], RowArray, FloatArray, KeyArray]
 _LABEL_ATTEMPTS = 3
 
 
@@ -30,7 +31,7 @@ def search_shards(shards: Sequence[Shard], probes: FloatArray, params: SearchPar
     """
     check_params(params)
     if shards:
-        check_probes(probes, shards[0].dim)
+        probes = check_probes(probes, shards[0].dim)
     for _ in range(_LABEL_ATTEMPTS):
         found = _search_rows(shards, probes, params)
         candidates, is_complete = _labelled(shards, found)
@@ -58,8 +59,7 @@ def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchPara
             raise
     else:
         if not _is_switched(shards, models):
-            numbers, rows, scores, keys = found
-            return numbers.astype(np.int64), rows, scores, keys
+            return found
     # Codes of one model were compared with those of another; floats are the same under every model.
     return _search_rows(shards, probes, replace(params, exact=True))
 
@@ -68,21 +68,26 @@ def _is_switched(shards: Sequence[Shard], models: Sequence[SearchModel | None]) 
     return any(model is not None and shard.model is not model for shard, model in zip(shards, models, strict=True))
 
 
-def _cascade(query: Query) -> tuple[FloatArray, FloatArray, float]:
-    return query.values, query.bounds, query.knee
+def _cascade(query: Query) -> tuple[FloatArray, FloatArray, FloatArray, float]:
+    return query.values, query.lists, query.bounds, query.knee
 
 
 def _labelled(shards: Sequence[Shard], found: _Found) -> tuple[CandidateBatch, bool]:
     numbers, rows, scores, keys = found
-    labels = [shard.labels(np.unique(rows[numbers == i]).tolist()) for i, shard in enumerate(shards)]
+    places = [list(zip(*pair, strict=True)) for pair in zip(numbers.tolist(), rows.tolist(), strict=True)]
+    wanted: list[set[int]] = [set() for _ in shards]
+    for pairs in places:
+        for number, row in pairs:
+            if number >= 0:
+                wanted[number].add(row)
+    labels = [shard.labels(rows) if rows else {} for shard, rows in zip(shards, wanted, strict=True)]
     template_ids: list[tuple[str, ...]] = []
     identities: list[tuple[str | None, ...]] = []
     is_complete = True
-    for probe in range(len(rows)):
-        pairs = zip(numbers[probe].tolist(), rows[probe].tolist(), strict=True)
+    for probe, pairs in enumerate(places):
         named = [labels[number].get(row) if number >= 0 else None for number, row in pairs]
         kept = [i for i, label in enumerate(named) if label is not None]
-        if len(kept) < int((numbers[probe] >= 0).sum()):
+        if len(kept) < sum(number >= 0 for number, _ in pairs):
             is_complete = False
             scores[probe, : len(kept)], scores[probe, len(kept) :] = scores[probe, kept], np.nan
             keys[probe, : len(kept)], keys[probe, len(kept) :] = keys[probe, kept], 0

@@ -2,7 +2,7 @@
 
     segment-000001/floats.f32            rows x dim little-endian float32; the tail's file is sparse up to its capacity
     segment-000001/keys.u64              sealed only: one little-endian uint64 a row (`shard.keys`)
-    segment-000001/codes-<model>.planes  sealed only: plane by plane, rows x 16 bytes each; derived, can be rebuilt
+    segment-000001/codes-<model>.rows    sealed only: rows x the model's code_bytes; derived, can be rebuilt
     segment-000001/codes.tmp             tail only: scratch of the process that writes it (`shard.tail_codes`)
 
 Owns names, sizes and checksums of these files. What is true is decided by `shard.store`.
@@ -10,7 +10,6 @@ Owns names, sizes and checksums of these files. What is true is decided by `shar
 
 from __future__ import annotations
 
-import mmap
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +18,17 @@ from shard.errors import CorruptData
 from shard.files import RowFile, make_directory, remove_file, remove_tree, sync_directory, write_file
 from shard.index import CHECKSUM_BLOCK, crc32c_blocks
 from shard.store import SegmentRow
-from shard.types import PLANE_BYTES, CodeArray, FloatArray, KeyArray
+from shard.types import CodeArray, FloatArray, KeyArray
 
 SEGMENT_BYTES = 128 << 20
-"""Floats of one full segment: a million rows are a few dozen files, and one is copied in a second."""
+"""Most floats of one full segment: a million rows are a few dozen files, and one is copied in a second."""
+SEGMENT_ROWS = 1 << 16
+"""Most rows of one: the order of its lists takes two bytes a row."""
 
 
 def segment_capacity(dim: int) -> int:
     """Rows of a full segment, a multiple of 1,024."""
-    return max(1, SEGMENT_BYTES // (dim * 4 * 1024)) * 1024
+    return min(max(1, SEGMENT_BYTES // (dim * 4 * 1024)) * 1024, SEGMENT_ROWS)
 
 
 class SegmentFiles:
@@ -42,7 +43,7 @@ class SegmentFiles:
 
     def codes_path(self, model_id: str) -> Path:
         """File of the codes made by that model."""
-        return self.directory / f"codes-{model_id}.planes"
+        return self.directory / f"codes-{model_id}.rows"
 
     def open_tail(self, capacity: int) -> RowFile:
         """Create the directory and the float file if they are not there, durably; the file is `capacity` rows long."""
@@ -78,18 +79,13 @@ class SegmentFiles:
         return _checked(self.keys_path, row.rows * 8, row.keys_crc).view("<u8")
 
     def write_codes(self, model_id: str, codes: CodeArray) -> bytes:
-        """Write codes, (rows, planes * 16) uint8, plane by plane; returns the file's checksums."""
-        rows, width = codes.shape
-        planes = np.ascontiguousarray(codes.reshape(rows, width // PLANE_BYTES, PLANE_BYTES).transpose(1, 0, 2))
-        write_file(self.codes_path(model_id), planes.tobytes())
-        return crc32c_blocks(planes)
+        """Write codes, (rows, code_bytes) uint8; returns the file's checksums."""
+        write_file(self.codes_path(model_id), np.ascontiguousarray(codes).data)
+        return crc32c_blocks(codes)
 
-    def read_codes(self, model_id: str, rows: int, planes: int, crc: bytes) -> CodeArray:
-        """The stored codes, (rows, planes * 16) uint8; CorruptData if size or checksum is wrong."""
-        data = _checked(self.codes_path(model_id), rows * planes * PLANE_BYTES, crc)
-        codes = _scratch(rows, planes * PLANE_BYTES)
-        codes.reshape(rows, planes, PLANE_BYTES)[:] = data.reshape(planes, rows, PLANE_BYTES).transpose(1, 0, 2)
-        return codes
+    def read_codes(self, model_id: str, rows: int, code_bytes: int, crc: bytes) -> CodeArray:
+        """The stored codes, (rows, code_bytes) uint8, mapped; CorruptData if size or checksum is wrong."""
+        return _checked(self.codes_path(model_id), rows * code_bytes, crc).reshape(rows, code_bytes)
 
     def check_floats(self, row: SegmentRow) -> None:
         """CorruptData if the float file is not what was sealed."""
@@ -99,7 +95,7 @@ class SegmentFiles:
         """Remove the code files of other models, and unfinished writes."""
         keep = None if model_id is None else self.codes_path(model_id)
         for path in self.directory.glob("*"):
-            if path.suffix == ".tmp" or (path.suffix == ".planes" and path != keep):
+            if path.suffix == ".tmp" or (path.suffix == ".rows" and path != keep):
                 remove_file(path)
 
 
@@ -108,13 +104,6 @@ def remove_unnamed_segments(shard_directory: Path, named: set[str]) -> None:
     for path in shard_directory.glob("segment-*"):
         if path.name not in named:
             remove_tree(path)
-
-
-def _scratch(rows: int, width: int) -> CodeArray:
-    """An array outside the heap: it is copied into the index and dropped, and the allocator would keep its pages."""
-    if rows * width == 0:
-        return np.empty((rows, width), np.uint8)
-    return np.frombuffer(mmap.mmap(-1, rows * width), np.uint8).reshape(rows, width)
 
 
 def _checked(path: Path, size: int, crc: bytes | None) -> CodeArray:

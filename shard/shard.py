@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -98,7 +98,7 @@ class Shard:
         self.index = Index(self.dim)
         codes = [self._open_segment(row) for row in self._segments]
         if self._model is not None:
-            self.index.set_codes(self._model.planes, codes)
+            self.index.set_codes(self._model.planes, self._model.lists, codes)
         self.index.delete(np.array(self._store.tombstones(), dtype=np.int64))
         self._templates = self._store.template_count()
         if self._templates != self.index.live_rows:
@@ -118,7 +118,7 @@ class Shard:
         self.index.open_segment(str(files.floats_path), row.capacity)
         if row.is_sealed:
             self.index.append(files.read_keys(row), None)
-            self.index.map_keys(row.segment - 1, str(files.keys_path))
+            self.index.seal(row.segment - 1, str(files.keys_path))
         else:
             self.index.append(sealing.keys_of(self._store, row), None)
         files.remove_codes_except(self._model.model_id if self._model else None)
@@ -139,7 +139,7 @@ class Shard:
         """Live templates."""
         return self._templates
 
-    def labels(self, rows: Sequence[int]) -> dict[int, tuple[str, str | None]]:
+    def labels(self, rows: Collection[int]) -> dict[int, tuple[str, str | None]]:
         """Row to (template id, identity) for those of the rows that are live."""
         return self._store.labels(rows)
 
@@ -186,7 +186,7 @@ class Shard:
             files.check_floats(row)
             files.read_keys(row)
             if self._model and (crc := self._store.codes_crc(row.segment, self._model.model_id)):
-                files.read_codes(self._model.model_id, row.rows, self._model.planes, crc)
+                files.read_codes(self._model.model_id, row.rows, self._model.code_bytes, crc)
 
     # Writing
 
@@ -269,11 +269,11 @@ class Shard:
     def _seal(self, row: SegmentRow) -> None:
         self._tail.close()
         model, keys = self._model, self.index.keys(row.segment - 1)
-        codes = None if model is None else self._tail_codes.of(row, model.model_id, model.planes)
+        codes = None if model is None else self._tail_codes.of(row, model.model_id, model.code_bytes)
         sealed = sealing.seal(self._store, self.files(row), row, keys, model, codes)
         self._tail_codes.drop()
         self._segments[row.segment - 1] = sealed
-        self.index.map_keys(row.segment - 1, str(self.files(row).keys_path))
+        self.index.seal(row.segment - 1, str(self.files(row).keys_path))
 
     def activate(self, model: SearchModel) -> None:
         """Encode every row with the model, store the codes of sealed segments, and search with them from now on.
@@ -297,7 +297,8 @@ class Shard:
                 db.execute("DELETE FROM codes WHERE model_id != ?", (model.model_id,))
             # Searches scan floats while there is no model, and one that began before finds that its model is gone.
             self._model = None
-            self.index.set_codes(model.planes, [ready[row.segment] for row in self._segments])
+            codes = [ready[row.segment] for row in self._segments]
+            self.index.set_codes(model.planes, model.lists, codes)
             self._model = model
             for row in self._segments:
                 self.files(row).remove_codes_except(model.model_id)

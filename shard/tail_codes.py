@@ -11,7 +11,7 @@ import numpy as np
 from shard.files import RowFile, remove_file
 from shard.segments import SegmentFiles
 from shard.store import SegmentRow
-from shard.types import PLANE_BYTES, CodeArray
+from shard.types import CodeArray
 
 
 class TailCodes:
@@ -22,7 +22,7 @@ class TailCodes:
         self._segment, self._rows, self._model_id = 0, 0, ""
 
     def write(self, files: SegmentFiles, segment: SegmentRow, model_id: str, first: int, codes: CodeArray) -> None:
-        """Keep codes (n, planes * 16) of the segment's rows from `first` on; WriteFailed if the disk fails.
+        """Keep codes (n, code_bytes) of the segment's rows from `first` on; WriteFailed if the disk fails.
 
         Rows kept before stay if they are the rows below `first`, by the same model.
         """
@@ -37,12 +37,12 @@ class TailCodes:
         self._file.write_at(first * codes.shape[1], codes)
         self._rows = first + len(codes)
 
-    def of(self, row: SegmentRow, model_id: str, planes: int) -> CodeArray | None:
-        """Codes of all rows of the segment, (rows, planes * 16) uint8, mapped; None if not all of them are kept."""
+    def of(self, row: SegmentRow, model_id: str, code_bytes: int) -> CodeArray | None:
+        """Codes of all rows of the segment, (rows, code_bytes) uint8, mapped; None if not all of them are kept."""
         kept = (self._segment, self._rows, self._model_id) == (row.segment, row.rows, model_id)
         if self._file is None or not kept or row.rows == 0:
             return None
-        return np.memmap(self._file.path, np.uint8, "r", shape=(row.rows, planes * PLANE_BYTES))
+        return np.memmap(self._file.path, np.uint8, "r", shape=(row.rows, code_bytes))
 
     def drop(self) -> None:
         """Remove the file. Idempotent."""

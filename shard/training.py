@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from shard.calibration import Calibration, calibrate
+from shard.calibration import LISTS, STAGES, Calibration, calibrate
 from shard.errors import NotEnoughData
 from shard.itq import fit
-from shard.model import SearchModel, check_code_bits, encode_bits
+from shard.lists import fit_lists, list_count, nearest_list
+from shard.model import SearchModel, check_code_bits
 from shard.types import MIN_DIM, PLANE_BITS, FloatArray
 from shard.validate import check_dim, check_embeddings, check_unit_rows
 
 MIN_TRAIN = 1_000
 """Fewest templates to train on; below, shards search exactly on floats."""
-MAX_SAMPLE = 20_000
-"""Rows used of a larger sample, drawn at random."""
-FITTED_SHARE = 2 / 3
-"""Of the sample; the rest is held out, because a fit measured on its own rows looks better than it is."""
+MAX_SAMPLE = 40_000
+"""Rows used of a larger sample, drawn at random: 65 for each list."""
+HELD_OUT_SHARE, MAX_HELD_OUT = 1 / 3, 6_667
+"""Of the sample; held out, because a fit measured on its own rows looks better than it is."""
 PROBES = 2_000
 """Most held-out probes of the calibration."""
 NEIGHBOURS = 50
@@ -42,14 +43,17 @@ def train(sample: FloatArray, *, code_bits: int = 512, seed: int = 0) -> SearchM
     _check_sample(sample)
     rng = np.random.default_rng(seed)
     used = sample[rng.permutation(len(sample))[:MAX_SAMPLE]]
-    fitted = int(len(used) * FITTED_SHARE)
-    mean, projection = fit(used[:fitted], code_bits, rng)
+    fitted, held_out = np.split(used, [len(used) - min(int(len(used) * HELD_OUT_SHARE), MAX_HELD_OUT)])
+    mean, projection = fit(fitted, code_bits, rng)
+    head = fitted @ projection[:, :PLANE_BITS] - mean @ projection[:, :PLANE_BITS]
+    centroids = fit_lists(head, list_count(len(fitted)), rng)
     return SearchModel(
         dim=sample.shape[1],
         code_bits=code_bits,
         mean=mean,
         projection=projection,
-        calibration=measure(used[fitted:], mean, projection),
+        centroids=centroids,
+        calibration=measure(held_out, mean, projection, centroids),
         trained_on=len(used),
     )
 
@@ -61,29 +65,35 @@ def _check_sample(sample: FloatArray) -> None:
         raise NotEnoughData(f"training sample: expected at least {MIN_TRAIN} templates, got {len(sample)}")
 
 
-def measure(rows: FloatArray, mean: FloatArray, projection: FloatArray) -> Calibration:
-    """The calibration of a projection on rows (n, dim) that it was not fitted to.
+def measure(rows: FloatArray, mean: FloatArray, projection: FloatArray, centroids: FloatArray) -> Calibration:
+    """The calibration of a projection and centroids on rows (n, dim) that they were not fitted to.
 
     The first PROBES rows are probes; measured are the strangers nearest to each. Mates agree by another line, and would
     make it too steep for the nearest strangers: asked for 0.9, those were found at 0.82 (docs/search-model.md).
     """
     limit = stranger_limit(rows)
-    signs = np.unpackbits(encode_bits(rows, projection, mean @ projection), axis=1).astype(np.float32) * 2 - 1
+    values: FloatArray = rows @ projection - mean @ projection
+    signs = np.where(values > 0, np.float32(1), np.float32(-1))
+    head = values[:, :PLANE_BITS]
+    lists = nearest_list(head, centroids) if len(centroids) else None
     probes = min(PROBES, len(rows))
     near = min(NEIGHBOURS, len(rows) // 20)
     cosines = np.empty((probes, near), np.float32)
-    agreements = np.empty((2, probes, near), np.float32)
+    agreements = np.zeros((STAGES, probes, near), np.float32)
     for start in range(0, probes, _PROBE_BLOCK):
         block = slice(start, min(start + _PROBE_BLOCK, probes))
         scores = rows[block] @ rows.T
         scores[np.arange(block.stop - start), np.arange(start, block.stop)] = -np.inf
         scores[scores > limit] = -np.inf
         nearest = np.argpartition(-scores, near - 1, axis=1)[:, :near]
+        nearest = np.take_along_axis(nearest, np.argsort(-np.take_along_axis(scores, nearest, 1), axis=1), axis=1)
         cosines[block] = np.take_along_axis(scores, nearest, axis=1)
-        values = rows[block] @ projection - mean @ projection
-        for stage, bits in enumerate((PLANE_BITS, projection.shape[1])):
-            agreement = np.take_along_axis(values[:, :bits] @ signs[:, :bits].T, nearest, axis=1)
-            agreements[stage, block] = agreement / norms(values[:, :bits])[:, None]
+        if lists is not None:
+            of_lists = np.take_along_axis(head[block] @ centroids.T, lists[nearest], axis=1)
+            agreements[LISTS, block] = of_lists / norms(head[block])[:, None]
+        for stage, bits in ((1, PLANE_BITS), (2, projection.shape[1])):
+            agreement = np.take_along_axis(values[block, :bits] @ signs[:, :bits].T, nearest, axis=1)
+            agreements[stage, block] = agreement / norms(values[block, :bits])[:, None]
     return calibrate(cosines, rows[:probes] @ mean, agreements)
 
 

@@ -59,11 +59,18 @@ def check_shape(values: Any, dim: int, *, what: str) -> None:
 
 
 def _check_finite(squares: npt.NDArray[np.float64], what: str) -> None:
+    if _is_safe(squares):
+        return
     bad = np.flatnonzero(~np.isfinite(squares) | (squares == 0.0))
     if len(bad):
         row = int(bad[0])
         fault = "is all zeros" if squares[row] == 0.0 else "has NaN, Inf or values too large"
         raise InvalidEmbedding(f"{what}: row {row} {fault} ({len(bad)} bad of {len(squares)} rows)")
+
+
+def _is_safe(squares: npt.NDArray[np.float64]) -> bool:
+    """True if all squared norms are where float32 is as good as it gets; so they are finite and not 0 either."""
+    return bool(((squares > _SAFE_SQUARES[0]) & (squares < _SAFE_SQUARES[1])).all())
 
 
 def _squares(values: FloatArray) -> npt.NDArray[np.float64]:
@@ -72,8 +79,8 @@ def _squares(values: FloatArray) -> npt.NDArray[np.float64]:
     Summed in float32, four times as fast, and again in float64 where float32 may have left its range.
     """
     squares: npt.NDArray[np.float64] = np.einsum("ij,ij->i", values, values).astype(np.float64)
-    odd = np.flatnonzero(~((squares > _SAFE_SQUARES[0]) & (squares < _SAFE_SQUARES[1])))
-    if len(odd):
+    if not _is_safe(squares):
+        odd = np.flatnonzero(~((squares > _SAFE_SQUARES[0]) & (squares < _SAFE_SQUARES[1])))
         rows = values[odd]
         squares[odd] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
     return squares

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use _native::kernels::{BLOCK_ROWS, Block, HeadTable, Kernel, Pick, TailWeights, pick};
-use _native::{Index, Stage, search};
+use _native::{Index, Layout, Stage, Wanted, search};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 const DIM: usize = 512;
@@ -55,7 +55,8 @@ impl Gallery {
         index.open_segment(&path, rows).expect("a segment");
         let keys: Vec<u64> = (0..rows as u64).collect();
         index.append(&keys, None).expect("rows");
-        index.set_codes(PLANES, &[&random.bytes(rows * PLANES * 16)]).expect("codes");
+        let layout = Layout { planes: PLANES, lists: 0 };
+        index.set_codes(layout, &[&random.bytes(rows * PLANES * 16)]).expect("codes");
         Self { index, path }
     }
 }
@@ -64,6 +65,11 @@ impl Drop for Gallery {
     fn drop(&mut self) {
         std::fs::remove_file(&self.path).expect("the temporary file is still there");
     }
+}
+
+/// The k best of one index.
+fn best(k: usize) -> Wanted<'static> {
+    Wanted { k, least: f32::NEG_INFINITY, filters: &[None] }
 }
 
 fn kernels(c: &mut Criterion) {
@@ -112,15 +118,15 @@ fn searches(c: &mut Criterion) {
     group.sample_size(10).measurement_time(Duration::from_secs(3));
     // Every page of floats is touched once, as in a shard that has run for a while.
     let warm = Stage::Exact;
-    search(&[&million.index], &random.floats(DIM), DIM, &[warm], 1, kernel).expect("a search");
+    search(&[&million.index], &random.floats(DIM), DIM, &[warm], &best(1), kernel).expect("a search");
     for n in [1, 16, 1024] {
         let (probes, values) = (random.floats(n * DIM), random.floats(n * PLANES * 128));
         // Random codes agree by nothing but chance: bounds high enough leave the pilot alone, which is one pass.
-        let bounds = [1e9, 0.0, 1e9, 0.0].repeat(n);
-        let stage = Stage::Cascade { values: &values, bounds: &bounds, knee: 1.0 };
+        let bounds = [1e9, 0.0].repeat(3 * n);
+        let stage = Stage::Cascade { values: &values, lists: &[], bounds: &bounds, knee: 1.0 };
         group.throughput(Throughput::Elements(n as u64));
         group.bench_function(BenchmarkId::new("batch, 1 M, one pass", n), |b| {
-            b.iter(|| search(&[&million.index], &probes, DIM, &[stage], 10, kernel));
+            b.iter(|| search(&[&million.index], &probes, DIM, &[stage], &best(10), kernel));
         });
     }
     for n in [1, 16, 256] {
@@ -128,7 +134,7 @@ fn searches(c: &mut Criterion) {
         let stage = Stage::Exact;
         group.throughput(Throughput::Elements(n as u64));
         group.bench_function(BenchmarkId::new("exact, 100,000", n), |b| {
-            b.iter(|| search(&[&small.index], &probes, DIM, &[stage], 10, kernel));
+            b.iter(|| search(&[&small.index], &probes, DIM, &[stage], &best(10), kernel));
         });
     }
 }

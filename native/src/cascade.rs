@@ -1,9 +1,11 @@
 //! The cascade: a scan of the first plane, all planes of the nearest rows, floats of the nearest of those.
 //!
-//! How many rows each stage keeps is not fixed. A pilot takes the nearest rows of the first plane and scores the best of
-//! them on floats. From then on the k-th best score found decides: the query says how near a row of that score has to
-//! be (`Query::head_limit`, `Query::full_limit`), and rows beyond cannot be among the best but for the misses that the
-//! asked recall allows. A probe whose mate is there needs a few rows, a stranger's, whose neighbours are all alike, many.
+//! How many rows each stage keeps is not fixed. A pilot takes the nearest rows of the first plane, of the most promising
+//! lists, and scores the best of them on floats. From then on the k-th best score found decides: the query says how much
+//! the list of a row of that score has to agree (`Query::list_limit`) and how near the row itself has to be
+//! (`Query::head_limit`, `Query::full_limit`), and rows beyond cannot be among the best but for the misses that the asked
+//! recall allows. A probe whose mate is there needs a few lists and a few rows, a stranger's, whose neighbours are all
+//! alike, many. Further lists are visited round by round, so that what one finds spares the next.
 //!
 //! Limits and distances are whole numbers, and what is scored before which limit is fixed by them alone, so the candidates
 //! are the same whatever the kernel, the blocks or the number of threads.
@@ -12,22 +14,22 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::index::State;
-use crate::kernels::{BLOCK_ROWS, HIDDEN, HeadTable, Kernel, Pick, fetch, pick_distance, pick_row};
+use crate::kernels::{BLOCK_ROWS, Kernel, Pick, fetch, pick_distance, pick_row};
 use crate::query::Query;
 use crate::search::Target;
 use crate::segment::Segment;
-use crate::select::{self, Kept, NO_LIMIT, Nearest};
+use crate::select::{self, Kept, NO_LIMIT, Nearest, retain_from};
 use crate::topk::{Candidate, TopK};
+use crate::visits::{Mask, Piece, Visits, probes_of};
 
 /// Blocks that are scanned for all probes of a group in turn: 32 KiB of codes, which stay in the L1 cache.
 const STEP_BLOCKS: usize = 64;
 const STEP_ROWS: usize = STEP_BLOCKS * BLOCK_ROWS;
 
-/// The pilot takes one row of so many, within bounds: enough that the mate of most probes is among them and that no
-/// second scan is needed (docs/search-model.md).
+/// The pilot takes one row of so many that it scans, within bounds: enough that the mate of most probes is among them
+/// and that no second scan is needed (docs/search-model.md).
 const PILOT_SHARE: usize = 256;
-const PILOT_ROWS: Range<usize> = 512..8192;
+const PILOT_ROWS: Range<usize> = 128..8192;
 
 /// Of the pilot's rows so many are scored on floats, and no fewer than k.
 const PILOT_SCORED: usize = 32;
@@ -43,24 +45,32 @@ const SPLIT_ROWS: usize = 64;
 /// the way to memory (`cargo bench -- batch`, one probe: 1.7 to 1.4 ms).
 const RERANK_AHEAD: usize = 2;
 
-/// A sample takes the first step of every `SAMPLE_STRIDE` rows, of ranges of at least `MIN_SAMPLED`.
+/// A sample takes the first blocks of every `SAMPLE_STRIDE` rows, where there are at least `MIN_SAMPLED`.
 const SAMPLE_BLOCKS: usize = 8;
 const SAMPLE_STRIDE: usize = 64 * SAMPLE_BLOCKS * BLOCK_ROWS;
 const MIN_SAMPLED: usize = 1 << 15;
 
 /// What the pilot of one probe leaves to be done in one index.
 pub struct Pilot {
-    /// Every row nearer than this on the first plane is scored or among `rest`.
+    /// Every row that the pilot scanned and that is nearer than this on the first plane is scored or among `rest`.
     limit: u16,
-    /// Rows with their distances on all planes, not scored on floats.
+    /// Positions with their distances on all planes, not scored on floats.
     rest: Vec<Pick>,
 }
 
 /// The first pass: scores the most promising rows of one index for each probe.
-pub fn pilot(target: &Target, queries: &[Query], probes: &[f32], k: usize, best: &mut [TopK]) -> Vec<Pilot> {
-    let keep = (target.state.rows / PILOT_SHARE).clamp(PILOT_ROWS.start, PILOT_ROWS.end).max(2 * k);
-    let heads: Vec<&HeadTable> = queries.iter().map(|query| &query.head).collect();
-    let kept = scan_nearest(target, &heads, keep);
+pub fn pilot(
+    target: &Target,
+    queries: &[Query],
+    visits: &Visits,
+    probes: &[f32],
+    empty: &TopK,
+    best: &mut [TopK],
+) -> Vec<Pilot> {
+    let pieces = visits.pieces(target.state);
+    // The limits need the k-th best score, unless there is one to begin with.
+    let k = if empty.has_least() { 1 } else { empty.k() };
+    let kept = scan_nearest(target, queries, &pieces, k);
     let per_probe = kept.into_iter().zip(queries).zip(probes.chunks_exact(target.state.dim)).zip(best);
     per_probe.map(|(((kept, query), probe), best)| begin(target, query, probe, kept, k, best)).collect()
 }
@@ -79,26 +89,52 @@ fn begin(target: &Target, query: &Query, probe: &[f32], kept: Kept, k: usize, be
     Pilot { limit, rest }
 }
 
-/// The second pass: candidates of one index that the pilot did not score. `best` has the best of the pilots of all indexes.
-pub fn finish(
+/// The round after the pilot: what the pilot scanned and did not score, and the lists to visit next. `best` has the best
+/// of all indexes so far.
+pub fn second(
     target: &Target,
     queries: &[Query],
-    probes: &[f32],
     pilots: Vec<Pilot>,
+    scanned: &Visits,
+    visits: &Visits,
+    probes: &[f32],
     best: &[TopK],
 ) -> Vec<Vec<Candidate>> {
-    let jobs: Vec<Job> =
-        queries.iter().zip(pilots).zip(best).map(|((query, pilot), best)| Job::new(query, pilot, best)).collect();
-    let more = scan_beyond(target, &jobs);
-    let per_probe = jobs.into_iter().zip(more).zip(probes.chunks_exact(target.state.dim));
-    per_probe.map(|((job, more), probe)| job.rerank(target, probe, more)).collect()
+    let jobs = pilots.into_iter().zip(queries).zip(best);
+    let mut jobs: Vec<Job> =
+        jobs.map(|((pilot, query), best)| Job::new(query, pilot.limit, pilot.rest, best)).collect();
+    let reaches: Vec<Range<u16>> = jobs.iter().map(|job| job.reach.clone()).collect();
+    let is_open = |probe: &usize| !reaches[*probe].is_empty();
+    let open = (0..jobs.len()).filter(is_open).fold(0, |mask, probe| mask | 1 << probe);
+    scan_beyond(target, &mut jobs, &scanned.pieces_for(target.state, open));
+    jobs.iter_mut().for_each(|job| job.reach.start = 0);
+    scan_beyond(target, &mut jobs, &visits.pieces(target.state));
+    rerank(target, jobs, probes)
+}
+
+/// A further round: the lists to visit next.
+pub fn further(
+    target: &Target,
+    queries: &[Query],
+    visits: &Visits,
+    probes: &[f32],
+    best: &[TopK],
+) -> Vec<Vec<Candidate>> {
+    let jobs = queries.iter().zip(best);
+    let mut jobs: Vec<Job> = jobs.map(|(query, best)| Job::new(query, 0, Vec::new(), best)).collect();
+    scan_beyond(target, &mut jobs, &visits.pieces(target.state));
+    rerank(target, jobs, probes)
+}
+
+fn rerank(target: &Target, jobs: Vec<Job>, probes: &[f32]) -> Vec<Vec<Candidate>> {
+    jobs.into_iter().zip(probes.chunks_exact(target.state.dim)).map(|(job, probe)| job.rerank(target, probe)).collect()
 }
 
 /// What is left to do for one probe in one index.
 struct Job<'a> {
     query: &'a Query,
     best: TopK,
-    rest: Vec<Pick>,
+    picks: Vec<Pick>,
     /// Distances on the first plane that are to be looked at.
     reach: Range<u16>,
     /// Distances on all planes that are worth a score.
@@ -106,20 +142,19 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(query: &'a Query, pilot: Pilot, best: &TopK) -> Self {
+    fn new(query: &'a Query, from: u16, mut picks: Vec<Pick>, best: &TopK) -> Self {
         let mut best = best.clone();
         let score = best.floor();
         let far = query.head_limit(score).min(NO_LIMIT);
-        Self { query, best, rest: pilot.rest, reach: pilot.limit..far, limit: query.full_limit(score) }
+        let limit = query.full_limit(score);
+        picks.retain(|pick| pick_distance(*pick) < limit);
+        Self { query, best, picks, reach: from..far, limit }
     }
 
     /// Nearest first, until no row left can be among the best.
-    fn rerank(mut self, target: &Target, probe: &[f32], more: Vec<Pick>) -> Vec<Candidate> {
-        let mut picks = self.rest;
-        picks.retain(|pick| pick_distance(*pick) < self.limit);
-        picks.extend(more);
-        picks.sort_unstable();
-        let (mut found, mut picks, mut chunk) = (Vec::new(), picks.as_slice(), CHUNK);
+    fn rerank(mut self, target: &Target, probe: &[f32]) -> Vec<Candidate> {
+        self.picks.sort_unstable();
+        let (mut found, mut picks, mut chunk) = (Vec::new(), self.picks.as_slice(), CHUNK);
         loop {
             let limit = self.query.full_limit(self.best.floor());
             let reach = picks.partition_point(|pick| pick_distance(*pick) < limit);
@@ -139,126 +174,155 @@ impl<'a> Job<'a> {
 }
 
 /// The nearest rows of each probe on the first plane.
-fn scan_nearest(target: &Target, heads: &[&HeadTable], keep: usize) -> Vec<Kept> {
-    if !target.is_split() {
-        return nearest(target.state, target.kernel, heads, keep, 0..target.state.rows);
+fn scan_nearest(target: &Target, queries: &[Query], pieces: &[Piece], k: usize) -> Vec<Kept> {
+    let mut scanned = vec![0; queries.len()];
+    for piece in pieces {
+        probes_of(piece.mask).for_each(|probe| scanned[probe] += piece.positions.len());
     }
-    let run = |range| nearest(target.state, target.kernel, heads, keep, range);
-    let parts: Vec<Vec<Kept>> = target.ranges().into_par_iter().map(run).collect();
-    let mut by_probe: Vec<Vec<Kept>> = heads.iter().map(|_| Vec::with_capacity(parts.len())).collect();
+    let keeps: Vec<usize> =
+        scanned.iter().map(|rows| (rows / PILOT_SHARE).clamp(PILOT_ROWS.start, PILOT_ROWS.end).max(2 * k)).collect();
+    let shares = target.shares(pieces);
+    if let [all] = shares.as_slice() {
+        return nearest(target, queries, &keeps, all);
+    }
+    let parts: Vec<Vec<Kept>> = shares.par_iter().map(|share| nearest(target, queries, &keeps, share)).collect();
+    let mut by_probe: Vec<Vec<Kept>> = queries.iter().map(|_| Vec::with_capacity(parts.len())).collect();
     for part in parts {
         by_probe.iter_mut().zip(part).for_each(|(all, kept)| all.push(kept));
     }
-    by_probe.into_iter().map(|parts| select::join(parts, keep)).collect()
+    by_probe.into_iter().zip(keeps).map(|(parts, keep)| select::join(parts, keep)).collect()
 }
 
-/// The same for a range of rows. A guess at how far the nearest reach saves passing over most rows twice; where it was
-/// too low, the range is scanned again without it.
-fn nearest(state: &State, kernel: Kernel, heads: &[&HeadTable], keep: usize, range: Range<usize>) -> Vec<Kept> {
-    let guess = |head: &&HeadTable| Nearest::new(keep, guess_limit(state, kernel, head, keep, range.clone()));
-    let mut all: Vec<Nearest> = heads.iter().map(guess).collect();
-    let scan = |heads: &[&HeadTable], all: &mut [Nearest]| {
-        scan_steps(state, range.clone(), |step| {
-            for (nearest, head) in all.iter_mut().zip(heads) {
-                step.distances(kernel, head, |distances, base| nearest.take(kernel, distances, base));
-            }
+/// The same for some pieces. A guess at how far the nearest reach saves passing over most rows twice; where it was too
+/// low, the pieces are scanned again without it.
+fn nearest(target: &Target, queries: &[Query], keeps: &[usize], pieces: &[Piece]) -> Vec<Kept> {
+    let guess = |(probe, keep): (usize, &usize)| {
+        Nearest::new(*keep, guess_limit(target, &queries[probe], *keep, pieces, 1 << probe))
+    };
+    let mut all: Vec<Nearest> = keeps.iter().enumerate().map(guess).collect();
+    let scan = |wanted: Mask, all: &mut [Nearest]| {
+        scan_steps(target, pieces, wanted, |step, probe| {
+            let segment = step.segment;
+            step.distances(target.kernel, &queries[probe], |distances, base| {
+                all[probe].take(target.kernel, distances, base, |pick| is_visible(target, segment, pick));
+            });
         });
     };
-    scan(heads, &mut all);
-    for (nearest, head) in all.iter_mut().zip(heads) {
-        if !nearest.is_complete() {
-            *nearest = Nearest::new(keep, NO_LIMIT);
-            scan(&[head], std::slice::from_mut(nearest));
+    scan(Mask::MAX, &mut all);
+    for (probe, keep) in keeps.iter().enumerate() {
+        if !all[probe].is_complete() {
+            all[probe] = Nearest::new(*keep, NO_LIMIT);
+            scan(1 << probe, &mut all);
         }
     }
     all.into_iter().map(Nearest::finish).collect()
 }
 
-/// For each job the rows within its reach that are near enough on all planes, with their distances there.
-fn scan_beyond(target: &Target, jobs: &[Job]) -> Vec<Vec<Pick>> {
-    if jobs.iter().all(|job| job.reach.is_empty()) {
-        return jobs.iter().map(|_| Vec::new()).collect();
+/// Give each job the rows of the pieces that are within its reach and near enough on all planes.
+fn scan_beyond(target: &Target, jobs: &mut [Job], pieces: &[Piece]) {
+    if pieces.is_empty() {
+        return;
     }
-    let run = |range| beyond(target.state, target.kernel, jobs, range);
-    if !target.is_split() {
-        return run(0..target.state.rows);
-    }
-    let parts: Vec<Vec<Vec<Pick>>> = target.ranges().into_par_iter().map(run).collect();
-    let mut all: Vec<Vec<Pick>> = jobs.iter().map(|_| Vec::new()).collect();
+    let shares = target.shares(pieces);
+    let jobs_now = &*jobs;
+    let parts: Vec<Vec<Vec<Pick>>> = match shares.as_slice() {
+        [all] => vec![beyond(target, jobs_now, all)],
+        _ => shares.par_iter().map(|share| beyond(target, jobs_now, share)).collect(),
+    };
     for part in parts {
-        all.iter_mut().zip(part).for_each(|(all, picks)| all.extend(picks));
+        jobs.iter_mut().zip(part).for_each(|(job, picks)| job.picks.extend(picks));
+    }
+}
+
+fn beyond(target: &Target, jobs: &[Job], pieces: &[Piece]) -> Vec<Vec<Pick>> {
+    let mut all: Vec<Vec<Pick>> = jobs.iter().map(|_| Vec::new()).collect();
+    // Segment by segment, so that what passes the first plane is met again soon, and is enough to be fetched ahead.
+    for pieces in pieces.chunk_by(|a, b| a.segment == b.segment) {
+        let segment = &target.state.segments[pieces[0].segment];
+        let before: Vec<usize> = all.iter().map(Vec::len).collect();
+        scan_steps(target, pieces, Mask::MAX, |step, probe| {
+            let (job, picks) = (&jobs[probe], &mut all[probe]);
+            step.distances(target.kernel, job.query, |distances, base| {
+                target.kernel.below(distances, job.reach.end, base, picks);
+            });
+        });
+        for ((job, picks), before) in jobs.iter().zip(&mut all).zip(before) {
+            let is_wanted =
+                |pick: Pick| pick_distance(pick) >= u32::from(job.reach.start) && is_visible(target, segment, pick);
+            retain_from(picks, before, is_wanted);
+            let (tails, first) = (segment.codes.tails(), segment.first as u32);
+            target.kernel.refine(&job.query.tail, tails, first, &mut picks[before..]);
+            retain_from(picks, before, |pick| pick_distance(pick) < job.limit);
+        }
     }
     all
 }
 
-fn beyond(state: &State, kernel: Kernel, jobs: &[Job], range: Range<usize>) -> Vec<Vec<Pick>> {
-    let mut all: Vec<Vec<Pick>> = jobs.iter().map(|_| Vec::new()).collect();
-    let mut picks = Vec::new();
-    scan_steps(state, range, |step| {
-        for (job, found) in jobs.iter().zip(&mut all).filter(|(job, _)| !job.reach.is_empty()) {
-            picks.clear();
-            step.distances(kernel, &job.query.head, |distances, base| {
-                kernel.below(distances, job.reach.end, base, &mut picks);
-            });
-            picks.retain(|pick| pick_distance(*pick) >= u32::from(job.reach.start));
-            kernel.refine(&job.query.tail, step.segment.codes.tails(), step.segment.first as u32, &mut picks);
-            found.extend(picks.iter().filter(|pick| pick_distance(**pick) < job.limit));
-        }
-    });
-    all
+#[inline(always)]
+fn is_visible(target: &Target, segment: &Segment, pick: Pick) -> bool {
+    target.is_visible(segment, segment.codes.row(pick_row(pick) as usize - segment.first))
 }
 
-/// Up to `STEP_ROWS` rows of one segment, given by their numbers there.
+/// Up to `STEP_ROWS` positions of one segment.
 struct Step<'a> {
     segment: &'a Segment,
-    rows: Range<usize>,
-    hidden: &'a [usize],
+    positions: Range<usize>,
     buffer: &'a mut [[u16; BLOCK_ROWS]],
 }
 
 impl Step<'_> {
-    /// Hand over the distances of a probe's first plane, deleted rows hidden, and the number of the first row.
-    fn distances(&mut self, kernel: Kernel, head: &HeadTable, take: impl FnOnce(&[u16], u32)) {
-        let blocks = self.rows.start / BLOCK_ROWS..self.rows.end.div_ceil(BLOCK_ROWS);
+    /// Hand over the distances of a probe's first plane, and the number of the first position in the index.
+    fn distances(&mut self, kernel: Kernel, query: &Query, take: impl FnOnce(&[u16], u32)) {
+        let blocks = self.positions.start / BLOCK_ROWS..self.positions.end.div_ceil(BLOCK_ROWS);
         let buffer = &mut self.buffer[..blocks.len()];
-        kernel.head(head, &self.segment.codes.heads()[blocks.clone()], buffer);
-        let skipped = self.rows.start - blocks.start * BLOCK_ROWS;
-        let distances = &mut buffer.as_flattened_mut()[skipped..][..self.rows.len()];
-        self.hidden.iter().for_each(|&row| distances[row] = HIDDEN);
-        take(distances, (self.segment.first + self.rows.start) as u32);
+        kernel.head(&query.head, &self.segment.codes.heads()[blocks.clone()], buffer);
+        let skipped = self.positions.start - blocks.start * BLOCK_ROWS;
+        let distances = &buffer.as_flattened()[skipped..][..self.positions.len()];
+        take(distances, (self.segment.first + self.positions.start) as u32);
     }
 }
 
-fn scan_steps(state: &State, range: Range<usize>, mut run: impl FnMut(&mut Step)) {
-    // One more: a range need not begin at a block.
+/// Each step of the pieces for each of the wanted probes that visit it.
+fn scan_steps(target: &Target, pieces: &[Piece], wanted: Mask, mut run: impl FnMut(&mut Step, usize)) {
+    // One more: a piece need not begin at a block.
     let mut buffer = [[0; BLOCK_ROWS]; STEP_BLOCKS + 1];
-    let mut hidden = Vec::new();
-    for (segment, rows) in state.pieces(range, STEP_ROWS) {
-        hidden.clear();
-        hidden.extend(segment.deleted.marked(rows.clone()).map(|row| row - rows.start));
-        run(&mut Step { segment, rows, hidden: &hidden, buffer: &mut buffer });
+    for piece in pieces.iter().filter(|piece| piece.mask & wanted != 0) {
+        let segment = &target.state.segments[piece.segment];
+        for start in piece.positions.clone().step_by(STEP_ROWS) {
+            let positions = start..(start + STEP_ROWS).min(piece.positions.end);
+            let mut step = Step { segment, positions, buffer: &mut buffer };
+            probes_of(piece.mask & wanted).for_each(|probe| run(&mut step, probe));
+        }
     }
 }
 
-/// A distance that the `keep` nearest rows very likely stay below, from a sample of the rows; `NO_LIMIT` where
-/// sampling would not pay.
-fn guess_limit(state: &State, kernel: Kernel, head: &HeadTable, keep: usize, range: Range<usize>) -> u16 {
-    if range.len() < MIN_SAMPLED || keep > range.len() / 4 {
+/// A distance that the `keep` nearest rows very likely stay below, from a sample of the rows that the probe visits;
+/// `NO_LIMIT` where sampling would not pay.
+fn guess_limit(target: &Target, query: &Query, keep: usize, pieces: &[Piece], probe: Mask) -> u16 {
+    let visited = || pieces.iter().filter(|piece| piece.mask & probe != 0);
+    let rows: usize = visited().map(|piece| piece.positions.len()).sum();
+    if rows < MIN_SAMPLED || keep > rows / 4 {
         return NO_LIMIT;
     }
     let mut counts = vec![0_usize; usize::from(NO_LIMIT)];
     let mut buffer = [[0; BLOCK_ROWS]; SAMPLE_BLOCKS];
-    let mut sampled = 0;
-    for (segment, rows) in state.pieces(range.clone(), SAMPLE_STRIDE) {
+    let (mut sampled, mut passed, mut next) = (0, 0, 0);
+    for piece in visited() {
         // Whole blocks within the piece, whose rows are all there.
-        let blocks = rows.start.div_ceil(BLOCK_ROWS)..rows.end / BLOCK_ROWS;
-        let blocks = blocks.start..blocks.end.min(blocks.start + SAMPLE_BLOCKS).max(blocks.start);
-        let buffer = &mut buffer[..blocks.len()];
-        kernel.head(head, &segment.codes.heads()[blocks], buffer);
-        buffer.as_flattened().iter().for_each(|&distance| counts[usize::from(distance)] += 1);
-        sampled += buffer.len() * BLOCK_ROWS;
+        let whole = piece.positions.start.div_ceil(BLOCK_ROWS)..piece.positions.end / BLOCK_ROWS;
+        while next < passed + piece.positions.len() {
+            let start = whole.start + (next - passed) / BLOCK_ROWS;
+            let blocks = start..whole.end.min(start + SAMPLE_BLOCKS).max(start);
+            let heads = target.state.segments[piece.segment].codes.heads();
+            let buffer = &mut buffer[..blocks.len()];
+            target.kernel.head(&query.head, &heads[blocks], buffer);
+            buffer.as_flattened().iter().for_each(|&distance| counts[usize::from(distance)] += 1);
+            sampled += buffer.len() * BLOCK_ROWS;
+            next += SAMPLE_STRIDE;
+        }
+        passed += piece.positions.len();
     }
-    let expected = keep as f64 * sampled as f64 / range.len() as f64;
+    let expected = keep as f64 / target.allowed_share() * sampled as f64 / rows as f64;
     // Four standard deviations above what is expected of independent rows.
     let wanted = (expected + 4.0 * expected.sqrt() + 8.0) as usize;
     let mut found = 0;
@@ -269,7 +333,7 @@ fn guess_limit(state: &State, kernel: Kernel, head: &HeadTable, keep: usize, ran
     reach.map_or(NO_LIMIT, |reach| reach as u16 + 1)
 }
 
-/// From distances on the first plane to those on all planes. Picks are in order of rows.
+/// From distances on the first plane to those on all planes. Picks are in order of positions.
 fn refine(target: &Target, query: &Query, mut picks: &mut [Pick]) {
     for segment in &target.state.segments {
         let end = segment.first + segment.rows;
@@ -289,18 +353,22 @@ fn score(target: &Target, probe: &[f32], picks: &[Pick]) -> Vec<Candidate> {
 }
 
 fn score_span(target: &Target, probe: &[f32], picks: &[Pick]) -> Vec<Candidate> {
+    let place = |pick: Pick| {
+        let (number, position) = target.state.locate(pick_row(pick) as usize);
+        let segment = &target.state.segments[number];
+        (segment, segment.codes.row(position))
+    };
     let mut found = Vec::with_capacity(picks.len());
     for (at, &pick) in picks.iter().enumerate() {
         if let Some(&ahead) = picks.get(at + RERANK_AHEAD) {
-            fetch(bytemuck::cast_slice(target.state.row(pick_row(ahead) as usize)));
+            let (segment, row) = place(ahead);
+            fetch(bytemuck::cast_slice(segment.floats(row, row + 1)));
         }
-        let row = pick_row(pick);
-        let (number, local) = target.state.locate(row as usize);
-        let segment = &target.state.segments[number];
+        let (segment, row) = place(pick);
         let mut score = 0.0;
-        let floats = segment.floats(local, local + 1);
-        target.kernel.dots(probe, floats, target.state.dim, std::slice::from_mut(&mut score));
-        found.push(Candidate { score, key: segment.keys.get(local), index: target.number, row });
+        target.kernel.dots(probe, segment.floats(row, row + 1), target.state.dim, std::slice::from_mut(&mut score));
+        let key = segment.keys.get(row);
+        found.push(Candidate { score, key, index: target.number, row: (segment.first + row) as u32 });
     }
     found
 }

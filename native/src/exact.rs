@@ -28,6 +28,22 @@ pub fn search(target: &Target, probes: &[f32], best: &mut [TopK]) {
     }
 }
 
+/// Offer every row that the filter lets pass, scored one by one.
+pub fn follow(target: &Target, probes: &[f32], best: &mut [TopK]) {
+    let dim = target.state.dim;
+    let mut scores = vec![0.0; best.len()];
+    for row in target.allowed_rows() {
+        let (number, local) = target.state.locate(row);
+        let segment = &target.state.segments[number];
+        if target.is_visible(segment, local) {
+            target.kernel.dots(probes, segment.floats(local, local + 1), dim, &mut scores);
+            for (best, &score) in best.iter_mut().zip(&scores) {
+                best.push(Candidate { score, key: segment.keys.get(local), index: target.number, row: row as u32 });
+            }
+        }
+    }
+}
+
 fn scan(target: &Target, probes: &[f32], range: Range<usize>, best: &mut [TopK]) {
     let dim = target.state.dim;
     let step = (BLOCK_BYTES / (dim * size_of::<f32>())).clamp(4, 1024);
@@ -37,7 +53,7 @@ fn scan(target: &Target, probes: &[f32], range: Range<usize>, best: &mut [TopK])
         target.kernel.dots(probes, segment.floats(rows.start, rows.end), dim, scores);
         for (best, scores) in best.iter_mut().zip(scores.chunks_exact(rows.len())) {
             for (&score, local) in scores.iter().zip(rows.clone()) {
-                if best.wants(score) && !segment.deleted.contains(local) {
+                if best.wants(score) && target.is_visible(segment, local) {
                     let row = (segment.first + local) as u32;
                     best.push(Candidate { score, key: segment.keys.get(local), index: target.number, row });
                 }

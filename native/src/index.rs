@@ -5,13 +5,17 @@ use std::path::Path;
 
 use parking_lot::{RwLock, RwLockReadGuard};
 
-use crate::codes::Codes;
+use crate::codes::{Codes, Layout};
 use crate::error::{Error, Result, filled};
-use crate::kernels::PLANE_BYTES;
 use crate::segment::Segment;
 
 /// The most rows of one index: a row number is half of a 64-bit word in the scans.
 const MAX_ROWS: usize = u32::MAX as usize;
+
+const MAX_PLANES: usize = 1 << 16;
+
+/// The number of a list is a `u16`.
+const MAX_LISTS: usize = 1 << 16;
 
 /// The rows of one shard; safe to search while another thread changes it.
 pub struct Index {
@@ -22,10 +26,12 @@ pub struct Index {
 /// What the lock protects.
 pub struct State {
     pub dim: usize,
-    pub planes: usize,
+    pub layout: Layout,
     pub segments: Vec<Segment>,
     pub rows: usize,
     pub live: usize,
+    /// Rows of each list, over all segments that are in order of their lists.
+    pub list_rows: Vec<u32>,
 }
 
 impl Index {
@@ -33,7 +39,8 @@ impl Index {
         if dim == 0 || dim > MAX_ROWS {
             return Err(Error::value(format!("dim: expected 1 to {MAX_ROWS}, got {dim}")));
         }
-        let state = State { dim, planes: 0, segments: Vec::new(), rows: 0, live: 0 };
+        let layout = Layout::default();
+        let state = State { dim, layout, segments: Vec::new(), rows: 0, live: 0, list_rows: Vec::new() };
         Ok(Self { dim, state: RwLock::new(state) })
     }
 
@@ -48,10 +55,10 @@ impl Index {
 
     /// Map a new last segment of `capacity` rows; returns its number.
     pub fn open_segment(&self, path: &Path, capacity: usize) -> Result<usize> {
-        let mut segment = Segment::open(path, self.dim, capacity, 0, 0)?;
+        let mut segment = Segment::open(path, self.dim, capacity)?;
         let mut state = self.state.write();
         segment.first = state.rows;
-        segment.codes = Codes::new(state.planes);
+        segment.codes = Codes::new(state.layout);
         state.segments.push(segment);
         Ok(state.segments.len() - 1)
     }
@@ -60,7 +67,7 @@ impl Index {
     pub fn append(&self, keys: &[u64], codes: Option<&[u8]>) -> Result<usize> {
         let mut state = self.state.write();
         let first = state.rows;
-        check_codes("append: codes", codes, keys.len(), state.planes)?;
+        check_codes(codes, keys.len(), state.layout)?;
         let Some(segment) = state.segments.last_mut() else {
             return Err(Error::value("append: there is no segment; call open_segment first"));
         };
@@ -88,57 +95,64 @@ impl Index {
         }
     }
 
-    /// Take a segment's keys from its file from now on.
-    pub fn map_keys(&self, segment: usize, path: &Path) -> Result<()> {
+    /// No row will be added to a segment: take its keys from its file, and put its codes in order of their lists.
+    pub fn seal(&self, segment: usize, keys_path: &Path) -> Result<()> {
         let mut state = self.state.write();
         let count = state.segments.len();
         let Some(segment) = state.segments.get_mut(segment) else {
-            return Err(Error::value(format!("map_keys: segment {segment} does not exist; there are {count}")));
+            return Err(Error::value(format!("seal: segment {segment} does not exist; there are {count}")));
         };
-        segment.keys.map(path)
+        segment.keys.map(keys_path)?;
+        segment.codes.seal();
+        state.count_lists();
+        Ok(())
     }
 
     /// Replace all codes, one array of whole rows per segment; no planes and no arrays drop them.
-    pub fn set_codes(&self, planes: usize, codes: &[&[u8]]) -> Result<()> {
-        let width = planes.checked_mul(PLANE_BYTES).filter(|_| planes <= 1 << 16);
-        let width = width.ok_or_else(|| Error::value(format!("set_codes: {planes} planes are too many")))?;
-        if planes == 0 {
-            return self.drop_codes(codes.len());
+    pub fn set_codes(&self, layout: Layout, codes: &[&[u8]]) -> Result<()> {
+        if layout.planes > MAX_PLANES || layout.lists > MAX_LISTS {
+            let Layout { planes, lists } = layout;
+            let message = format!("set_codes: {planes} planes and {lists} lists; at most {MAX_PLANES} and {MAX_LISTS}");
+            return Err(Error::value(message));
         }
-        // Copied before the lock is taken, so that searches go on meanwhile.
-        let mut fresh: Vec<Codes> = codes
-            .iter()
-            .map(|rows| {
-                let mut codes = Codes::new(planes);
-                codes.append(rows);
-                codes
-            })
-            .collect();
+        if layout.planes == 0 && (layout.lists, codes.len()) != (0, 0) {
+            let message =
+                format!("set_codes: 0 planes take no lists and no arrays, got {} and {}", layout.lists, codes.len());
+            return Err(Error::value(message));
+        }
+        codes.iter().try_for_each(|rows| check_lists("set_codes", rows, layout))?;
+        // Filled before the lock is taken to write, so that searches go on meanwhile.
+        let is_sealed: Vec<bool> = self.read().segments.iter().map(Segment::is_sealed).collect();
+        let filled = codes.iter().zip(&is_sealed).map(|(rows, is_sealed)| {
+            if *is_sealed {
+                return Codes::sealed(layout, rows);
+            }
+            let mut open = Codes::new(layout);
+            open.append(rows);
+            open
+        });
+        let mut fresh: Vec<Codes> = filled.collect();
         let mut state = self.state.write();
-        let expected: Vec<usize> = state.segments.iter().map(|segment| segment.rows * width).collect();
+        let expected: Vec<usize> = match layout.planes {
+            0 => Vec::new(),
+            _ => state.segments.iter().map(|segment| segment.rows * layout.width()).collect(),
+        };
         let got: Vec<usize> = codes.iter().map(|rows| rows.len()).collect();
         if expected != got {
             let message = format!("set_codes: expected one array per segment of {expected:?} bytes, got {got:?}");
             return Err(Error::value(message));
         }
-        state.planes = planes;
+        if layout.planes > 0 && !state.segments.iter().map(Segment::is_sealed).eq(is_sealed) {
+            return Err(Error::value("set_codes: a segment was sealed meanwhile; changes are made one after another"));
+        }
+        fresh.resize_with(state.segments.len(), || Codes::new(layout));
+        state.layout = layout;
         for (segment, fresh) in state.segments.iter_mut().zip(&mut fresh) {
             std::mem::swap(&mut segment.codes, fresh);
         }
+        state.count_lists();
         drop(state);
         drop(fresh);
-        Ok(())
-    }
-
-    fn drop_codes(&self, arrays: usize) -> Result<()> {
-        if arrays != 0 {
-            return Err(Error::value(format!("set_codes: 0 planes take no arrays, got {arrays}")));
-        }
-        let mut state = self.state.write();
-        state.planes = 0;
-        for segment in &mut state.segments {
-            segment.codes = Codes::new(0);
-        }
         Ok(())
     }
 
@@ -195,23 +209,41 @@ impl State {
         })
     }
 
+    fn count_lists(&mut self) {
+        self.list_rows = vec![0; self.layout.lists];
+        for order in self.segments.iter().filter_map(|segment| segment.codes.order()) {
+            for (list, rows) in self.list_rows.iter_mut().enumerate() {
+                *rows += order.range(list).len() as u32;
+            }
+        }
+    }
+
     /// Bytes of memory held by codes, bitmaps and unmapped keys, by capacity.
     pub fn bytes(&self) -> usize {
         self.segments.iter().map(Segment::bytes).sum()
     }
 }
 
-fn check_codes(what: &str, codes: Option<&[u8]>, rows: usize, planes: usize) -> Result<()> {
+fn check_codes(codes: Option<&[u8]>, rows: usize, layout: Layout) -> Result<()> {
+    let width = layout.width();
     match codes {
-        None if planes == 0 => Ok(()),
-        None => Err(Error::value(format!("{what}: expected ({rows}, {}) uint8, got None", planes * PLANE_BYTES))),
-        Some(_) if planes == 0 => Err(Error::value(format!("{what}: expected None, the index has no planes"))),
-        Some(codes) if codes.len() == rows * planes * PLANE_BYTES => Ok(()),
-        Some(codes) => Err(Error::value(format!(
-            "{what}: expected ({rows}, {}) uint8, got {} bytes",
-            planes * PLANE_BYTES,
-            codes.len()
-        ))),
+        None if layout.planes == 0 => Ok(()),
+        None => Err(Error::value(format!("append: codes: expected ({rows}, {width}) uint8, got None"))),
+        Some(_) if layout.planes == 0 => Err(Error::value("append: codes: expected None, the index has no planes")),
+        Some(codes) if codes.len() == rows * width => check_lists("append", codes, layout),
+        Some(codes) => {
+            Err(Error::value(format!("append: codes: expected ({rows}, {width}) uint8, got {} bytes", codes.len())))
+        }
+    }
+}
+
+fn check_lists(what: &str, codes: &[u8], layout: Layout) -> Result<()> {
+    match layout.wrong_list(codes) {
+        None => Ok(()),
+        Some((row, list)) => {
+            let message = format!("{what}: codes: row {row} is of list {list}, but there are {} lists", layout.lists);
+            Err(Error::value(message))
+        }
     }
 }
 

@@ -49,10 +49,10 @@ impl Keys {
     /// Replace the keys in memory by a file of the same ones. `Error::Value` if the file holds others.
     pub fn map(&mut self, path: &Path) -> Result<()> {
         let Self::Memory(keys) = self else {
-            return Err(Error::value("map_keys: the segment's keys are mapped already"));
+            return Err(Error::value("seal: the segment is sealed already"));
         };
         let mapped = Mapped::open_equal(path, keys)?;
-        let differ = || Error::value(format!("map_keys: {} does not hold the keys that were appended", path.display()));
+        let differ = || Error::value(format!("seal: {} does not hold the keys that were appended", path.display()));
         *self = Self::Mapped(mapped.ok_or_else(differ)?);
         Ok(())
     }

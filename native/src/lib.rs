@@ -20,7 +20,9 @@ mod hamming;
 mod index;
 pub mod kernels;
 mod keys;
+mod lists;
 mod mapped;
+mod projection;
 #[cfg(feature = "python")]
 mod python;
 mod query;
@@ -28,10 +30,13 @@ mod search;
 mod segment;
 mod select;
 mod topk;
+mod visits;
 
+pub use codes::Layout;
 pub use error::{Error, Result};
 pub use hamming::hamming;
 pub use index::Index;
+pub use projection::{Lines, Projected, Projection};
 pub use query::BOUND_VALUES;
-pub use search::{Found, Stage, search};
+pub use search::{Found, Stage, Wanted, search};
 pub use topk::Candidate;

@@ -10,10 +10,11 @@ use pyo3::exceptions::{PyIndexError, PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::codes::Layout;
 use crate::error::Error;
-use crate::kernels::{Kernel, PLANE_BYTES};
-use crate::search::{Found, Stage};
-use crate::{Result, hamming, index, search};
+use crate::kernels::Kernel;
+use crate::search::{Found, Stage, Wanted};
+use crate::{BOUND_VALUES, Result, hamming, index, projection, search};
 
 type FoundArrays<'py> =
     (Bound<'py, PyArray2<i32>>, Bound<'py, PyArray2<i64>>, Bound<'py, PyArray2<f32>>, Bound<'py, PyArray2<u64>>);
@@ -33,7 +34,7 @@ impl From<Error> for PyErr {
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{PyIndex, crc32c, hamming_distances, kernel, kernels, search_indexes, use_kernel};
+    use super::{PyIndex, PyProjection, crc32c, hamming_distances, kernel, kernels, search_indexes, use_kernel};
 }
 
 /// Names of the Hamming kernels that this processor can run, fastest first.
@@ -117,7 +118,12 @@ impl PyIndex {
 
     #[getter]
     fn planes(&self, py: Python<'_>) -> usize {
-        py.detach(|| self.0.read().planes)
+        py.detach(|| self.0.read().layout.planes)
+    }
+
+    #[getter]
+    fn lists(&self, py: Python<'_>) -> usize {
+        py.detach(|| self.0.read().layout.lists)
     }
 
     #[getter]
@@ -133,11 +139,11 @@ impl PyIndex {
     #[pyo3(signature = (keys, codes))]
     fn append(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, codes: Option<&Bound<'_, PyAny>>) -> PyResult<usize> {
         let keys = array::<u64, Ix1>(keys, "keys", "(n,) uint64")?;
-        let codes = codes.map(|codes| array::<u8, Ix2>(codes, "codes", "(n, planes * 16) uint8")).transpose()?;
+        let codes = codes.map(|codes| array::<u8, Ix2>(codes, "codes", "(n, bytes of a code) uint8")).transpose()?;
         if let Some([rows, width]) = codes.as_ref().map(shape) {
-            let planes = py.detach(|| self.0.read().planes);
-            if rows != keys.len() || (planes > 0 && width != planes * PLANE_BYTES) {
-                let (n, expected) = (keys.len(), planes * PLANE_BYTES);
+            let layout = py.detach(|| self.0.read().layout);
+            if rows != keys.len() || (layout.planes > 0 && width != layout.width()) {
+                let (n, expected) = (keys.len(), layout.width());
                 let message = format!("codes: expected ({n}, {expected}) uint8, got ({rows}, {width})");
                 return Err(PyValueError::new_err(message));
             }
@@ -153,26 +159,30 @@ impl PyIndex {
         Ok(PyArray1::from_vec(py, keys))
     }
 
-    fn map_keys(&self, py: Python<'_>, segment: i64, keys_path: PathBuf) -> PyResult<()> {
+    fn seal(&self, py: Python<'_>, segment: i64, keys_path: PathBuf) -> PyResult<()> {
         let segment = count(segment, "segment")?;
-        Ok(py.detach(|| self.0.map_keys(segment, &keys_path))?)
+        Ok(py.detach(|| self.0.seal(segment, &keys_path))?)
     }
 
-    fn set_codes(&self, py: Python<'_>, planes: i64, codes: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
-        let planes = count(planes, "planes")?;
+    fn set_codes(&self, py: Python<'_>, planes: i64, lists: i64, codes: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
+        let layout = Layout { planes: count(planes, "planes")?, lists: count(lists, "lists")? };
+        let expected = layout.checked_width().ok_or_else(|| {
+            PyValueError::new_err(format!("set_codes: {planes} planes and {lists} lists are too many"))
+        })?;
         let mut arrays = Vec::with_capacity(codes.len());
         for (at, codes) in codes.iter().enumerate() {
-            let codes = array::<u8, Ix2>(codes, &format!("codes[{at}]"), "(rows, planes * 16) uint8")?;
+            let codes = array::<u8, Ix2>(codes, &format!("codes[{at}]"), "(rows, bytes of a code) uint8")?;
             let [rows, width] = shape(&codes);
-            if Some(width) != planes.checked_mul(PLANE_BYTES) {
-                let message =
-                    format!("codes[{at}]: expected rows of {planes} planes of 16 bytes, got ({rows}, {width})");
+            if width != expected {
+                let message = format!(
+                    "codes[{at}]: expected rows of {expected} bytes ({planes} planes, {lists} lists), got ({rows}, {width})"
+                );
                 return Err(PyValueError::new_err(message));
             }
             arrays.push(codes);
         }
         let slices = arrays.iter().map(PyReadonlyArray::as_slice).collect::<std::result::Result<Vec<_>, _>>()?;
-        Ok(py.detach(|| self.0.set_codes(planes, &slices))?)
+        Ok(py.detach(|| self.0.set_codes(layout, &slices))?)
     }
 
     fn delete(&self, py: Python<'_>, rows: &Bound<'_, PyAny>) -> PyResult<usize> {
@@ -191,26 +201,78 @@ impl PyIndex {
     fn __repr__(&self, py: Python<'_>) -> String {
         let (rows, planes) = py.detach(|| {
             let state = self.0.read();
-            (state.rows, state.planes)
+            (state.rows, state.layout.planes)
         });
         format!("Index(dim={}, rows={rows}, planes={planes})", self.0.dim())
     }
 }
 
-/// A cascade as it comes from Python: values, bounds and knee, or None for an exact scan.
-type Cascade<'py> = Option<(Bound<'py, PyAny>, Bound<'py, PyAny>, f32)>;
+/// What a search model makes of probes.
+#[pyclass(name = "Projection", frozen)]
+struct PyProjection(projection::Projection);
+
+/// Values, lists and bounds of probes.
+type ProjectedArrays<'py> = (Bound<'py, PyArray2<f32>>, Bound<'py, PyArray2<f32>>, Bound<'py, PyArray2<f32>>);
+
+#[pymethods]
+impl PyProjection {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        projection: &Bound<'_, PyAny>,
+        thresholds: &Bound<'_, PyAny>,
+        mean: &Bound<'_, PyAny>,
+        centroids: &Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
+        let projection = array::<f32, Ix2>(projection, "projection", "(dim, bits) float32")?;
+        let thresholds = array::<f32, Ix1>(thresholds, "thresholds", "(bits,) float32")?;
+        let mean = array::<f32, Ix1>(mean, "mean", "(dim,) float32")?;
+        let centroids = array::<f32, Ix2>(centroids, "centroids", "(lists, 128) float32")?;
+        let (projection, thresholds) = (projection.as_slice()?, thresholds.as_slice()?);
+        let (mean, centroids) = (mean.as_slice()?, centroids.as_slice()?);
+        Ok(Self(py.detach(|| projection::Projection::new(projection, thresholds, mean, centroids))?))
+    }
+
+    fn project<'py>(
+        &self,
+        py: Python<'py>,
+        probes: &Bound<'py, PyAny>,
+        lines: [(f64, f64); 3],
+    ) -> PyResult<ProjectedArrays<'py>> {
+        let probes = array::<f32, Ix2>(probes, "probes", "(n, dim) float32")?;
+        let [n, dim] = shape(&probes);
+        if dim != self.0.dim() {
+            let message = format!("probes: expected (n, {}) float32, got ({n}, {dim})", self.0.dim());
+            return Err(PyValueError::new_err(message));
+        }
+        let probes = probes.as_slice()?;
+        let projected = py.detach(|| self.0.project(probes, &lines, Kernel::in_use()));
+        Ok((
+            PyArray1::from_vec(py, projected.values).reshape([n, self.0.bits()])?,
+            PyArray1::from_vec(py, projected.lists).reshape([n, self.0.lists()])?,
+            PyArray1::from_vec(py, projected.bounds).reshape([n, BOUND_VALUES])?,
+        ))
+    }
+}
+
+/// A cascade as it comes from Python: values, lists, bounds and knee, or None for an exact scan.
+type Cascade<'py> = Option<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, f32)>;
+
+type Floats<'py> = PyReadonlyArray<'py, f32, Ix2>;
 
 /// The same with its arrays checked.
-type CheckedCascade<'py> = Option<(PyReadonlyArray<'py, f32, Ix2>, PyReadonlyArray<'py, f32, Ix2>, f32)>;
+type CheckedCascade<'py> = Option<(Floats<'py>, Floats<'py>, Floats<'py>, f32)>;
 
 /// The k best rows of all indexes together for each probe.
-#[pyfunction(name = "search")]
+#[pyfunction(name = "search", signature = (indexes, probes, cascades, k, least = f32::NEG_INFINITY, filters = None))]
 fn search_indexes<'py>(
     py: Python<'py>,
     indexes: Vec<Bound<'py, PyIndex>>,
     probes: &Bound<'py, PyAny>,
     cascades: Vec<Cascade<'py>>,
     k: i64,
+    least: f32,
+    filters: Option<Vec<Option<Bound<'py, PyAny>>>>,
 ) -> PyResult<FoundArrays<'py>> {
     let k = count(k, "k")?;
     let probes = array::<f32, Ix2>(probes, "probes", "(n, dim) float32")?;
@@ -224,15 +286,29 @@ fn search_indexes<'py>(
     let mut stages = Vec::with_capacity(cascades.len());
     for cascade in &cascades {
         stages.push(match cascade {
-            Some((values, bounds, knee)) => {
-                Stage::Cascade { values: values.as_slice()?, bounds: bounds.as_slice()?, knee: *knee }
+            Some((values, lists, bounds, knee)) => {
+                let (values, lists, bounds) = (values.as_slice()?, lists.as_slice()?, bounds.as_slice()?);
+                Stage::Cascade { values, lists, bounds, knee: *knee }
             }
             None => Stage::Exact,
         });
     }
+    let mut bits = Vec::new();
+    for (at, filter) in filters.into_iter().flatten().enumerate() {
+        let name = format!("filters[{at}]");
+        bits.push(filter.map(|filter| array::<u8, Ix1>(&filter, &name, "(bytes,) uint8")).transpose()?);
+    }
+    let filters = match bits.is_empty() {
+        true => vec![None; indexes.len()],
+        false => bits
+            .iter()
+            .map(|bits| bits.as_ref().map(PyReadonlyArray::as_slice).transpose())
+            .collect::<std::result::Result<Vec<_>, _>>()?,
+    };
     let indexes: Vec<&index::Index> = indexes.iter().map(|index| &index.get().0).collect();
     let probes = probes.as_slice()?;
-    let found = py.detach(|| -> Result<Found> { search(&indexes, probes, dim, &stages, k, Kernel::in_use()) })?;
+    let wanted = Wanted { k, least, filters: &filters };
+    let found = py.detach(|| -> Result<Found> { search(&indexes, probes, dim, &stages, &wanted, Kernel::in_use()) })?;
     Ok((
         PyArray1::from_vec(py, found.indexes).reshape([n, k])?,
         PyArray1::from_vec(py, found.rows).reshape([n, k])?,
@@ -242,10 +318,11 @@ fn search_indexes<'py>(
 }
 
 fn checked_cascade<'py>(cascade: &Cascade<'py>, at: usize, n: usize) -> PyResult<CheckedCascade<'py>> {
-    let Some((values, bounds, knee)) = cascade else { return Ok(None) };
+    let Some((values, lists, bounds, knee)) = cascade else { return Ok(None) };
     let values = per_probe(values, &format!("values[{at}]"), "(n, planes * 128) float32", n)?;
-    let bounds = per_probe(bounds, &format!("bounds[{at}]"), "(n, 4) float32", n)?;
-    Ok(Some((values, bounds, *knee)))
+    let lists = per_probe(lists, &format!("lists[{at}]"), "(n, lists) float32", n)?;
+    let bounds = per_probe(bounds, &format!("bounds[{at}]"), "(n, 6) float32", n)?;
+    Ok(Some((values, lists, bounds, *knee)))
 }
 
 fn per_probe<'py>(

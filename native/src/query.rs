@@ -7,8 +7,8 @@
 
 use crate::kernels::{HeadTable, MAX_ENTRY, PLANE_BYTES, TAIL_UNIT, TailWeights};
 
-/// Values of a bound: offset and slope of the first plane, then of all planes.
-pub const BOUND_VALUES: usize = 4;
+/// Values of a bound: offset and slope of the lists, of the first plane, and of all planes.
+pub const BOUND_VALUES: usize = 6;
 
 const PLANE_BITS: usize = PLANE_BYTES * 8;
 
@@ -24,6 +24,7 @@ struct Bound {
 pub struct Query {
     pub head: HeadTable,
     pub tail: TailWeights,
+    list_bound: Bound,
     head_bound: Bound,
     full_bound: Bound,
     /// Sum of the magnitudes on the first plane, and on all.
@@ -52,18 +53,28 @@ impl Query {
         let largest = tail.iter().map(|value| value.abs()).fold(0.0, f32::max);
         let tail_scale = if largest > 0.0 { f32::from(i8::MAX) / largest } else { head_scale };
         let total = |values: &[f32]| values.iter().map(|value| f64::from(value.abs())).sum();
-        let [head_offset, head_slope, full_offset, full_slope] = bounds.map(f64::from);
+        let [list_bound, head_bound, full_bound] =
+            [0, 2, 4].map(|at| Bound { offset: bounds[at].into(), slope: bounds[at + 1].into() });
         Self {
             head: table,
             tail: weights(tail, tail_scale, head_scale),
-            head_bound: Bound { offset: head_offset, slope: head_slope },
-            full_bound: Bound { offset: full_offset, slope: full_slope },
+            list_bound,
+            head_bound,
+            full_bound,
             head_total: total(head),
             full_total: total(values),
             head_scale: f64::from(head_scale),
             full_scale: f64::from(tail_scale) * f64::from(TAIL_UNIT),
             knee: f64::from(knee),
         }
+    }
+
+    /// Rows whose cosine may reach `score` are in lists whose centroid agrees by this or more.
+    pub fn list_limit(&self, score: f32) -> f32 {
+        if score == f32::NEG_INFINITY {
+            return f32::NEG_INFINITY;
+        }
+        (self.list_bound.offset + self.list_bound.slope * self.effective(score)) as f32
     }
 
     /// Rows whose cosine may reach `score` are nearer than this on the first plane.
@@ -137,7 +148,7 @@ mod tests {
         fn tables_add_up_to_the_weighted_distance(
             values in prop::collection::vec(-1.0..1.0_f32, 384), code in prop::collection::vec(0..=255_u8, 48),
         ) {
-            let query = Query::new(&values, &[0.0; 4], 1.0);
+            let query = Query::new(&values, &[0.0; 6], 1.0);
             let mut block = Block::ZERO;
             for (bytes, byte) in block.0.iter_mut().zip(&code) {
                 bytes[7] = *byte;
@@ -158,26 +169,28 @@ mod tests {
             values in prop::collection::vec(-1.0..1.0_f32, 256), scores in (-1.0..1.0_f32, -1.0..1.0_f32),
             offset in -3.0..0.0_f32, slope in 0.0..9.0_f32,
         ) {
-            let query = Query::new(&values, &[offset, slope, offset, slope], 0.4);
+            let query = Query::new(&values, &[offset, slope, offset, slope, offset, slope], 0.4);
             let (low, high) = (scores.0.min(scores.1), scores.0.max(scores.1));
             prop_assert!(query.head_limit(low) >= query.head_limit(high));
             prop_assert!(query.full_limit(low) >= query.full_limit(high));
+            prop_assert!(query.list_limit(low) <= query.list_limit(high));
         }
     }
 
     #[test]
     fn a_row_at_the_bound_is_inside() {
         // All weights are 1 / 128, and one row differs in 32 bits: its agreement is 64 / 128.
-        let query = Query::new(&[1.0 / 128.0; 256], &[0.0, 1.0, 0.0, 2.0], 1.0);
+        let query = Query::new(&[1.0 / 128.0; 256], &[0.0, 1.0, 0.0, 1.0, 0.0, 2.0], 1.0);
         let farthest = MAX_ENTRY / 4;
         assert!(query.head_limit(0.5) > 32 * u16::from(farthest));
         assert_eq!(query.head_limit(f32::NEG_INFINITY), u16::MAX);
         assert_eq!(query.full_limit(f32::NEG_INFINITY), u32::MAX);
+        assert_eq!((query.list_limit(f32::NEG_INFINITY), query.list_limit(0.5)), (f32::NEG_INFINITY, 0.5));
     }
 
     #[test]
     fn a_probe_without_any_projection_leaves_nothing_out() {
-        let query = Query::new(&[0.0; 128], &[0.0, 1.0, 0.0, 1.0], 1.0);
+        let query = Query::new(&[0.0; 128], &[0.0, 1.0, 0.0, 1.0, 0.0, 1.0], 1.0);
         assert_eq!((query.head_limit(0.9), query.full_limit(0.9)), (u16::MAX, u32::MAX));
         assert!(query.tail.weights.is_empty());
     }

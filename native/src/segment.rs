@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::bitmap::Bitmap;
-use crate::codes::Codes;
+use crate::codes::{Codes, Layout};
 use crate::error::{Error, Result};
 use crate::keys::Keys;
 use crate::mapped::Mapped;
@@ -22,13 +22,14 @@ pub struct Segment {
 
 impl Segment {
     /// Map the file of a segment of `capacity` rows of `dim` floats, none of which is readable yet.
-    pub fn open(path: &Path, dim: usize, capacity: usize, first: usize, planes: usize) -> Result<Self> {
+    pub fn open(path: &Path, dim: usize, capacity: usize) -> Result<Self> {
         let len = capacity
             .checked_mul(dim)
             .ok_or_else(|| Error::value(format!("open_segment: {capacity} rows of {dim} floats are too many")))?;
         let floats = Mapped::open(path, len)?;
         let keys = Keys::Memory(Vec::new());
-        Ok(Self { first, rows: 0, capacity, keys, deleted: Bitmap::default(), codes: Codes::new(planes), floats, dim })
+        let codes = Codes::new(Layout::default());
+        Ok(Self { first: 0, rows: 0, capacity, keys, deleted: Bitmap::default(), codes, floats, dim })
     }
 
     /// Rows `from..to` of the segment, which must have been appended.
@@ -36,6 +37,11 @@ impl Segment {
     pub fn floats(&self, from: usize, to: usize) -> &[f32] {
         assert!(to <= self.rows, "rows are readable once appended");
         &self.floats.values()[from * self.dim..to * self.dim]
+    }
+
+    /// True once its keys are in a file: no row will be added.
+    pub fn is_sealed(&self) -> bool {
+        matches!(self.keys, Keys::Mapped(_))
     }
 
     /// Bytes of memory by capacity: codes, bitmap and unmapped keys.

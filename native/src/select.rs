@@ -47,10 +47,11 @@ impl Nearest {
         !self.is_guessed || self.within >= self.keep
     }
 
-    /// Take the next rows, numbered from `base`; those at distance `HIDDEN` of the kernels are passed over.
-    pub fn take(&mut self, kernel: Kernel, distances: &[u16], base: u32) {
+    /// Take the next rows, numbered from `base`, as far as they are visible.
+    pub fn take(&mut self, kernel: Kernel, distances: &[u16], base: u32, is_visible: impl Fn(Pick) -> bool) {
         let before = self.picks.len();
         kernel.below(distances, self.limit, base, &mut self.picks);
+        retain_from(&mut self.picks, before, is_visible);
         for &pick in &self.picks[before..] {
             self.counts[pick_distance(pick) as usize] += 1;
         }
@@ -79,6 +80,18 @@ impl Nearest {
     fn prune(&mut self) {
         self.picks.retain(|pick| pick_distance(*pick) < u32::from(self.limit));
     }
+}
+
+/// Of the picks from a place on, keep those wanted, without a branch for each.
+#[inline(always)]
+pub fn retain_from(picks: &mut Vec<Pick>, start: usize, is_wanted: impl Fn(Pick) -> bool) {
+    let mut kept = start;
+    for at in start..picks.len() {
+        let pick = picks[at];
+        picks[kept] = pick;
+        kept += usize::from(is_wanted(pick));
+    }
+    picks.truncate(kept);
 }
 
 fn prune_at(keep: usize, picks: usize) -> usize {
@@ -129,7 +142,7 @@ mod tests {
     fn kept(distances: &[u16], base: usize, keep: usize, block: usize, kernel: Kernel) -> Kept {
         let mut nearest = Nearest::new(keep, NO_LIMIT);
         for (base, block) in (base as u32..).step_by(block).zip(distances.chunks(block)) {
-            nearest.take(kernel, block, base);
+            nearest.take(kernel, block, base, |_| true);
         }
         assert!(nearest.is_complete());
         nearest.finish()
@@ -157,7 +170,7 @@ mod tests {
         #[test]
         fn a_guess_too_low_is_noticed(distances in distances(), keep in 1..200_usize, guess in 0..700_u16) {
             let mut nearest = Nearest::new(keep, guess);
-            nearest.take(Kernel::in_use(), &distances, 0);
+            nearest.take(Kernel::in_use(), &distances, 0, |_| true);
             if nearest.is_complete() {
                 prop_assert_eq!(nearest.finish().picks, by_sorting(&distances, keep));
             } else {

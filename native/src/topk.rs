@@ -26,19 +26,29 @@ impl Candidate {
 #[derive(Clone)]
 pub struct TopK {
     k: usize,
+    least: f32,
     floor: f32,
     found: Vec<Candidate>,
 }
 
 impl TopK {
-    /// k >= 1.
-    pub fn new(k: usize) -> Self {
-        Self { k, floor: f32::NEG_INFINITY, found: Vec::new() }
+    /// k >= 1; candidates of less than `least` are not wanted.
+    pub fn new(k: usize, least: f32) -> Self {
+        Self { k, least, floor: least, found: Vec::new() }
     }
 
-    /// Another of the same k, with nothing in it yet.
+    /// Another of the same kind, with nothing in it yet.
     pub fn empty_like(&self) -> Self {
-        Self::new(self.k)
+        Self::new(self.k, self.least)
+    }
+
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// True if there is a score below which nothing is wanted, whatever has been found.
+    pub fn has_least(&self) -> bool {
+        self.least > f32::NEG_INFINITY
     }
 
     /// False if a row of that score cannot be among the best, so that its key need not be read. A NaN never can:
@@ -64,7 +74,7 @@ impl TopK {
         }
     }
 
-    /// The k-th best score so far; minus infinity while there are fewer.
+    /// The k-th best score so far; while there are fewer, the least that is wanted.
     pub fn floor(&mut self) -> f32 {
         if self.found.len() >= self.k {
             self.prune();
@@ -96,17 +106,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keeps_what_sorting_keeps(scores in prop::collection::vec((0..5_i8, 0..3_u64), 0..200), k in 1..20_usize, cut in 0..200_usize) {
+        fn keeps_what_sorting_keeps(scores in prop::collection::vec((0..5_i8, 0..3_u64), 0..200), k in 1..20_usize, cut in 0..200_usize, least in 0..4_i8) {
             let all: Vec<Candidate> = scores.iter().zip(0..)
                 .map(|(&(score, key), row)| Candidate { score: f32::from(score), key, index: row % 2, row }).collect();
             let (left, right) = all.split_at(cut.min(all.len()));
-            let mut best = TopK::new(k);
-            let mut other = TopK::new(k);
+            let least = if least == 0 { f32::NEG_INFINITY } else { f32::from(least) };
+            let mut best = TopK::new(k, least);
+            let mut other = TopK::new(k, least);
             left.iter().rev().for_each(|c| best.push(*c));
             right.iter().for_each(|c| other.push(*c));
             best.merge(other);
             let mut expected = all.clone();
             expected.sort_by_key(|c| (-(c.score as i64), c.key, c.index, c.row));
+            expected.retain(|c| c.score >= least);
             expected.truncate(k);
             prop_assert_eq!(best.finish(), expected);
         }
@@ -114,7 +126,7 @@ mod tests {
 
     #[test]
     fn what_is_not_a_number_is_no_candidate() {
-        let mut best = TopK::new(2);
+        let mut best = TopK::new(2, f32::NEG_INFINITY);
         for score in [f32::NAN, f32::NEG_INFINITY, f32::NAN] {
             best.push(Candidate { score, key: 0, index: 0, row: 0 });
         }

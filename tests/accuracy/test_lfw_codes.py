@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from shard.model import SearchModel
@@ -89,41 +90,63 @@ def blocks(probe_set: ProbeSet) -> list[tuple[slice, FloatArray]]:
     return out
 
 
-def within(model: SearchModel, probes: FloatArray, signs: FloatArray, scores: FloatArray, k: int, recall: float):  # type: ignore[no-untyped-def]
-    """Which rows (n, rows) the bounds let through where the k-th best score is known."""
+def within(model: SearchModel, probes: FloatArray, rows: Codes, scores: FloatArray, k: int, recall: float):  # type: ignore[no-untyped-def]
+    """Which rows (n, rows) the bounds of lists, plane 0 and all planes let through where the k-th score is known."""
     query = model.query(probes, recall)
     limit = -np.partition(-scores, k - 1, axis=1)[:, k - 1]
     limit = np.minimum(limit, query.knee + (limit - query.knee) / 2)
     passed = []
-    for stage, bits in enumerate((PLANE_BITS, model.code_bits)):
+    if model.lists:
+        least = query.bounds[:, 0] + query.bounds[:, 1] * limit
+        passed.append(query.lists[:, rows.lists] >= least[:, None] - 1e-5)
+    else:
+        passed.append(np.ones(scores.shape, dtype=bool))
+    for stage, bits in ((1, PLANE_BITS), (2, model.code_bits)):
         least = query.bounds[:, 2 * stage] + query.bounds[:, 2 * stage + 1] * limit
-        passed.append(query.values[:, :bits] @ signs[:, :bits].T >= least[:, None] - 1e-5)
-    return passed[0], passed[0] & passed[1]
+        passed.append(query.values[:, :bits] @ rows.signs[:, :bits].T >= least[:, None] - 1e-5)
+    return passed[0], passed[0] & passed[1], passed[0] & passed[1] & passed[2]
+
+
+@dataclass
+class Codes:
+    """Of a gallery: bits as signs (n, code_bits), and the list of each row."""
+
+    signs: FloatArray
+    lists: npt.NDArray[np.uint16]
+
+
+def codes_of(model: SearchModel, gallery: FloatArray) -> Codes:
+    codes = model.encode(gallery)
+    planes = codes[:, : model.code_bits // 8]
+    signs = np.unpackbits(planes, axis=1).astype(np.float32) * 2 - 1
+    lists = np.ascontiguousarray(codes[:, model.code_bits // 8 :]).view("<u2").reshape(-1)
+    return Codes(signs, lists)
 
 
 @dataclass
 class Measured:
-    """Over all probes: recall@k, rank-1 by the bounds and exactly, mean rows past the first plane and past all."""
+    """Over all probes: recall@k, rank-1 by the bounds and exactly, mean rows in lists, past plane 0, past all."""
 
     recall: float
     rank1: float
     rank1_exact: float
+    listed: float
     head: float
     full: float
 
 
 def measure(probe_set: ProbeSet, model: SearchModel, k: int, recall: float, every: int = 1) -> Measured:
     """Every `every`th probe."""
-    signs = np.unpackbits(model.encode(probe_set.gallery), axis=1).astype(np.float32) * 2 - 1
-    sums, probes = np.zeros(5), 0
+    rows = codes_of(model, probe_set.gallery)
+    sums, probes = np.zeros(6), 0
     for part, all_scores in blocks(probe_set):
         scores, ids = all_scores[::every], probe_set.probe_ids[part][::every]
-        head, full = within(model, probe_set.probes[part][::every], signs, scores, k, recall)
+        listed, head, full = within(model, probe_set.probes[part][::every], rows, scores, k, recall)
         found = np.where(full, scores, -3.0)
         truth = np.argpartition(-scores, k - 1, axis=1)[:, :k]
         first, first_exact = probe_set.gallery_ids[found.argmax(axis=1)], probe_set.gallery_ids[scores.argmax(axis=1)]
         hits = np.take_along_axis(full, truth, axis=1).sum() / k
-        sums += [hits, (first == ids).sum(), (first_exact == ids).sum(), head.sum(), full.sum()]
+        sums += [hits, (first == ids).sum(), (first_exact == ids).sum(), listed.sum(), head.sum(), full.sum()]
         probes += len(scores)
     return Measured(*(sums / probes).tolist())
 
@@ -131,7 +154,7 @@ def measure(probe_set: ProbeSet, model: SearchModel, k: int, recall: float, ever
 def report(embedder: str, name: str, model: SearchModel, rows: int, k: int, recall: float, got: Measured) -> None:
     print(
         f"{embedder:18} {name:23} {model.code_bits:4} bits k {k:2} asked {recall} got {got.recall:.5f}"
-        f" past the first plane {got.head:.0f}, past all {got.full:.1f} of {rows}"
+        f" in lists {got.listed:.0f}, past the first plane {got.head:.0f}, past all {got.full:.1f} of {rows}"
     )
 
 

@@ -11,6 +11,7 @@ from shard import _native
 
 DIM = 40
 PLANES = 3
+LISTS = 4
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.uint8]
 
@@ -24,17 +25,19 @@ class Gallery:
         floats = rng.standard_normal((rows, DIM)).astype(np.float32)
         self.floats = floats / np.linalg.norm(floats, axis=1, keepdims=True)
         self.codes = rng.integers(0, 256, (rows, PLANES * 16), dtype=np.uint8)
+        self.lists = rng.integers(0, LISTS, rows).astype("<u2")
+        self.coded = np.concatenate([self.codes, self.lists[:, None].view(np.uint8)], axis=1)
         self.keys = rng.integers(0, 2**64, rows, dtype=np.uint64)
         self.live = np.ones(rows, dtype=bool)
         self.segments = np.split(np.arange(rows), np.cumsum(segments)[:-1])
         self.index = _native.Index(DIM)
         if with_codes:
-            self.index.set_codes(PLANES, [])
+            self.index.set_codes(PLANES, LISTS, [])
         for number, members in enumerate(self.segments):
             path = folder / f"floats-{seed}-{number}"
             self.floats[members].tofile(path)
             assert self.index.open_segment(str(path), len(members)) == number
-            first = self.index.append(self.keys[members], self.codes[members] if with_codes else None)
+            first = self.index.append(self.keys[members], self.coded[members] if with_codes else None)
             assert first == sum(segments[:number])
 
     def delete(self, rows: list[int]) -> int:
@@ -60,7 +63,9 @@ def make_probes(n: int, seed: int = 11) -> tuple[Floats, Floats]:
     return floats, rng.standard_normal((n, PLANES * 128)).astype(np.float32)
 
 
-def cascade(values: Floats, offset: float, slope: float = 0.0) -> tuple[Floats, Floats, float]:
-    """A cascade with one bound for both stages and all probes."""
-    bounds = np.tile(np.array([offset, slope, offset, slope], np.float32), (len(values), 1))
-    return values, bounds, 2.0
+def cascade(
+    values: Floats, offset: float, slope: float = 0.0, lists: int = LISTS
+) -> tuple[Floats, Floats, Floats, float]:
+    """A cascade with one bound for all planes and all probes; no list is left out."""
+    bounds = np.tile(np.array([-1e9, 0.0, offset, slope, offset, slope], np.float32), (len(values), 1))
+    return values, np.zeros((len(values), lists), np.float32), bounds, 2.0

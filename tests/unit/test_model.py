@@ -104,9 +104,9 @@ def test_any_change_of_content_changes_the_id() -> None:
     assert all(len(model_id) == 32 for model_id in ids.values())
 
 
-def query_of(model: SearchModel, probes: FloatArray) -> tuple[FloatArray, FloatArray, float]:
+def query_of(model: SearchModel, probes: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, float]:
     query = model.query(probes, 0.99)
-    return query.values, query.bounds, query.knee
+    return query.values, query.lists, query.bounds, query.knee
 
 
 def test_bytes_round_trip() -> None:
@@ -121,9 +121,26 @@ def test_bytes_round_trip() -> None:
 
 
 def test_a_later_format_version_is_named() -> None:
-    preamble = struct.pack("<8sHHI", b"FGMODEL\n", 2, 0, 100)
-    with pytest.raises(FormatTooNew, match="format 2, this Facegrid reads up to 1"):
+    preamble = struct.pack("<8sHHI", b"FGMODEL\n", 3, 0, 100)
+    with pytest.raises(FormatTooNew, match="format 3, this Facegrid reads up to 2"):
         SearchModel.from_bytes(preamble + struct.pack("<I", zlib.crc32(preamble)) + b"whatever comes")
+
+
+def test_an_earlier_format_version_is_named() -> None:
+    preamble = struct.pack("<8sHHI", b"FGMODEL\n", 1, 0, 100)
+    with pytest.raises(CorruptData, match="format 1 was never released"):
+        SearchModel.from_bytes(preamble + struct.pack("<I", zlib.crc32(preamble)) + b"whatever comes")
+
+
+def test_a_model_of_a_larger_sample_has_lists() -> None:
+    model, rows = train(embeddings(3_000, 64), code_bits=256), embeddings(500, 64, seed=2)
+    assert (small_model().lists, model.lists, model.code_bytes) == (0, 64, 34)
+    codes = model.encode(rows)
+    values = rows.astype(np.float64) @ model.projection[:, :128] - model.thresholds[:128]
+    assert (codes[:, 32:].copy().view("<u2")[:, 0] == np.argmax(values @ model.centroids.T, axis=1)).mean() > 0.99
+    again = SearchModel.from_bytes(model.to_bytes())
+    assert np.array_equal(again.encode(rows), codes)
+    np.testing.assert_allclose(again.query(rows, 0.9).lists, values @ model.centroids.T, atol=2e-3)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 20, 60, -1])
@@ -135,7 +152,9 @@ def test_truncated_bytes_are_corrupt(keep: int) -> None:
 def test_a_model_whose_arrays_do_not_fit_is_refused() -> None:
     model = small_model()
     with pytest.raises(InvalidParameter, match=r"projection: expected \(64, 512\) float32, got \(64, 256\)"):
-        SearchModel(64, 512, model.mean, model.projection, model.calibration, 1_000)
+        SearchModel(64, 512, model.mean, model.projection, model.centroids, model.calibration, 1_000)
+    with pytest.raises(InvalidParameter, match=r"centroids: expected \(3, 128\) float32, got \(3, 64\)"):
+        SearchModel(64, 256, model.mean, model.projection, np.zeros((3, 64), np.float32), model.calibration, 1_000)
     with pytest.raises(ValueError, match="read-only"):
         model.projection[0, 0] = 0
 
@@ -172,14 +191,16 @@ def test_a_query_has_the_projections_and_their_bounds() -> None:
     model, probes = small_model(), embeddings(40, 64, seed=7)
     query = model.query(probes, 0.99)
     values = probes.astype(np.float64) @ model.projection - model.thresholds
-    assert (query.values.dtype, query.bounds.dtype, query.bounds.shape) == (np.float32, np.float32, (40, 4))
-    np.testing.assert_allclose(query.values, values, atol=1e-6)
-    assert ((query.values > 0) == np.unpackbits(model.encode(probes), axis=1)).all()
+    assert (query.values.dtype, query.bounds.dtype, query.bounds.shape) == (np.float32, np.float32, (40, 6))
+    # Weights have 8 bits: a value is off by a part in 256 at most, and by far less on the whole.
+    most = np.abs(probes) @ np.abs(model.projection) / 256
+    assert (np.abs(query.values - values) <= most).all()
+    assert np.abs(query.values - values).mean() < 2e-3 * np.abs(values).mean()
     # The bound of a cosine is the line at that cosine, less the error that is allowed for.
     table, norms = model.calibration, np.linalg.norm(values, axis=1)
-    error = np.interp(-np.log(0.005), -np.log(MISS_GRID), table.quantiles[1])
-    least = norms * (table.offset[1] + table.slope[1] * (0.4 - probes @ model.mean) + error)
-    np.testing.assert_allclose(query.bounds[:, 2] + 0.4 * query.bounds[:, 3], least, rtol=1e-4)
+    error = np.interp(-np.log(0.01 / 3), -np.log(MISS_GRID), table.quantiles[2])
+    least = norms * (table.offset[2] + table.slope[2] * (0.4 - probes @ model.mean) + error)
+    np.testing.assert_allclose(query.bounds[:, 4] + 0.4 * query.bounds[:, 5], least, rtol=2e-3)
 
 
 @pytest.mark.parametrize("recall", [0.0, 1.0, -1.0, float("nan")])
@@ -195,7 +216,7 @@ def test_a_query_refuses_another_shape_or_dtype() -> None:
 
 def test_measured_is_the_line_through_the_nearest_pairs() -> None:
     model, rows = small_model(), embeddings(1_500, 64, seed=5)
-    table = measure(rows, model.mean, model.projection)
+    table = measure(rows, model.mean, model.projection, model.centroids)
     bits = np.unpackbits(model.encode(rows), axis=1).astype(np.float64) * 2 - 1
     values = rows.astype(np.float64) @ model.projection - model.thresholds
     cosines = rows.astype(np.float64) @ rows.T
@@ -203,7 +224,7 @@ def test_measured_is_the_line_through_the_nearest_pairs() -> None:
     cosines[cosines > stranger_limit(rows)] = -2
     nearest = np.argsort(-cosines, axis=1)[:, :NEIGHBOURS]
     x = np.take_along_axis(cosines, nearest, axis=1) - (rows @ model.mean)[:, None]
-    for stage, width in enumerate((128, 256)):
+    for stage, width in ((1, 128), (2, 256)):
         agreement = np.take_along_axis(values[:, :width] @ bits[:, :width].T, nearest, axis=1)
         y = agreement / np.linalg.norm(values[:, :width], axis=1, keepdims=True)
         slope, offset = np.polyfit(x.ravel(), y.ravel(), 1)

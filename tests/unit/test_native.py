@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shard import _native
-from tests.unit.native_gallery import DIM, PLANES, Gallery, best, cascade, make_probes
+from tests.unit.native_gallery import DIM, LISTS, PLANES, Gallery, best, cascade, make_probes
 
 
 @pytest.fixture
@@ -170,11 +170,12 @@ def test_codes_are_replaced_and_dropped(gallery: Gallery) -> None:
     probes, values = make_probes(4)
     before = _native.search([gallery.index], probes, [cascade(values, 20)], 10)
     assert gallery.index.planes == PLANES
-    gallery.index.set_codes(1, [gallery.codes[rows, :16].copy() for rows in gallery.segments])
-    assert gallery.index.planes == 1
-    gallery.index.set_codes(0, [])
+    gallery.index.set_codes(1, 0, [gallery.codes[rows, :16].copy() for rows in gallery.segments])
+    assert (gallery.index.planes, gallery.index.lists) == (1, 0)
+    gallery.index.set_codes(0, 0, [])
     assert gallery.index.planes == 0
-    gallery.index.set_codes(PLANES, [gallery.codes[rows] for rows in gallery.segments])
+    gallery.index.set_codes(PLANES, LISTS, [gallery.coded[rows] for rows in gallery.segments])
+    assert gallery.index.lists == LISTS
     after = _native.search([gallery.index], probes, [cascade(values, 20)], 10)
     np.testing.assert_array_equal(before[1], after[1])
 
@@ -182,15 +183,69 @@ def test_codes_are_replaced_and_dropped(gallery: Gallery) -> None:
 def test_memory_is_counted_and_has_no_slack(tmp_path: Path) -> None:
     rows = 9_984  # whole blocks of 32
     gallery = Gallery(tmp_path, (rows,))
-    assert gallery.index.code_bytes == rows * (PLANES * 16 + 8)
+    assert gallery.index.code_bytes == rows * (PLANES * 16 + 2 + 8)
     gallery.keys.tofile(tmp_path / "keys")
-    gallery.index.map_keys(0, str(tmp_path / "keys"))
-    assert gallery.index.code_bytes == rows * PLANES * 16
+    gallery.index.seal(0, str(tmp_path / "keys"))
+    sealed = rows * (PLANES * 16 + 2) + (LISTS + 1) * 4
+    assert gallery.index.code_bytes == sealed
     probes, _ = make_probes(1)
     _, found, _, keys = _native.search([gallery.index], probes, [None], 5)
     np.testing.assert_array_equal(keys, gallery.keys[found])
     gallery.delete([3])
-    assert gallery.index.code_bytes == rows * PLANES * 16 + rows // 64 * 8
+    assert gallery.index.code_bytes == sealed + rows // 64 * 8
+
+
+@pytest.mark.parametrize("is_loaded", [True, False], ids=["loaded", "sealed"])
+def test_lists_that_do_not_agree_are_not_visited(tmp_path: Path, is_loaded: bool) -> None:
+    gallery = Gallery(tmp_path, (6_800, 60))
+    gallery.keys[:6_800].tofile(tmp_path / "keys")
+    gallery.index.seal(0, str(tmp_path / "keys"))
+    if is_loaded:
+        gallery.index.set_codes(PLANES, LISTS, [gallery.coded[rows] for rows in gallery.segments])
+    gallery.delete([5, 6, 7])
+    probes, values = make_probes(8)
+    agreements = np.tile(np.array([3, 1, 2, 0], np.float32), (8, 1))
+    bounds = np.tile(np.array([1.5, 0, -1e9, 0, -1e9, 0], np.float32), (8, 1))
+    # The pilot visits three lists of 1,700. Where they fill k there is a limit, and the fourth is below it.
+    for k, lists in ((9, [0, 1, 2]), (6_860, [0, 1, 2, 3])):
+        _, rows, _, _ = _native.search([gallery.index], probes, [(values, agreements, bounds, 2.0)], k)
+        listed = np.isin(gallery.lists, lists) | (np.arange(6_860) >= 6_800)
+        visited = np.flatnonzero(listed & gallery.live)
+        for probe, got in zip(probes, rows, strict=True):
+            # As sets: among thousands, some scores are nearer than another order of additions tells apart.
+            assert set(got[got >= 0].tolist()) == set(best(gallery, probe, visited, k))
+
+
+def test_a_least_score_makes_a_range_search(gallery: Gallery) -> None:
+    gallery.delete([17, 301])
+    probes, values = make_probes(5)
+    everything = gallery.floats.astype(np.float64) @ probes.T.astype(np.float64)
+    for stage in (None, cascade(values, -1e9)):
+        _, rows, scores, _ = _native.search([gallery.index], probes, [stage], 371, 1.25)
+        for n, got in enumerate(rows):
+            expected = np.flatnonzero(gallery.live & (everything[:, n] >= 1.25))
+            assert len(expected) > 3
+            assert set(got[got >= 0].tolist()) == set(expected.tolist())
+            assert (scores[n][got >= 0] >= 1.25).all()
+
+
+@pytest.mark.parametrize("share", [0.6, 0.01], ids=["many", "few"])
+def test_a_filter_lets_its_rows_pass(gallery: Gallery, share: float) -> None:
+    gallery.delete([17, 301])
+    probes, values = make_probes(5)
+    passes = np.random.default_rng(3).random(371) < share
+    bits = np.packbits(passes, bitorder="little")
+    for stage in (None, cascade(values, -1e9)):
+        _, rows, _, _ = _native.search([gallery.index], probes, [stage], 10, filters=[bits])
+        for probe, got in zip(probes, rows, strict=True):
+            assert got[got >= 0].tolist() == best(gallery, probe, np.flatnonzero(passes & gallery.live), 10)
+
+
+def test_a_filter_made_before_rows_came_hides_them(gallery: Gallery) -> None:
+    probes, values = make_probes(2)
+    bits = np.full(10, 255, np.uint8)
+    _, rows, _, _ = _native.search([gallery.index], probes, [cascade(values, -1e9)], 371, filters=[bits])
+    assert sorted(rows[0][rows[0] >= 0].tolist()) == list(range(80))
 
 
 def test_rows_are_counted_deleted_and_gathered(gallery: Gallery) -> None:

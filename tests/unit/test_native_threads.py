@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from shard import _native
-from tests.unit.native_gallery import DIM, PLANES, Gallery, cascade, make_probes
+from tests.unit.native_gallery import DIM, LISTS, PLANES, Gallery, cascade, make_probes
 
 
 def test_rows_are_found_as_soon_as_they_are_appended(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_rows_are_found_as_soon_as_they_are_appended(tmp_path: Path) -> None:
     rows, step = 4_000, 40
     gallery = Gallery(tmp_path, (rows,))
     index = _native.Index(DIM)
-    index.set_codes(PLANES, [])
+    index.set_codes(PLANES, LISTS, [])
     path = tmp_path / "tail"
     with path.open("wb") as file:
         file.truncate(rows * DIM * 4)
@@ -31,7 +31,7 @@ def test_rows_are_found_as_soon_as_they_are_appended(tmp_path: Path) -> None:
                 for first in range(0, rows, step):
                     part = slice(first, first + step)
                     file.write(gallery.floats[part].tobytes())
-                    index.append(gallery.keys[part], gallery.codes[part])
+                    index.append(gallery.keys[part], gallery.coded[part])
         finally:
             done.set()
 

@@ -124,7 +124,7 @@ def test_lost_or_damaged_codes_are_made_again_from_the_floats(tmp_path: Path, mo
         shard.enroll(batch_of(rows))
         shard.activate(model)
         shard.flush()
-    (codes,) = (tmp_path / "s").rglob("*.planes")
+    (codes,) = (tmp_path / "s").rglob("codes-*.rows")
     good = codes.read_bytes()
     for damage in (lambda: codes.unlink(), lambda: codes.write_bytes(good[:-1] + b"\xff")):
         damage()

@@ -25,7 +25,7 @@ def stored_codes(shard: Shard) -> np.ndarray:
         crc = shard._store.codes_crc(row.segment, MODEL.model_id)
         assert row.is_sealed
         assert crc is not None
-        parts.append(shard.files(row).read_codes(MODEL.model_id, row.rows, MODEL.planes, crc))
+        parts.append(shard.files(row).read_codes(MODEL.model_id, row.rows, MODEL.code_bytes, crc))
     return np.concatenate(parts)
 
 

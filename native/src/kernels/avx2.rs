@@ -14,6 +14,7 @@ pub(super) const OPS: Ops = Ops {
     refine,
     below,
     dots: dot::avx2,
+    widen,
 };
 
 /// Blocks of one step of `head`, which share the loads of the tables.
@@ -164,4 +165,9 @@ fn load256(bytes: &[u8]) -> __m256i {
 fn load128(bytes: &[u8; 16]) -> __m128i {
     // SAFETY: 16 bytes, and SSE2 is part of x86-64.
     unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2")]
+fn widen(narrow: &[u16], wide: &mut [f32]) {
+    rows::widen(narrow, wide);
 }

@@ -19,6 +19,7 @@ pub(super) const OPS: Ops = Ops {
     refine,
     below,
     dots: dot::avx512,
+    widen,
 };
 
 /// Two bytes of 32 rows fill a register, so half of the tables' registers serve the one and half the other byte. All
@@ -121,4 +122,9 @@ fn below(distances: &[u16], limit: u16, base: u32, out: &mut Vec<Pick>) {
         rows::push_mask(_mm512_cmplt_epu16_mask(words, limits), step, base, out);
     }
     scalar::below(rest, limit, base + (distances.len() - rest.len()) as u32, out);
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+fn widen(narrow: &[u16], wide: &mut [f32]) {
+    rows::widen(narrow, wide);
 }

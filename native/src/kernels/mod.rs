@@ -111,6 +111,7 @@ struct Ops {
     refine: unsafe fn(&TailWeights, &[u8], u32, &mut [Pick]),
     below: unsafe fn(&[u16], u16, u32, &mut Vec<Pick>),
     dots: unsafe fn(&[f32], &[f32], usize, &mut [f32]),
+    widen: unsafe fn(&[u16], &mut [f32]),
 }
 
 /// Fastest first.
@@ -206,6 +207,13 @@ impl Kernel {
         assert_eq!(out.len(), (probes.len() / dim) * (rows.len() / dim), "one score per probe and row");
         // SAFETY: a Kernel exists only where its features were detected.
         unsafe { (self.0.dots)(probes, rows, dim, out) }
+    }
+
+    /// bfloat16 to float32.
+    pub fn widen(&self, narrow: &[u16], wide: &mut [f32]) {
+        assert_eq!(narrow.len(), wide.len(), "one float for each");
+        // SAFETY: a Kernel exists only where its features were detected.
+        unsafe { (self.0.widen)(narrow, wide) }
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) const OPS: Ops = Ops {
     refine,
     below: scalar::below,
     dots: dot::baseline,
+    widen: rows::widen,
 };
 
 #[target_feature(enable = "neon")]

@@ -10,6 +10,7 @@ pub(super) const OPS: Ops = Ops {
     refine: scalar::refine,
     below: scalar::below,
     dots: dot::baseline,
+    widen: rows::widen,
 };
 
 #[target_feature(enable = "popcnt")]

@@ -77,3 +77,11 @@ pub(super) fn push_mask(mut mask: u32, distances: &[u16], base: u32, out: &mut V
         mask &= mask - 1;
     }
 }
+
+/// bfloat16 is the upper half of a float32; vectorized for whatever it is inlined into.
+#[inline(always)]
+pub(super) fn widen(narrow: &[u16], wide: &mut [f32]) {
+    for (narrow, wide) in narrow.iter().zip(wide) {
+        *wide = f32::from_bits(u32::from(*narrow) << 16);
+    }
+}

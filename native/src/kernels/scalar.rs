@@ -2,8 +2,16 @@
 
 use super::{BLOCK_ROWS, Block, HeadTable, Ops, Pick, TailWeights, dot, pick, rows};
 
-pub(super) const OPS: Ops =
-    Ops { name: "scalar", detect: || true, head, rows: distances, refine, below, dots: dot::baseline };
+pub(super) const OPS: Ops = Ops {
+    name: "scalar",
+    detect: || true,
+    head,
+    rows: distances,
+    refine,
+    below,
+    dots: dot::baseline,
+    widen: rows::widen,
+};
 
 pub(super) fn head(table: &HeadTable, blocks: &[Block], out: &mut [[u16; BLOCK_ROWS]]) {
     for (block, out) in blocks.iter().zip(out) {

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use _native::Index;
 use _native::kernels::LANES;
+use _native::{Index, Layout};
+
+pub const LISTS: usize = 4;
 
 /// Numbers that look random and follow from the seed.
 pub struct Random(u64);
@@ -38,6 +40,9 @@ pub struct Gallery {
     pub keys: Vec<u64>,
     floats: Vec<f32>,
     codes: Vec<u8>,
+    lists: Vec<u16>,
+    /// True for rows that lie in order of their lists.
+    is_listed: Vec<bool>,
     deleted: Vec<bool>,
     dim: usize,
     planes: usize,
@@ -45,7 +50,8 @@ pub struct Gallery {
 }
 
 impl Gallery {
-    /// Segments of so many rows each; about `deleted` per cent of them deleted. Odd segments are appended in two pieces.
+    /// Segments of so many rows each; about `deleted` per cent of them deleted. Odd segments are appended in two pieces,
+    /// even ones are sealed.
     pub fn new(
         random: &mut Random,
         segments: &[usize],
@@ -59,7 +65,8 @@ impl Gallery {
         let codes = random.codes(rows * planes * 16, is_coarse);
         let keys = (0..rows).map(|_| if is_coarse { random.next() % 9 } else { random.next() }).collect();
         let deleted = (0..rows).map(|_| random.next() % 100 < deleted).collect();
-        Self::load(segments, Self { index: index(dim), keys, floats, codes, deleted, dim, planes, files: vec![] })
+        let lists = (0..rows).map(|_| (random.next() % LISTS as u64) as u16).collect();
+        Self::load(segments, Rows { floats, codes, lists, keys, deleted }, dim, planes)
     }
 
     /// All rows and codes the same; keys differ.
@@ -67,7 +74,7 @@ impl Gallery {
         let (floats, codes) = (vec![0.5; rows * dim], vec![7; rows * planes * 16]);
         let keys = (0..rows).map(|_| random.next()).collect();
         let deleted = vec![false; rows];
-        Self::load(&[rows], Self { index: index(dim), keys, floats, codes, deleted, dim, planes, files: vec![] })
+        Self::load(&[rows], Rows { floats, codes, lists: vec![1; rows], keys, deleted }, dim, planes)
     }
 
     /// Of every 16,384 rows the first 256 have code 0 and the others have all bits set: what a sample of the starts
@@ -77,19 +84,31 @@ impl Gallery {
         let bands = (0..rows).flat_map(|row| vec![if row % 16_384 < 256 { 0 } else { 0xff }; planes * 16]);
         let (codes, keys) = (bands.collect(), (0..rows as u64).collect());
         let deleted = vec![false; rows];
-        Self::load(&[rows], Self { index: index(dim), keys, floats, codes, deleted, dim, planes, files: vec![] })
+        Self::load(&[rows], Rows { floats, codes, lists: vec![1; rows], keys, deleted }, dim, planes)
     }
 
-    fn load(segments: &[usize], mut gallery: Self) -> Self {
-        gallery.index.set_codes(gallery.planes, &[]).expect("no segments yet");
+    fn load(segments: &[usize], rows: Rows, dim: usize, planes: usize) -> Self {
+        let index = Index::new(dim).expect("a dimension");
+        index.set_codes(Layout { planes, lists: LISTS }, &[]).expect("no segments yet");
+        let Rows { floats, codes, lists, keys, deleted } = rows;
+        let (is_listed, files) = (vec![false; keys.len()], Vec::new());
+        let mut gallery = Self { index, keys, floats, codes, lists, is_listed, deleted, dim, planes, files };
         let mut first = 0;
         for (at, &rows) in segments.iter().enumerate() {
-            let path = gallery.write(first, rows);
+            let floats = &gallery.floats[first * dim..(first + rows) * dim];
+            let path = write(&floats.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>());
             gallery.index.open_segment(&path, rows).expect("a segment");
             gallery.files.push(path);
             let middle = first + if at % 2 == 1 { rows / 2 } else { 0 };
             gallery.append(first, middle);
             gallery.append(middle, first + rows);
+            if at % 2 == 0 && rows > 0 {
+                let keys = &gallery.keys[first..first + rows];
+                let path = write(&keys.iter().flat_map(|key| key.to_le_bytes()).collect::<Vec<_>>());
+                gallery.index.seal(at, &path).expect("the keys that were appended");
+                gallery.files.push(path);
+                gallery.is_listed[first..first + rows].fill((32 * LISTS..=1 << 16).contains(&rows));
+            }
             first += rows;
         }
         let gone: Vec<i64> = (0..first).filter(|row| gallery.deleted[*row]).map(|row| row as i64).collect();
@@ -97,19 +116,11 @@ impl Gallery {
         gallery
     }
 
-    fn write(&self, first: usize, rows: usize) -> PathBuf {
-        static FILES: AtomicUsize = AtomicUsize::new(0);
-        let number = FILES.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("facegrid-test-{}-{number}", std::process::id()));
-        let floats = &self.floats[first * self.dim..(first + rows) * self.dim];
-        let bytes: Vec<u8> = floats.iter().flat_map(|value| value.to_le_bytes()).collect();
-        std::fs::write(&path, bytes).expect("room for a temporary file");
-        path
-    }
-
     fn append(&self, from: usize, to: usize) {
-        let codes = &self.codes[from * self.planes * 16..to * self.planes * 16];
-        assert_eq!(self.index.append(&self.keys[from..to], Some(codes)).expect("rows"), from);
+        let width = self.planes * 16;
+        let code = |row: usize| [&self.codes[row * width..][..width], &self.lists[row].to_le_bytes()].concat();
+        let codes: Vec<u8> = (from..to).flat_map(code).collect();
+        assert_eq!(self.index.append(&self.keys[from..to], Some(&codes)).expect("rows"), from);
     }
 
     pub fn row(&self, row: usize) -> &[f32] {
@@ -118,6 +129,20 @@ impl Gallery {
 
     pub fn live(&self) -> Vec<usize> {
         (0..self.keys.len()).filter(|row| !self.deleted[*row]).collect()
+    }
+
+    /// The list of a row that lies in order of lists.
+    pub fn list(&self, row: usize) -> Option<usize> {
+        self.is_listed[row].then(|| self.lists[row].into())
+    }
+
+    /// Bits of a filter that lets about so many per cent of the rows pass.
+    pub fn filter(&self, random: &mut Random, share: u64) -> Vec<u8> {
+        let mut bits = vec![0; self.keys.len().div_ceil(8)];
+        for row in (0..self.keys.len()).filter(|_| random.next() % 100 < share) {
+            bits[row / 8] |= 1 << (row % 8);
+        }
+        bits
     }
 
     /// Bits that agree with the signs of `values` minus bits that differ, weighted: on the first plane, and on all.
@@ -140,8 +165,21 @@ impl Drop for Gallery {
     }
 }
 
-fn index(dim: usize) -> Index {
-    Index::new(dim).expect("a dimension")
+/// What a gallery is made of.
+struct Rows {
+    floats: Vec<f32>,
+    codes: Vec<u8>,
+    lists: Vec<u16>,
+    keys: Vec<u64>,
+    deleted: Vec<bool>,
+}
+
+fn write(bytes: &[u8]) -> PathBuf {
+    static FILES: AtomicUsize = AtomicUsize::new(0);
+    let number = FILES.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("facegrid-test-{}-{number}", std::process::id()));
+    std::fs::write(&path, bytes).expect("room for a temporary file");
+    path
 }
 
 /// The dot product in the documented order of additions, written once more.
