@@ -89,21 +89,22 @@ class Gallery:
         recall: float = DEFAULT_RECALL,
         exact: bool = False,
         threshold: float | None = None,
+        identities: Sequence[str] | None = None,
         allow_partial: bool = False,
         deadline_ms: int = DEFAULT_DEADLINE_MS,
     ) -> SearchBatch:
         """The k nearest templates of each probe.
 
         probes: (n, dim) float32, n >= 1, scaled to unit norm here. recall: recall@k against exhaustive search to aim
-        at, in (0, 1); exact: scan every float instead. threshold: leave out candidates of a lower cosine.
+        at, in (0, 1); exact: scan every float instead. threshold: leave out candidates of a lower cosine; with k=1000
+        it is a range search, and the recall is that of the templates above it. identities: search among these only.
         allow_partial: answer with the shards there are when some do not answer; see `.coverage`.
         Raises InvalidEmbedding, InvalidParameter, IncompleteCoverage, DeadlineExceeded.
         """
         outcome = self._cluster.router.search(
             self._route,
             normalised(check_embeddings(probes, self.dim, what="probes")),
-            SearchParams(k=k, recall=recall, exact=exact),
-            threshold=threshold,
+            SearchParams(k, recall, exact, threshold, _among(identities)),
             allow_partial=allow_partial,
             deadline_ms=deadline_ms,
         )
@@ -137,13 +138,21 @@ class Gallery:
         recall: float = DEFAULT_RECALL,
         exact: bool = False,
         threshold: float | None = None,
+        identities: Sequence[str] | None = None,
     ) -> ImageSearch:
         """The k nearest templates to the main face of an image, a path or bytes, with their metadata.
 
-        recall, exact, threshold: as in `search`. Raises InvalidImage (reason no_face where there is none).
+        recall, exact, threshold, identities: as in `search`. Raises InvalidImage (reason no_face where there is none).
         """
         return images.search_image(
-            self, self._cluster.faces_for(self), image, k=k, recall=recall, exact=exact, threshold=threshold
+            self,
+            self._cluster.faces_for(self),
+            image,
+            k=k,
+            recall=recall,
+            exact=exact,
+            threshold=threshold,
+            identities=identities,
         )
 
     def delete(
@@ -251,3 +260,11 @@ def _check_keys(value: object) -> None:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             _check_keys(inner)
+
+
+def _among(identities: Sequence[str] | None) -> tuple[str, ...]:
+    if identities is None:
+        return ()
+    if isinstance(identities, str) or len(identities) == 0:
+        raise InvalidParameter(f"identities: expected a list of at least one to search among, got {identities!r}")
+    return tuple(identities)

@@ -7,7 +7,7 @@ below this module sees an image.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -235,10 +235,11 @@ def search_image(
     recall: float,
     exact: bool,
     threshold: float | None,
+    identities: Sequence[str] | None,
 ) -> ImageSearch:
     """Candidates for the main face of an image, with their metadata."""
-    face = _probe(pipeline, image)
-    batch = gallery.search(_embedding(face)[None, :], k, recall=recall, exact=exact, threshold=threshold)
+    probes = _embedding(face := _probe(pipeline, image))[None, :]
+    batch = gallery.search(probes, k, recall=recall, exact=exact, threshold=threshold, identities=identities)
     records = {t.template_id: t for t in gallery.templates(batch.template_ids[0])}
     return ImageSearch(
         box_of(face), tuple(_candidates(batch.template_ids[0], batch.scores[0], records)), batch.coverage

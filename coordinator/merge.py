@@ -1,4 +1,4 @@
-"""Candidate lists of several hosts into one, and the threshold. Pure."""
+"""Candidate lists of several hosts into one. Pure."""
 
 from __future__ import annotations
 
@@ -38,18 +38,6 @@ def merge(batches: Sequence[CandidateBatch], k: int) -> CandidateBatch:
         np.take_along_axis(keys, order, axis=1),
         tuple(tuple(batches[s].template_ids[i][p] for s, p in row) for i, row in enumerate(picks)),
         tuple(tuple(batches[s].identities[i][p] for s, p in row) for i, row in enumerate(picks)),
-    )
-
-
-def cut(batch: CandidateBatch, threshold: float) -> CandidateBatch:
-    """Only candidates whose score is at least `threshold`; the others become padding."""
-    keep = batch.scores >= threshold
-    kept = keep.sum(axis=1).tolist()
-    return CandidateBatch(
-        np.where(keep, batch.scores, np.float32(np.nan)),
-        np.where(keep, batch.keys, np.uint64(0)),
-        tuple(ids[:n] for ids, n in zip(batch.template_ids, kept, strict=True)),
-        tuple(names[:n] for names, n in zip(batch.identities, kept, strict=True)),
     )
 
 

@@ -85,20 +85,20 @@ class Router:
         probes: FloatArray,
         params: SearchParams,
         *,
-        threshold: float | None = None,
         allow_partial: bool = False,
         deadline_ms: int = DEFAULT_DEADLINE_MS,
     ) -> SearchOutcome:
         """The k best templates of the gallery for each probe, by (score descending, template key ascending).
 
-        probes: (n, dim) float32, unit norm, n >= 1; a long batch is cut into several requests. threshold: cosine;
-        candidates below it are left out. Raises InvalidParameter, and IncompleteCoverage or DeadlineExceeded if a shard
-        does not answer and `allow_partial` is false.
+        probes: (n, dim) float32, unit norm, n >= 1; a long batch is cut into several requests. Raises
+        InvalidParameter, and IncompleteCoverage or DeadlineExceeded if a shard does not answer and `allow_partial` is
+        false.
         """
         check_params(params)
-        _check_limits(threshold, deadline_ms)
+        _check_deadline(deadline_ms)
         # NumPy's numbers are fine here, but do not travel.
-        params = SearchParams(int(params.k), float(params.recall), bool(params.exact))
+        threshold = None if params.threshold is None else float(params.threshold)
+        params = SearchParams(int(params.k), float(params.recall), bool(params.exact), threshold, params.identities)
         deadline = time.monotonic() + deadline_ms / 1000
         step = max(1, min(MAX_PROBES, _ARRAY_BYTES // (route.dim * 4)))
         outcomes = [
@@ -107,9 +107,7 @@ class Router:
         ]
         candidates = merge.bounded(merge.stack([outcome.candidates for outcome in outcomes]))
         answered = min(outcome.coverage.answered for outcome in outcomes)
-        return SearchOutcome(
-            candidates if threshold is None else merge.cut(candidates, threshold), Coverage(answered, route.shards)
-        )
+        return SearchOutcome(candidates, Coverage(answered, route.shards))
 
     def _search(
         self, route: GalleryRoute, probes: FloatArray, params: SearchParams, allow_partial: bool, deadline: float
@@ -260,9 +258,7 @@ def _pieces(batch: EnrollBatch, shards: RowArray, route: GalleryRoute) -> Iterat
                 yield shard, batch.take(own[begin : begin + step])
 
 
-def _check_limits(threshold: float | None, deadline_ms: int) -> None:
-    if threshold is not None and not (isinstance(threshold, (int, float, np.number)) and -1.0 <= threshold <= 1.0):
-        raise InvalidParameter(f"threshold: expected a cosine from -1 to 1 or None, got {threshold!r}")
+def _check_deadline(deadline_ms: int) -> None:
     if not isinstance(deadline_ms, (int, float, np.number)) or not 0 < deadline_ms < math.inf:
         raise InvalidParameter(f"deadline_ms: expected a number above 0, got {deadline_ms!r}")
 

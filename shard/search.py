@@ -26,7 +26,8 @@ def search_shards(shards: Sequence[Shard], probes: FloatArray, params: SearchPar
     """The k best templates of all shards together, for each probe.
 
     probes: (n, dim) float32, unit norm, n <= MAX_PROBES. Each shard looks as far as its model's calibration says for
-    `params.recall`. All floats are scanned instead with `params.exact`, above MAX_RECALL, and without a model.
+    `params.recall`, and no further than `params.threshold` demands. All floats are scanned instead with `params.exact`,
+    above MAX_RECALL, and without a model.
     Raises InvalidEmbedding, InvalidParameter.
     """
     check_params(params)
@@ -45,6 +46,8 @@ def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchPara
     is_exact = params.exact or params.recall > MAX_RECALL
     models = [None if is_exact else shard.model for shard in shards]
     distinct = {model.model_id: model for model in models if model is not None}
+    least = -np.inf if params.threshold is None or params.threshold <= -1 else params.threshold
+    filters = [shard.filter(params.identities) for shard in shards] if params.identities else None
     cascades = {model_id: _cascade(model.query(probes, params.recall)) for model_id, model in distinct.items()}
     try:
         found = search_indexes(
@@ -52,6 +55,8 @@ def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchPara
             probes,
             [None if model is None else cascades[model.model_id] for model in models],
             params.k,
+            least,
+            filters,
         )
     except ValueError:
         # The codes of another model may have another width.

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import numpy.typing as npt
 
 from shard import sealing
 from shard.errors import (
@@ -142,6 +143,14 @@ class Shard:
     def labels(self, rows: Collection[int]) -> dict[int, tuple[str, str | None]]:
         """Row to (template id, identity) for those of the rows that are live."""
         return self._store.labels(rows)
+
+    def filter(self, identities: Sequence[str]) -> npt.NDArray[np.uint8]:
+        """A bit for each row, lowest first, (bytes,) uint8: set for live templates of the identities."""
+        bits = np.zeros(self.index.rows, dtype=bool)
+        rows = self._store.rows_of(identities)
+        # Rows that were committed this moment may not be in the index yet.
+        bits[rows[rows < len(bits)]] = True
+        return np.packbits(bits, bitorder="little")
 
     def existing(self, template_ids: Sequence[str]) -> set[str]:
         """Those of the ids that are live."""

@@ -197,18 +197,24 @@ class Store:
         with self._reading() as db:
             return [IdentityCount(*row) for row in db.execute(sql, (start, limit))]
 
+    def rows_of(self, identities: Sequence[str]) -> RowArray:
+        """Live rows that bear one of the identities, in no order."""
+        with self._reading() as db:
+            found = db.execute(_ROWS_OF_IDENTITIES, (json.dumps(list(identities)),)).fetchall()
+        return np.array(found, dtype=np.int64).reshape(-1)
+
     def rows_to_delete(self, template_ids: Sequence[str], identities: Sequence[str]) -> list[int]:
         """Live rows that bear one of the ids or identities, ascending."""
         by_id = f"SELECT row, template_id FROM templates WHERE row IN {_ROWS_OF_KEYS}"
-        by_identity = "SELECT row FROM identity_rows WHERE identity IN (SELECT value FROM json_each(?))"
         wanted = set(template_ids)
         with self._reading() as db:
             found = db.execute(by_id, (_json_of(template_keys(template_ids)),))
             rows = {row for row, template_id in found if template_id in wanted}
-            rows.update(row for (row,) in db.execute(by_identity, (json.dumps(list(identities)),)))
+            rows.update(row for (row,) in db.execute(_ROWS_OF_IDENTITIES, (json.dumps(list(identities)),)))
         return sorted(rows)
 
 
+_ROWS_OF_IDENTITIES = "SELECT row FROM identity_rows WHERE identity IN (SELECT value FROM json_each(?))"
 _ROWS_OF_KEYS = "(SELECT row FROM template_keys WHERE key IN (SELECT value FROM json_each(?)))"
 """Rows whose id has one of the keys; two ids may share a key, so the id has to be compared."""
 

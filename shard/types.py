@@ -23,6 +23,8 @@ MIN_DIM, MAX_DIM = 64, 2048
 """Embedding dimensions that a gallery may have."""
 MAX_K = 1_000
 """The most candidates that one search may ask for."""
+MAX_IDENTITIES = 10_000
+"""The most identities that one search may be confined to."""
 MAX_PROBES = 16_384
 """The most probes in one search call; a longer batch is the caller's to split."""
 MAX_ID_BYTES = 128
@@ -70,11 +72,17 @@ class EnrollReceipt:
 
 @dataclass(frozen=True, slots=True)
 class SearchParams:
-    """How to search: `recall` in (0, 1) says how far each stage looks; `exact` scans every float instead."""
+    """How to search: `recall` in (0, 1) says how far each stage looks; `exact` scans every float instead.
+
+    threshold: cosine from -1 to 1; what is below is left out and not looked for, so a large k and a threshold are a
+    range search. identities: search among the templates of these only; of all where there are none.
+    """
 
     k: int
     recall: float = DEFAULT_RECALL
     exact: bool = False
+    threshold: float | None = None
+    identities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

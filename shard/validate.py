@@ -12,6 +12,7 @@ from shard.errors import DuplicateTemplate, InvalidEmbedding, InvalidParameter
 from shard.types import (
     MAX_DIM,
     MAX_ID_BYTES,
+    MAX_IDENTITIES,
     MAX_K,
     MAX_METADATA_BYTES,
     MAX_PROBES,
@@ -42,7 +43,9 @@ def check_dim(dim: int) -> int:
 def check_embeddings(values: Any, dim: int, *, what: str = "embeddings") -> FloatArray:
     """The batch as (n, dim) float32, C-contiguous, with finite, non-zero rows; InvalidEmbedding if it is not."""
     check_shape(values, dim, what=what)
-    _check_finite(_squares(values), what)
+    # One probe at a time is the usual search, and several passes over one row are mostly NumPy's calls.
+    if len(values) > 1 or not _SAFE_SQUARES[0] < float(np.vdot(values, values)) < _SAFE_SQUARES[1]:
+        _check_finite(_squares(values), what)
     return np.ascontiguousarray(values)
 
 
@@ -116,13 +119,21 @@ def _check_unit(squares: npt.NDArray[np.float64], what: str) -> None:
 
 
 def check_params(params: SearchParams) -> None:
-    """InvalidParameter if k or recall is out of range."""
+    """InvalidParameter if k, recall, threshold or identities are out of range."""
     if isinstance(params.k, bool) or not isinstance(params.k, (int, np.integer)) or not 1 <= params.k <= MAX_K:
         raise InvalidParameter(f"k: expected an integer from 1 to {MAX_K}, got {params.k!r}")
     if not isinstance(params.recall, (int, float, np.floating)) or not 0.0 < params.recall < 1.0:
         raise InvalidParameter(
             f"recall: expected a number in (0, 1), got {params.recall!r}; for 1 ask for an exact search"
         )
+    threshold = params.threshold
+    if threshold is not None and not (isinstance(threshold, (int, float, np.number)) and -1.0 <= threshold <= 1.0):
+        raise InvalidParameter(f"threshold: expected a cosine from -1 to 1 or None, got {threshold!r}")
+    if len(params.identities) > MAX_IDENTITIES:
+        got = len(params.identities)
+        raise InvalidParameter(f"identities: expected at most {MAX_IDENTITIES} to search among, got {got}")
+    for identity in params.identities:
+        check_label(identity, what="identities")
 
 
 def check_probes(values: Any, dim: int) -> FloatArray:

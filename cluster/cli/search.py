@@ -37,21 +37,32 @@ def search(
         float | None, typer.Option(metavar="R", help="Recall to aim at, in (0, 1); 0.999 if not given.")
     ] = None,
     is_exact: Annotated[bool, typer.Option("--exact", help="Scan every embedding instead of codes.")] = False,
+    identities: Annotated[
+        list[str] | None, typer.Option("--identity", metavar="NAME", help="Search among these only; may be repeated.")
+    ] = None,
 ) -> None:
     """Search a gallery. Exits with 1 if no candidate was found."""
+    from shard.types import DEFAULT_RECALL
+
     invocation = invocation_of(context)
     if (image is None) == (embeddings is None):
         raise InvalidParameter("search: expected an IMAGE or --embeddings FILE.npy")
     if recall is not None and is_exact:
         raise InvalidParameter("search: expected --recall or --exact, got both")
     check_cosine(threshold, option="--threshold")
+    options = {
+        "threshold": threshold,
+        "recall": DEFAULT_RECALL if recall is None else recall,
+        "exact": is_exact,
+        "identities": identities or None,
+    }
     with invocation.gallery(gallery) as found:
         if image is not None:
             check_exists(image, what="search")
-            document, rows = _search_image(found, image, k, threshold, recall, is_exact)
+            document, rows = _search_image(found, image, k, options)
         else:
             assert embeddings is not None
-            document, rows = _search_file(found, embeddings, k, threshold, recall, is_exact)
+            document, rows = _search_file(found, embeddings, k, options)
     columns = ("rank", "score", "identity", "template id", "source")
     if embeddings is not None:
         columns = ("probe", *columns[:-1])
@@ -63,14 +74,8 @@ def search(
 _Rows = list[tuple[str | int | float | None, ...]]
 
 
-def _search_image(
-    gallery: Gallery, image: Path, k: int, threshold: float | None, recall: float | None, is_exact: bool
-) -> tuple[dict[str, Any], _Rows]:
-    from shard.types import DEFAULT_RECALL
-
-    found = gallery.search_image(
-        image, k, recall=DEFAULT_RECALL if recall is None else recall, exact=is_exact, threshold=threshold
-    )
+def _search_image(gallery: Gallery, image: Path, k: int, options: dict[str, Any]) -> tuple[dict[str, Any], _Rows]:
+    found = gallery.search_image(image, k, **options)
     rows: _Rows = [
         (rank, c.score, c.identity, c.template_id, _source(c)) for rank, c in enumerate(found.candidates, start=1)
     ]
@@ -82,16 +87,10 @@ def _search_image(
     return document, rows
 
 
-def _search_file(
-    gallery: Gallery, path: Path, k: int, threshold: float | None, recall: float | None, is_exact: bool
-) -> tuple[dict[str, Any], _Rows]:
+def _search_file(gallery: Gallery, path: Path, k: int, options: dict[str, Any]) -> tuple[dict[str, Any], _Rows]:
     from cluster.cli.embedding_files import read_embeddings, widened
-    from shard.types import DEFAULT_RECALL
 
-    probes = widened(read_embeddings(path))
-    batch = gallery.search(
-        probes, k, threshold=threshold, recall=DEFAULT_RECALL if recall is None else recall, exact=is_exact
-    )
+    batch = gallery.search(widened(read_embeddings(path)), k, **options)
     lists = [
         [
             {"score": float(score), "template_id": template_id, "identity": identity}

@@ -156,6 +156,41 @@ def test_a_threshold_cuts_the_lists(staff: Gallery) -> None:
     assert np.isnan(batch.scores[:, 1:]).all()
 
 
+def test_a_threshold_and_a_large_k_are_a_range_search(staff: Gallery) -> None:
+    rows = unit_rows(3_000, DIM, seed=8)
+    staff.enroll(rows, template_ids=ids(3_000))
+    staff.flush()
+    staff.train()
+    probes = unit_rows(20, DIM, seed=9)
+    scores = probes @ rows.T
+    for exact in (False, True):
+        batch = staff.search(probes, k=1_000, threshold=0.35, exact=exact)
+        found = [{f"t{row}" for row in np.flatnonzero(near >= 0.35)} for near in scores]
+        assert sum(map(len, found)) > 50
+        missed = sum(len(there - set(got)) for there, got in zip(found, batch.template_ids, strict=True))
+        assert missed <= (0 if exact else 1)  # one in a thousand
+        assert all(set(got) <= there for there, got in zip(found, batch.template_ids, strict=True))
+
+
+def test_a_search_among_identities_finds_theirs_and_no_others(staff: Gallery) -> None:
+    rows = unit_rows(600, DIM, seed=6)
+    names = [f"person-{i % 60}" for i in range(600)]
+    staff.enroll(rows, template_ids=ids(600), identities=names)
+    for exact in (False, True):
+        batch = staff.search(rows[:5], k=50, identities=["person-7", "person-40", "nobody"], exact=exact)
+        for probe, (found, got) in enumerate(zip(batch.template_ids, batch.identities, strict=True)):
+            among = [row for row in range(600) if row % 60 in (7, 40)]
+            order = sorted(among, key=lambda row: -float(rows[probe] @ rows[row]))
+            assert list(found) == [f"t{row}" for row in order]
+            assert set(got) == {"person-7", "person-40"}
+    staff.delete(identity="person-40")
+    assert set(staff.search(rows[:1], k=50, identities=["person-7", "person-40"]).identities[0]) == {"person-7"}
+    assert staff.search(rows[:1], identities=["nobody"]).template_ids == ((),)
+    for wrong in ([], "person-7", ["a\nb"]):
+        with pytest.raises(InvalidParameter, match="identities"):
+            staff.search(rows[:1], identities=wrong)
+
+
 def test_duplicates_are_refused_across_shards_and_skipped_on_demand(staff: Gallery) -> None:
     rows = unit_rows(30, DIM, seed=6)
     staff.enroll(rows[:10], template_ids=ids(10), identities=["Ann"] * 10)

@@ -52,7 +52,7 @@ def sent(message: DataRequest) -> DataRequest:
 
 
 def search(probes: np.ndarray) -> SearchRequest:
-    return SearchRequest("acme/staff", (0, 3), probes, SearchParams(10, 0.99, False))
+    return SearchRequest("acme/staff", (0, 3), probes, SearchParams(10, 0.99, False, 0.4, ("Ann", "Bob")))
 
 
 def test_every_data_request_has_a_tag() -> None:
@@ -64,7 +64,7 @@ def test_search_round_trip_is_aligned_and_contiguous() -> None:
     back = sent(search(probes))
     assert isinstance(back, SearchRequest)
     assert back.shards == (0, 3)
-    assert back.params == SearchParams(10, 0.99, False)
+    assert back.params == SearchParams(10, 0.99, False, 0.4, ("Ann", "Bob"))
     assert back.probes.dtype == np.float32
     assert back.probes.flags.aligned
     assert back.probes.flags.c_contiguous
@@ -147,7 +147,7 @@ GOOD = array(1, 2, 0, (1, 2, 0), bytes(8))
 
 
 def search_body(probes: object, **changed: object) -> list[object]:
-    fields = {"gallery": "g", "shards": [0], "probes": probes, "params": [10, 0.9, False]} | changed
+    fields = {"gallery": "g", "shards": [0], "probes": probes, "params": [10, 0.9, False, None, []]} | changed
     return [1, 1, [[5, 100, [1, list(fields.values())]]]]
 
 
@@ -192,8 +192,13 @@ def test_hand_made_search_decodes() -> None:
         (search_body(array(1, 2, 0, (1, 3, 0), bytes(8))), "needs 12 bytes, got 8"),
         (search_body(array(1, 2, 0, (2**32 - 1, 2**32 - 1, 0), bytes(8))), "needs 73786976260"),
         (search_body(array(1, 3, 0, (0, 2**32 - 1, 2**32 - 1), b"")), "malformed"),
-        (search_body(GOOD, params=[10, 1, False]), "SearchParams.recall: expected float, got int"),
-        (search_body(GOOD, params=[10, 0.9, 0]), "SearchParams.exact: expected bool, got int"),
+        (search_body(GOOD, params=[10, 1, False, None, []]), "SearchParams.recall: expected float, got int"),
+        (search_body(GOOD, params=[10, 0.9, 0, None, []]), "SearchParams.exact: expected bool, got int"),
+        (
+            search_body(GOOD, params=[10, 0.9, False, 1, []]),
+            "SearchParams.threshold: expected float or NoneType, got int",
+        ),
+        (search_body(GOOD, params=[10, 0.9, False, None, [4]]), r"SearchParams.identities\[\]: expected str, got int"),
     ],
 )
 def test_malformed_bodies_are_named(body: object, says: str) -> None:

@@ -36,13 +36,6 @@ def test_merging_parts_equals_sorting_the_whole(rows: list[list[float]], k: int,
     assert merged.identities == expected.identities
 
 
-def test_cut_keeps_scores_at_the_threshold_and_pads_the_rest() -> None:
-    cut = merge.cut(batch([[(0.5, "a"), (0.25, "b")], [(0.0, "c")]], 3), 0.25)
-    assert cut.template_ids == (("a", "b"), ())
-    assert np.isnan(cut.scores[1]).all()
-    assert cut.keys[1].tolist() == [0, 0, 0]
-
-
 def test_stack_puts_probes_one_after_another() -> None:
     first, second = batch([[(0.5, "a")]], 2), batch([[(0.25, "b")], []], 2)
     stacked = merge.stack([first, second])

@@ -76,7 +76,7 @@ def test_a_large_batch_is_written_in_pieces_with_shards_taking_turns(
 @pytest.mark.parametrize("threshold", [float("nan"), 1.5, "0.4"])
 def test_a_threshold_that_is_no_cosine_is_refused(runtime: LocalRuntime, route: GalleryRoute, threshold: float) -> None:
     with pytest.raises(InvalidParameter, match="threshold: expected a cosine"):
-        Router(runtime).search(route, unit_rows(1, DIM, seed=1), SearchParams(k=1), threshold=threshold)
+        Router(runtime).search(route, unit_rows(1, DIM, seed=1), SearchParams(k=1, threshold=threshold))
 
 
 @pytest.mark.parametrize("deadline_ms", [0, -1, float("nan"), float("inf"), None])
