@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use _native::kernels::{BLOCK_ROWS, Block, HeadTable, Kernel, Pick, TailWeights, pick};
-use _native::{Index, Layout, Stage, Wanted, search};
+use _native::{Cascade, Index, Layout, Projection, Stage, Wanted, search};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 const DIM: usize = 512;
@@ -58,6 +58,55 @@ impl Gallery {
         let layout = Layout { planes: PLANES, lists: 0 };
         index.set_codes(layout, &[&random.bytes(rows * PLANES * 16)]).expect("codes");
         Self { index, path }
+    }
+}
+
+/// A million rows in sealed segments that share one file of floats, in order of lists that are alike in length.
+struct Listed {
+    index: Index,
+    paths: [PathBuf; 2],
+}
+
+impl Listed {
+    const LISTS: usize = 512;
+    const SEGMENT: usize = 1 << 16;
+
+    fn new() -> Self {
+        let mut random = Random(43);
+        let file = |name: &str| std::env::temp_dir().join(format!("facegrid-bench-{}-{name}", std::process::id()));
+        let paths = [file("floats"), file("keys")];
+        let floats: Vec<u8> = random.floats(Self::SEGMENT * DIM).iter().flat_map(|x| x.to_le_bytes()).collect();
+        let keys: Vec<u64> = (0..Self::SEGMENT as u64).collect();
+        std::fs::write(&paths[0], floats).expect("room for the floats");
+        let bytes: Vec<u8> = keys.iter().flat_map(|key| key.to_le_bytes()).collect();
+        std::fs::write(&paths[1], bytes).expect("room for the keys");
+        let index = Index::new(DIM).expect("a dimension");
+        for segment in 0..ROWS / Self::SEGMENT {
+            index.open_segment(&paths[0], Self::SEGMENT).expect("a segment");
+            index.append(&keys, None).expect("rows");
+            index.seal(segment, &paths[1]).expect("the keys");
+        }
+        let codes: Vec<Vec<u8>> = (0..ROWS / Self::SEGMENT)
+            .map(|_| {
+                let mut codes = random.bytes(Self::SEGMENT * (PLANES * 16 + 2));
+                for row in codes.chunks_exact_mut(PLANES * 16 + 2) {
+                    let list = random.next() as usize % Self::LISTS;
+                    row[PLANES * 16..].copy_from_slice(&(list as u16).to_le_bytes());
+                }
+                codes
+            })
+            .collect();
+        let codes: Vec<&[u8]> = codes.iter().map(Vec::as_slice).collect();
+        index.set_codes(Layout { planes: PLANES, lists: Self::LISTS }, &codes).expect("codes");
+        Self { index, paths }
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        for path in &self.paths {
+            std::fs::remove_file(path).expect("the temporary file is still there");
+        }
     }
 }
 
@@ -123,7 +172,7 @@ fn searches(c: &mut Criterion) {
         let (probes, values) = (random.floats(n * DIM), random.floats(n * PLANES * 128));
         // Random codes agree by nothing but chance: bounds high enough leave the pilot alone, which is one pass.
         let bounds = [1e9, 0.0].repeat(3 * n);
-        let stage = Stage::Cascade { values: &values, lists: &[], bounds: &bounds, knee: 1.0 };
+        let stage = Stage::Cascade(Cascade { values: &values, lists: &[], bounds: &bounds, knee: 1.0 });
         group.throughput(Throughput::Elements(n as u64));
         group.bench_function(BenchmarkId::new("batch, 1 M, one pass", n), |b| {
             b.iter(|| search(&[&million.index], &probes, DIM, &[stage], &best(10), kernel));
@@ -139,9 +188,45 @@ fn searches(c: &mut Criterion) {
     }
 }
 
+/// A search that visits a part of the lists: of 512, about so many agree enough.
+fn lists(c: &mut Criterion) {
+    let mut random = Random(4);
+    let listed = Listed::new();
+    let kernel = Kernel::in_use();
+    let probes = random.floats(DIM);
+    search(&[&listed.index], &probes, DIM, &[Stage::Exact], &best(1), kernel).expect("a search");
+    let mut group = c.benchmark_group("lists, 1 M, one probe");
+    for visited in [4, 32, 128, 512] {
+        let values = random.floats(PLANES * 128);
+        let agreements: Vec<f32> = (0..Listed::LISTS).map(|list| (list * 37 % Listed::LISTS) as f32).collect();
+        // Rows of the lists are let through by nothing else, so that their scan is what is measured.
+        let bounds = [(Listed::LISTS - visited) as f32, 0.0, 1e9, 0.0, 1e9, 0.0];
+        let stage = Stage::Cascade(Cascade { values: &values, lists: &agreements, bounds: &bounds, knee: 1.0 });
+        group.bench_function(BenchmarkId::from_parameter(visited), |b| {
+            b.iter(|| search(&[&listed.index], &probes, DIM, &[stage], &best(1), kernel));
+        });
+    }
+}
+
+fn projections(c: &mut Criterion) {
+    let mut random = Random(5);
+    let bits = PLANES * 128;
+    let (weights, thresholds, mean) = (random.floats(DIM * bits), random.floats(bits), random.floats(DIM));
+    let projection = Projection::new(&weights, &thresholds, &mean, &random.floats(512 * 128)).expect("shapes that fit");
+    let lines = [(0.0, 1.0); 3];
+    let mut group = c.benchmark_group("projection, 512 x 512, 512 lists");
+    for n in [1, 16, 256] {
+        let probes = random.floats(n * DIM);
+        group.throughput(Throughput::Elements(n as u64));
+        group.bench_function(BenchmarkId::from_parameter(n), |b| {
+            b.iter(|| projection.project(&probes, &lines, Kernel::in_use()));
+        });
+    }
+}
+
 criterion_group! {
     name = all;
     config = Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
-    targets = kernels, refine, searches
+    targets = kernels, refine, projections, lists, searches
 }
 criterion_main!(all);

@@ -17,6 +17,11 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Bits of one row.
+    pub fn bits(self) -> usize {
+        self.planes * PLANE_BYTES * 8
+    }
+
     /// Bytes of one row.
     pub fn width(self) -> usize {
         self.planes * PLANE_BYTES + if self.lists > 0 { size_of::<u16>() } else { 0 }

@@ -193,6 +193,12 @@ impl State {
         (at, row - self.segments[at].first)
     }
 
+    /// True unless a row that is in range has been deleted.
+    pub fn is_live(&self, row: usize) -> bool {
+        let (at, local) = self.locate(row);
+        !self.segments[at].deleted.contains(local)
+    }
+
     /// The floats of a row that is in range.
     #[inline]
     pub fn row(&self, row: usize) -> &[f32] {

@@ -12,9 +12,10 @@ use pyo3::types::PyBytes;
 
 use crate::codes::Layout;
 use crate::error::Error;
+use crate::join::{Model, Pairs, Sides};
 use crate::kernels::Kernel;
-use crate::search::{Found, Stage, Wanted};
-use crate::{BOUND_VALUES, Result, hamming, index, projection, search};
+use crate::search::{Cascade, Found, Stage, Wanted};
+use crate::{BOUND_VALUES, Result, hamming, index, join, projection, search};
 
 type FoundArrays<'py> =
     (Bound<'py, PyArray2<i32>>, Bound<'py, PyArray2<i64>>, Bound<'py, PyArray2<f32>>, Bound<'py, PyArray2<u64>>);
@@ -34,7 +35,9 @@ impl From<Error> for PyErr {
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{PyIndex, PyProjection, crc32c, hamming_distances, kernel, kernels, search_indexes, use_kernel};
+    use super::{
+        PyIndex, PyProjection, crc32c, hamming_distances, join_indexes, kernel, kernels, search_indexes, use_kernel,
+    };
 }
 
 /// Names of the Hamming kernels that this processor can run, fastest first.
@@ -256,7 +259,7 @@ impl PyProjection {
 }
 
 /// A cascade as it comes from Python: values, lists, bounds and knee, or None for an exact scan.
-type Cascade<'py> = Option<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, f32)>;
+type CascadeArgument<'py> = Option<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, f32)>;
 
 type Floats<'py> = PyReadonlyArray<'py, f32, Ix2>;
 
@@ -269,7 +272,7 @@ fn search_indexes<'py>(
     py: Python<'py>,
     indexes: Vec<Bound<'py, PyIndex>>,
     probes: &Bound<'py, PyAny>,
-    cascades: Vec<Cascade<'py>>,
+    cascades: Vec<CascadeArgument<'py>>,
     k: i64,
     least: f32,
     filters: Option<Vec<Option<Bound<'py, PyAny>>>>,
@@ -288,7 +291,7 @@ fn search_indexes<'py>(
         stages.push(match cascade {
             Some((values, lists, bounds, knee)) => {
                 let (values, lists, bounds) = (values.as_slice()?, lists.as_slice()?, bounds.as_slice()?);
-                Stage::Cascade { values, lists, bounds, knee: *knee }
+                Stage::Cascade(Cascade { values, lists, bounds, knee: *knee })
             }
             None => Stage::Exact,
         });
@@ -317,7 +320,31 @@ fn search_indexes<'py>(
     ))
 }
 
-fn checked_cascade<'py>(cascade: &Cascade<'py>, at: usize, n: usize) -> PyResult<CheckedCascade<'py>> {
+/// Pairs of rows of one or two indexes.
+type PairArrays<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>);
+
+/// Pairs of rows that score at least `least`.
+#[pyfunction(name = "join")]
+fn join_indexes<'py>(
+    py: Python<'py>,
+    left: &Bound<'py, PyIndex>,
+    right: Option<&Bound<'py, PyIndex>>,
+    rows: (i64, i64),
+    model: Option<(Bound<'py, PyProjection>, [(f64, f64); 3], f32)>,
+    least: f32,
+) -> PyResult<PairArrays<'py>> {
+    let rows = count(rows.0, "rows[0]")?..count(rows.1, "rows[1]")?;
+    let sides = Sides { left: &left.get().0, right: right.map(|right| &right.get().0) };
+    let model = model.as_ref().map(|(projection, lines, knee)| Model {
+        projection: &projection.get().0,
+        lines: *lines,
+        knee: *knee,
+    });
+    let Pairs { left, right, scores } = py.detach(|| join::join(sides, rows, model, least, Kernel::in_use()))?;
+    Ok((PyArray1::from_vec(py, left), PyArray1::from_vec(py, right), PyArray1::from_vec(py, scores)))
+}
+
+fn checked_cascade<'py>(cascade: &CascadeArgument<'py>, at: usize, n: usize) -> PyResult<CheckedCascade<'py>> {
     let Some((values, lists, bounds, knee)) = cascade else { return Ok(None) };
     let values = per_probe(values, &format!("values[{at}]"), "(n, planes * 128) float32", n)?;
     let lists = per_probe(lists, &format!("lists[{at}]"), "(n, lists) float32", n)?;

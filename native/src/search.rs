@@ -13,7 +13,7 @@ use crate::cascade;
 use crate::error::{Error, Result, filled};
 use crate::exact;
 use crate::index::{Index, State};
-use crate::kernels::{Kernel, PLANE_BYTES};
+use crate::kernels::Kernel;
 use crate::lists::Walk;
 use crate::query::{BOUND_VALUES, Query};
 use crate::segment::Segment;
@@ -36,11 +36,20 @@ const FEW_ROWS: usize = 1 << 10;
 pub enum Stage<'a> {
     /// All floats are scanned.
     Exact,
-    /// The cascade. For each probe, `values` has its projections minus thresholds, one for each bit of a code, `lists` its
-    /// agreement with the centroid of each list, and `bounds` what the model's calibration makes of the asked recall: offset
-    /// and slope, for lists, the first plane and all planes, of the lowest agreement that a row of some cosine has.
-    /// Cosines above `knee` count half.
-    Cascade { values: &'a [f32], lists: &'a [f32], bounds: &'a [f32], knee: f32 },
+    /// Lists, planes and the floats of what is left.
+    Cascade(Cascade<'a>),
+}
+
+/// What a cascade knows of the probes. For each, `values` has its projections minus thresholds, one for each bit of a code,
+/// `lists` its agreement with the centroid of each list, and `bounds` what the model's calibration makes of the asked
+/// recall: offset and slope, for lists, the first plane and all planes, of the lowest agreement that a row of some cosine
+/// has. Cosines above `knee` count half.
+#[derive(Clone, Copy)]
+pub struct Cascade<'a> {
+    pub values: &'a [f32],
+    pub lists: &'a [f32],
+    pub bounds: &'a [f32],
+    pub knee: f32,
 }
 
 /// What is asked of a search.
@@ -72,6 +81,8 @@ pub struct Target<'a> {
     filter: Option<&'a [u8]>,
     /// Rows that may be candidates, deleted ones included.
     allowed: usize,
+    /// Segments before it are passed over by cascades.
+    pub first_segment: usize,
     /// Which of the distinct cascades of the search is its; None scans all floats.
     cascade: Option<usize>,
 }
@@ -106,14 +117,14 @@ pub fn search(
         .map(|(number, ((state, cascade), &filter))| {
             let parts = if is_fanned { state.rows.div_ceil(share).max(1) } else { 1 };
             let allowed = filter.map_or(state.rows, |bits| bits.iter().map(|byte| byte.count_ones() as usize).sum());
-            Target { number, state, kernel, parts, filter, allowed, cascade }
+            Target { number, state, kernel, parts, filter, allowed, first_segment: 0, cascade }
         })
         .collect();
     let listed: Vec<Vec<u32>> = (0..cascades.len()).map(|cascade| list_rows(&targets, cascade)).collect();
     let run = |at: usize| {
         let range = at..n.min(at + group);
         let plans = cascades.iter().zip(&listed);
-        let plans: Vec<Plan> = plans.map(|(stage, rows)| Plan::new(stage, n, range.clone(), rows)).collect();
+        let plans: Vec<Plan> = plans.map(|(cascade, rows)| Plan::new(cascade, n, range.clone(), rows)).collect();
         let best = TopK::new(wanted.k.min(rows).max(1), wanted.least);
         search_group(&targets, plans, &probes[range.start * dim..range.end * dim], &best, is_fanned)
     };
@@ -128,19 +139,16 @@ pub fn search(
 }
 
 /// The cascades that differ, and which of them each index's is: shards of one model share their queries.
-fn distinct<'a>(stages: &[Stage<'a>]) -> (Vec<Stage<'a>>, Vec<Option<usize>>) {
-    let mut cascades: Vec<Stage> = Vec::new();
+fn distinct<'a>(stages: &[Stage<'a>]) -> (Vec<Cascade<'a>>, Vec<Option<usize>>) {
+    let mut cascades: Vec<Cascade> = Vec::new();
     let numbers = stages.iter().map(|stage| {
-        let Stage::Cascade { values, lists, bounds, knee } = stage else { return None };
-        let is_same = |other: &Stage| match other {
-            Stage::Exact => false,
-            Stage::Cascade { values: v, lists: l, bounds: b, knee: k } => {
-                let pairs = [(*v, *values), (*l, *lists), (*b, *bounds)];
-                pairs.iter().all(|(a, b)| std::ptr::eq(*a, *b)) && k == knee
-            }
+        let Stage::Cascade(cascade) = stage else { return None };
+        let is_same = |other: &Cascade| {
+            let pairs = [(other.values, cascade.values), (other.lists, cascade.lists), (other.bounds, cascade.bounds)];
+            pairs.iter().all(|(a, b)| std::ptr::eq(*a, *b)) && other.knee == cascade.knee
         };
         Some(cascades.iter().position(is_same).unwrap_or_else(|| {
-            cascades.push(*stage);
+            cascades.push(*cascade);
             cascades.len() - 1
         }))
     });
@@ -169,10 +177,10 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     /// For the probes of a range of all n.
-    fn new(stage: &Stage, n: usize, range: Range<usize>, list_rows: &'a [u32]) -> Self {
+    fn new(cascade: &Cascade, n: usize, range: Range<usize>, list_rows: &'a [u32]) -> Self {
         let mut plan =
             Self { queries: Vec::new(), walks: Vec::new(), list_rows, visits: Visits::none(list_rows.len()) };
-        let Stage::Cascade { values, lists, bounds, knee } = stage else { return plan };
+        let Cascade { values, lists, bounds, knee } = cascade;
         let (width, count) = (values.len() / n, lists.len() / n);
         for at in range {
             let bounds = &bounds.as_chunks::<BOUND_VALUES>().0[at];
@@ -265,7 +273,31 @@ fn search_group(targets: &[Target], mut plans: Vec<Plan>, probes: &[f32], empty:
     best
 }
 
-impl Target<'_> {
+/// The best of one group of n probes in one index.
+pub fn one_group(
+    target: &Target,
+    stage: &Stage,
+    list_rows: &[u32],
+    probes: &[f32],
+    n: usize,
+    empty: &TopK,
+) -> Vec<TopK> {
+    if n == 0 {
+        return Vec::new();
+    }
+    let plans = match stage {
+        Stage::Exact => Vec::new(),
+        Stage::Cascade(cascade) => vec![Plan::new(cascade, n, 0..n, list_rows)],
+    };
+    search_group(std::slice::from_ref(target), plans, probes, empty, false)
+}
+
+impl<'a> Target<'a> {
+    /// All rows of an index, for one core.
+    pub fn whole(number: u32, state: &'a State, kernel: Kernel, cascade: Option<usize>) -> Self {
+        Self { number, state, kernel, parts: 1, filter: None, allowed: state.rows, first_segment: 0, cascade }
+    }
+
     /// The index's rows in ranges to be run in parallel, in order.
     pub fn ranges(&self) -> Vec<Range<usize>> {
         let step = self.state.rows.div_ceil(self.parts).max(1);
@@ -311,7 +343,7 @@ fn is_set(bits: &[u8], row: usize) -> bool {
 
 /// Read locks on all indexes, and for each index the place of its lock. An index that is given twice is locked once, and
 /// locks are taken in one order by all searches: waiting writers would otherwise make a cycle.
-fn lock<'a>(indexes: &[&'a Index]) -> (Vec<RwLockReadGuard<'a, State>>, Vec<usize>) {
+pub fn lock<'a>(indexes: &[&'a Index]) -> (Vec<RwLockReadGuard<'a, State>>, Vec<usize>) {
     let address = |index: &Index| std::ptr::from_ref(index).addr();
     let mut distinct: Vec<&'a Index> = indexes.to_vec();
     distinct.sort_by_key(|index| address(index));
@@ -351,12 +383,12 @@ fn check(indexes: &[&Index], probes: &[f32], dim: usize, stages: &[Stage], wante
 }
 
 fn check_stage(at: usize, state: &State, stage: &Stage, n: usize) -> Result<()> {
-    let Stage::Cascade { values, lists, bounds, knee } = stage else { return Ok(()) };
+    let Stage::Cascade(Cascade { values, lists, bounds, knee }) = stage else { return Ok(()) };
     if state.layout.planes == 0 {
         return Err(Error::value(format!("values[{at}]: expected None, index {at} has no code planes")));
     }
     let widths = [
-        ("values", values.len(), state.layout.planes * PLANE_BYTES * 8),
+        ("values", values.len(), state.layout.bits()),
         ("lists", lists.len(), state.layout.lists),
         ("bounds", bounds.len(), BOUND_VALUES),
     ];

@@ -4,7 +4,7 @@
 mod gallery;
 
 use _native::kernels::Kernel;
-use _native::{Found, Index, Stage, Wanted, search};
+use _native::{Cascade, Found, Index, Stage, Wanted, search};
 use gallery::{Gallery, LISTS, Random};
 use proptest::prelude::*;
 
@@ -94,7 +94,7 @@ impl Arrays {
 
     fn stages<'a>(&'a self, plans: &[Plan]) -> Vec<Stage<'a>> {
         let stage = |(plan, bounds): (&Plan, &'a Vec<f32>)| match plan {
-            Some(_) => Stage::Cascade { values: &self.values, lists: &self.lists, bounds, knee: KNEE },
+            Some(_) => Stage::Cascade(Cascade { values: &self.values, lists: &self.lists, bounds, knee: KNEE }),
             None => Stage::Exact,
         };
         plans.iter().zip(&self.bounds).map(stage).collect()
@@ -253,7 +253,7 @@ fn equal_scores_come_by_key() {
     expected.sort_unstable();
     let values = random.floats(BITS, false);
     let bounds = [-1e9, 0.0].repeat(3);
-    let cascade = Stage::Cascade { values: &values, lists: &[0.0; LISTS], bounds: &bounds, knee: KNEE };
+    let cascade = Stage::Cascade(Cascade { values: &values, lists: &[0.0; LISTS], bounds: &bounds, knee: KNEE });
     let wanted = Wanted { k: 20, least: f32::NEG_INFINITY, filters: &[None] };
     for stage in [Stage::Exact, cascade] {
         let found = search(&[&gallery.index], &[1.0; DIM], DIM, &[stage], &wanted, Kernel::in_use()).expect("a search");
