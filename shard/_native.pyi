@@ -126,3 +126,17 @@ def search(
     Returns index numbers (n, k) int32, rows (n, k) int64, both -1 padded; scores (n, k) float32, NaN padded; keys
     (n, k) uint64, 0 padded. All cores. An exact scan and a cascade give the same score bits for the same row.
     """
+
+def join(
+    left: Index,
+    right: Index | None,
+    rows: tuple[int, int],
+    model: tuple[Projection, Sequence[tuple[float, float]], float] | None,
+    least: float,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Pairs of live rows whose score is at least `least`: (left rows, right rows, scores), (n,) each, in that order.
+
+    rows: first and end of the left rows that are paired with all of right's; right None pairs them with later rows of
+    left. model: (projection, lines, knee) of right's codes, see `Projection.project` and `search`; None scans floats.
+    IndexError for rows that left does not have. All cores.
+    """

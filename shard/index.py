@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from shard import _native
 from shard._native import Index, Projection
+from shard._native import join as join_indexes
 from shard._native import search as search_indexes
 from shard.errors import InvalidParameter
 
-__all__ = ["Index", "Projection", "crc32c_blocks", "kernel", "kernels", "search_indexes", "use_kernel"]
+__all__ = ["Index", "Projection", "crc32c_blocks", "join_indexes", "kernel", "kernels", "search_indexes", "use_kernel"]
 
 import numpy as np
 import numpy.typing as npt

@@ -163,12 +163,12 @@ def test_a_threshold_and_a_large_k_are_a_range_search(staff: Gallery) -> None:
     staff.train()
     probes = unit_rows(20, DIM, seed=9)
     scores = probes @ rows.T
-    for exact in (False, True):
-        batch = staff.search(probes, k=1_000, threshold=0.35, exact=exact)
+    for is_exact in (False, True):
+        batch = staff.search(probes, k=1_000, threshold=0.35, exact=is_exact)
         found = [{f"t{row}" for row in np.flatnonzero(near >= 0.35)} for near in scores]
         assert sum(map(len, found)) > 50
         missed = sum(len(there - set(got)) for there, got in zip(found, batch.template_ids, strict=True))
-        assert missed <= (0 if exact else 1)  # one in a thousand
+        assert missed <= (0 if is_exact else 1)  # one in a thousand
         assert all(set(got) <= there for there, got in zip(found, batch.template_ids, strict=True))
 
 
@@ -176,8 +176,8 @@ def test_a_search_among_identities_finds_theirs_and_no_others(staff: Gallery) ->
     rows = unit_rows(600, DIM, seed=6)
     names = [f"person-{i % 60}" for i in range(600)]
     staff.enroll(rows, template_ids=ids(600), identities=names)
-    for exact in (False, True):
-        batch = staff.search(rows[:5], k=50, identities=["person-7", "person-40", "nobody"], exact=exact)
+    for is_exact in (False, True):
+        batch = staff.search(rows[:5], k=50, identities=["person-7", "person-40", "nobody"], exact=is_exact)
         for probe, (found, got) in enumerate(zip(batch.template_ids, batch.identities, strict=True)):
             among = [row for row in range(600) if row % 60 in (7, 40)]
             order = sorted(among, key=lambda row: -float(rows[probe] @ rows[row]))
