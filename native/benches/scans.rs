@@ -127,6 +127,7 @@ fn kernels(c: &mut Criterion) {
     table.0.as_flattened_mut().iter_mut().zip(random.bytes(512)).for_each(|(entry, byte)| *entry = byte % 32);
     for (name, rows) in [("head, in L1", 2048), ("head, 16 MiB", ROWS)] {
         let blocks: Vec<Block> = random.bytes(rows * 16).chunks(512).map(bytemuck::pod_read_unaligned).collect();
+        let blocks: Vec<&Block> = blocks.iter().collect();
         let mut out = vec![[0; BLOCK_ROWS]; 64];
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Elements(rows as u64));

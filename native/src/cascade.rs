@@ -14,17 +14,16 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::kernels::{BLOCK_ROWS, Kernel, Pick, fetch, pick_distance, pick_row};
+use crate::kernels::{BLOCK_ROWS, Block, Kernel, Pick, fetch, pick_distance, pick_row};
 use crate::query::Query;
 use crate::search::Target;
 use crate::segment::Segment;
-use crate::select::{self, Kept, NO_LIMIT, Nearest, retain_from};
+use crate::select::{self, Kept, NO_LIMIT, Nearest, retain_from, settle};
 use crate::topk::{Candidate, TopK};
 use crate::visits::{Mask, Piece, Visits, probes_of};
 
-/// Blocks that are scanned for all probes of a group in turn: 32 KiB of codes, which stay in the L1 cache.
+/// Blocks that are looked up before their distances are compared: those stay in the L1 cache.
 const STEP_BLOCKS: usize = 64;
-const STEP_ROWS: usize = STEP_BLOCKS * BLOCK_ROWS;
 
 /// The pilot takes one row of so many that it scans, within bounds: enough that the mate of most probes is among them
 /// and that no second scan is needed (docs/search-model.md).
@@ -201,10 +200,9 @@ fn nearest(target: &Target, queries: &[Query], keeps: &[usize], pieces: &[Piece]
     };
     let mut all: Vec<Nearest> = keeps.iter().enumerate().map(guess).collect();
     let scan = |wanted: Mask, all: &mut [Nearest]| {
-        scan_steps(target, pieces, wanted, |step, probe| {
-            let segment = step.segment;
-            step.distances(target.kernel, &queries[probe], |distances, base| {
-                all[probe].take(target.kernel, distances, base, |pick| is_visible(target, segment, pick));
+        scan_blocks(target, pieces, wanted, |blocks, probe| {
+            blocks.distances(target.kernel, &queries[probe], |distances, step| {
+                all[probe].take(target.kernel, distances, |place| step.position(place));
             });
         });
     };
@@ -236,62 +234,98 @@ fn scan_beyond(target: &Target, jobs: &mut [Job], pieces: &[Piece]) {
 
 fn beyond(target: &Target, jobs: &[Job], pieces: &[Piece]) -> Vec<Vec<Pick>> {
     let mut all: Vec<Vec<Pick>> = jobs.iter().map(|_| Vec::new()).collect();
-    // Segment by segment, so that what passes the first plane is met again soon, and is enough to be fetched ahead.
-    for pieces in pieces.chunk_by(|a, b| a.segment == b.segment) {
-        let segment = &target.state.segments[pieces[0].segment];
-        let before: Vec<usize> = all.iter().map(Vec::len).collect();
-        scan_steps(target, pieces, Mask::MAX, |step, probe| {
-            let (job, picks) = (&jobs[probe], &mut all[probe]);
-            step.distances(target.kernel, job.query, |distances, base| {
-                target.kernel.below(distances, job.reach.end, base, picks);
-            });
+    scan_blocks(target, pieces, Mask::MAX, |blocks, probe| {
+        let (job, picks) = (&jobs[probe], &mut all[probe]);
+        let before = picks.len();
+        blocks.distances(target.kernel, job.query, |distances, step| {
+            let from = picks.len();
+            target.kernel.below(distances, job.reach.end, 0, picks);
+            if job.reach.start > 0 {
+                retain_from(picks, from, |pick| pick_distance(pick) >= u32::from(job.reach.start));
+            }
+            settle(picks, from, |place| step.position(place));
         });
-        for ((job, picks), before) in jobs.iter().zip(&mut all).zip(before) {
-            let is_wanted =
-                |pick: Pick| pick_distance(pick) >= u32::from(job.reach.start) && is_visible(target, segment, pick);
-            retain_from(picks, before, is_wanted);
-            let (tails, first) = (segment.codes.tails(), segment.first as u32);
-            target.kernel.refine(&job.query.tail, tails, first, &mut picks[before..]);
-            retain_from(picks, before, |pick| pick_distance(pick) < job.limit);
-        }
-    }
+        let (tails, first) = (blocks.segment.codes.tails(), blocks.segment.first as u32);
+        target.kernel.refine(&job.query.tail, tails, first, &mut picks[before..]);
+        retain_from(picks, before, |pick| pick_distance(pick) < job.limit);
+    });
     all
 }
 
-#[inline(always)]
-fn is_visible(target: &Target, segment: &Segment, pick: Pick) -> bool {
-    target.is_visible(segment, segment.codes.row(pick_row(pick) as usize - segment.first))
-}
-
-/// Up to `STEP_ROWS` positions of one segment.
-struct Step<'a> {
+/// The blocks of one segment that a probe visits.
+struct Blocks<'a> {
+    target: &'a Target<'a>,
     segment: &'a Segment,
-    positions: Range<usize>,
-    buffer: &'a mut [[u16; BLOCK_ROWS]],
+    blocks: Vec<&'a Block>,
+    /// For each the number of its first position in the index, and a bit for each row that belongs to a visited piece.
+    firsts: Vec<(u32, u32)>,
 }
 
-impl Step<'_> {
-    /// Hand over the distances of a probe's first plane, and the number of the first position in the index.
-    fn distances(&mut self, kernel: Kernel, query: &Query, take: impl FnOnce(&[u16], u32)) {
-        let blocks = self.positions.start / BLOCK_ROWS..self.positions.end.div_ceil(BLOCK_ROWS);
-        let buffer = &mut self.buffer[..blocks.len()];
-        kernel.head(&query.head, &self.segment.codes.heads()[blocks.clone()], buffer);
-        let skipped = self.positions.start - blocks.start * BLOCK_ROWS;
-        let distances = &buffer.as_flattened()[skipped..][..self.positions.len()];
-        take(distances, (self.segment.first + self.positions.start) as u32);
+impl<'a> Blocks<'a> {
+    /// What a probe visits of some pieces, all of one segment.
+    fn fill(&mut self, segment: &'a Segment, pieces: &[Piece], probe: usize) {
+        self.segment = segment;
+        self.blocks.clear();
+        self.firsts.clear();
+        for piece in pieces.iter().filter(|piece| piece.mask >> probe & 1 == 1) {
+            let Range { start, end } = piece.positions;
+            let numbers = start / BLOCK_ROWS..end.div_ceil(BLOCK_ROWS);
+            self.blocks.extend(&segment.codes.heads()[numbers.clone()]);
+            let from = self.firsts.len();
+            self.firsts.extend(numbers.map(|block| ((segment.first + block * BLOCK_ROWS) as u32, u32::MAX)));
+            self.firsts[from].1 &= u32::MAX << (start % BLOCK_ROWS);
+            if let (Some(last), rest @ 1..) = (self.firsts.last_mut(), end % BLOCK_ROWS) {
+                last.1 &= u32::MAX >> (BLOCK_ROWS - rest);
+            }
+        }
+    }
+
+    /// Hand over the distances of the first planes, step by step.
+    fn distances(&self, kernel: Kernel, query: &Query, mut take: impl FnMut(&[u16], Step)) {
+        let mut buffer = [[0; BLOCK_ROWS]; STEP_BLOCKS];
+        for (blocks, firsts) in self.blocks.chunks(STEP_BLOCKS).zip(self.firsts.chunks(STEP_BLOCKS)) {
+            let buffer = &mut buffer[..blocks.len()];
+            kernel.head(&query.head, blocks, buffer);
+            take(buffer.as_flattened(), Step { of: self, firsts });
+        }
     }
 }
 
-/// Each step of the pieces for each of the wanted probes that visit it.
-fn scan_steps(target: &Target, pieces: &[Piece], wanted: Mask, mut run: impl FnMut(&mut Step, usize)) {
-    // One more: a piece need not begin at a block.
-    let mut buffer = [[0; BLOCK_ROWS]; STEP_BLOCKS + 1];
-    for piece in pieces.iter().filter(|piece| piece.mask & wanted != 0) {
-        let segment = &target.state.segments[piece.segment];
-        for start in piece.positions.clone().step_by(STEP_ROWS) {
-            let positions = start..(start + STEP_ROWS).min(piece.positions.end);
-            let mut step = Step { segment, positions, buffer: &mut buffer };
-            probes_of(piece.mask & wanted).for_each(|probe| run(&mut step, probe));
+/// What the places of one step stand for.
+#[derive(Clone, Copy)]
+struct Step<'a> {
+    of: &'a Blocks<'a>,
+    firsts: &'a [(u32, u32)],
+}
+
+impl Step<'_> {
+    /// The number of the position at a place; None if the row there is not visited, deleted, or not let pass.
+    #[inline(always)]
+    fn position(&self, place: usize) -> Option<u32> {
+        let ((first, visited), lane) = (self.firsts[place / BLOCK_ROWS], (place % BLOCK_ROWS) as u32);
+        let segment = self.of.segment;
+        let row = || segment.codes.row((first + lane) as usize - segment.first);
+        let is_there = visited >> lane & 1 == 1 && self.of.target.is_visible(segment, row());
+        is_there.then_some(first + lane)
+    }
+}
+
+/// Segment by segment, what each of the wanted probes visits there.
+fn scan_blocks(target: &Target, pieces: &[Piece], wanted: Mask, mut run: impl FnMut(&Blocks, usize)) {
+    let Some(first) = pieces.first() else { return };
+    let segment = &target.state.segments[first.segment];
+    let mut blocks = Blocks { target, segment, blocks: Vec::new(), firsts: Vec::new() };
+    for pieces in pieces.chunk_by(|a, b| a.segment == b.segment) {
+        let segment = &target.state.segments[pieces[0].segment];
+        let visiting = pieces.iter().fold(0, |mask, piece| mask | piece.mask) & wanted;
+        let mut filled: Option<usize> = None;
+        for probe in probes_of(visiting) {
+            let differs = |other: usize| pieces.iter().any(|p| (p.mask >> probe ^ p.mask >> other) & 1 == 1);
+            if filled.is_none_or(differs) {
+                blocks.fill(segment, pieces, probe);
+                filled = Some(probe);
+            }
+            run(&blocks, probe);
         }
     }
 }
@@ -306,6 +340,7 @@ fn guess_limit(target: &Target, query: &Query, keep: usize, pieces: &[Piece], pr
     }
     let mut counts = vec![0_usize; usize::from(NO_LIMIT)];
     let mut buffer = [[0; BLOCK_ROWS]; SAMPLE_BLOCKS];
+    let mut sample: Vec<&Block> = Vec::with_capacity(SAMPLE_BLOCKS);
     let (mut sampled, mut passed, mut next) = (0, 0, 0);
     for piece in visited() {
         // Whole blocks within the piece, whose rows are all there.
@@ -315,7 +350,9 @@ fn guess_limit(target: &Target, query: &Query, keep: usize, pieces: &[Piece], pr
             let blocks = start..whole.end.min(start + SAMPLE_BLOCKS).max(start);
             let heads = target.state.segments[piece.segment].codes.heads();
             let buffer = &mut buffer[..blocks.len()];
-            target.kernel.head(&query.head, &heads[blocks], buffer);
+            sample.clear();
+            sample.extend(&heads[blocks]);
+            target.kernel.head(&query.head, &sample, buffer);
             buffer.as_flattened().iter().for_each(|&distance| counts[usize::from(distance)] += 1);
             sampled += buffer.len() * BLOCK_ROWS;
             next += SAMPLE_STRIDE;

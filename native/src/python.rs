@@ -323,6 +323,9 @@ fn search_indexes<'py>(
 /// Pairs of rows of one or two indexes.
 type PairArrays<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>);
 
+/// A model as it comes from Python: projection, lines and knee.
+type ModelArgument<'py> = (Bound<'py, PyProjection>, [(f64, f64); 3], f32);
+
 /// Pairs of rows that score at least `least`.
 #[pyfunction(name = "join")]
 fn join_indexes<'py>(
@@ -330,7 +333,7 @@ fn join_indexes<'py>(
     left: &Bound<'py, PyIndex>,
     right: Option<&Bound<'py, PyIndex>>,
     rows: (i64, i64),
-    model: Option<(Bound<'py, PyProjection>, [(f64, f64); 3], f32)>,
+    model: Option<ModelArgument<'py>>,
     least: f32,
 ) -> PyResult<PairArrays<'py>> {
     let rows = count(rows.0, "rows[0]")?..count(rows.1, "rows[1]")?;

@@ -154,7 +154,7 @@ mod tests {
                 bytes[7] = *byte;
             }
             let mut out = [[0; BLOCK_ROWS]];
-            Kernel::in_use().head(&query.head, &[block], &mut out);
+            Kernel::in_use().head(&query.head, &[&block], &mut out);
             let head = f64::from(out[0][7]) / query.head_scale;
             prop_assert!((head - distance(&values[..128], &code[..16])).abs() <= 16.0 / query.head_scale);
             let mut picks = [pick(u32::from(out[0][7]), 0)];

@@ -2,7 +2,7 @@
 //!
 //! Distances are small whole numbers, so a histogram says how far a row may be and still be kept.
 
-use crate::kernels::{Kernel, MAX_HEAD, Pick, pick_distance};
+use crate::kernels::{Kernel, MAX_HEAD, Pick, pick, pick_distance, pick_row};
 
 const BINS: usize = MAX_HEAD as usize + 1;
 
@@ -47,11 +47,11 @@ impl Nearest {
         !self.is_guessed || self.within >= self.keep
     }
 
-    /// Take the next rows, numbered from `base`, as far as they are visible.
-    pub fn take(&mut self, kernel: Kernel, distances: &[u16], base: u32, is_visible: impl Fn(Pick) -> bool) {
+    /// Take the next rows; `place` gives the number of the row at a place among them, or None if it must not be picked.
+    pub fn take(&mut self, kernel: Kernel, distances: &[u16], place: impl Fn(usize) -> Option<u32>) {
         let before = self.picks.len();
-        kernel.below(distances, self.limit, base, &mut self.picks);
-        retain_from(&mut self.picks, before, is_visible);
+        kernel.below(distances, self.limit, 0, &mut self.picks);
+        settle(&mut self.picks, before, place);
         for &pick in &self.picks[before..] {
             self.counts[pick_distance(pick) as usize] += 1;
         }
@@ -82,7 +82,20 @@ impl Nearest {
     }
 }
 
-/// Of the picks from a place on, keep those wanted, without a branch for each.
+/// Of the picks from `start` on, which are numbered by place, keep those that have a row, numbered by it.
+#[inline(always)]
+pub fn settle(picks: &mut Vec<Pick>, start: usize, place: impl Fn(usize) -> Option<u32>) {
+    let mut kept = start;
+    for at in start..picks.len() {
+        if let Some(row) = place(pick_row(picks[at]) as usize) {
+            picks[kept] = pick(pick_distance(picks[at]), row);
+            kept += 1;
+        }
+    }
+    picks.truncate(kept);
+}
+
+/// Of the picks from `start` on, keep those wanted, without a branch for each.
 #[inline(always)]
 pub fn retain_from(picks: &mut Vec<Pick>, start: usize, is_wanted: impl Fn(Pick) -> bool) {
     let mut kept = start;
@@ -117,7 +130,7 @@ pub fn join(parts: Vec<Kept>, keep: usize) -> Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::{HIDDEN, pick};
+    use crate::kernels::HIDDEN;
     use proptest::prelude::*;
 
     fn picks_of(distances: &[u16]) -> Vec<Pick> {
@@ -141,8 +154,8 @@ mod tests {
 
     fn kept(distances: &[u16], base: usize, keep: usize, block: usize, kernel: Kernel) -> Kept {
         let mut nearest = Nearest::new(keep, NO_LIMIT);
-        for (base, block) in (base as u32..).step_by(block).zip(distances.chunks(block)) {
-            nearest.take(kernel, block, base, |_| true);
+        for (base, block) in (base..).step_by(block).zip(distances.chunks(block)) {
+            nearest.take(kernel, block, |at| Some((base + at) as u32));
         }
         assert!(nearest.is_complete());
         nearest.finish()
@@ -170,7 +183,7 @@ mod tests {
         #[test]
         fn a_guess_too_low_is_noticed(distances in distances(), keep in 1..200_usize, guess in 0..700_u16) {
             let mut nearest = Nearest::new(keep, guess);
-            nearest.take(Kernel::in_use(), &distances, 0, |_| true);
+            nearest.take(Kernel::in_use(), &distances, |at| Some(at as u32));
             if nearest.is_complete() {
                 prop_assert_eq!(nearest.finish().picks, by_sorting(&distances, keep));
             } else {

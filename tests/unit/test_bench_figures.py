@@ -2,10 +2,12 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.engine import growth
 from benchmarks.engine.__main__ import parse
 from benchmarks.engine.codes import fit, rerank
 from benchmarks.engine.datasets import Dataset, Probes, Truth, lfw, synthetic
@@ -172,3 +174,30 @@ def test_the_command_says_where_the_benchmarks_are(
         error = capsys.readouterr().err
         assert "missing_extra" in error
         assert "source tree" in error
+
+
+def grown(templates: int, *, k: int = 1, p50: float = 1.0) -> dict[str, Any]:
+    row = {"labels": list(growth.LABELS), "single": [{"p50_ms": p50}, {"p50_ms": 9.0}, {"p50_ms": p50}]}
+    peer = {
+        "name": "facegrid",
+        "rows": [row | {"batch_per_second": [5.0, 7.0, 6.0]}],
+        "resident": {"reopened_anonymous": 60.0, "reopened_mapped": 8.0},
+        "build_seconds": 3.0,
+    }
+    return {"options": {"k": k}, "datasets": [{"name": "one", "templates": templates, "peers": [{"name": "x"}, peer]}]}
+
+
+def test_growth_takes_medians_and_sorts_by_size(tmp_path: Path) -> None:
+    shape, found = growth.points([grown(1_000_000, p50=2.0), grown(100_000)])
+    assert shape == "one"
+    assert [(p.templates, p.p50_ms[">=0.99"], p.batch["exact"], p.bytes) for p in found] == [
+        (100_000, 1.0, 6.0, 68.0),
+        (1_000_000, 2.0, 6.0, 68.0),
+    ]
+    pytest.importorskip("matplotlib", reason="matplotlib comes with the extra `bench`")
+    assert all(path.stat().st_size > 1_000 for path in growth.draw(shape, found, tmp_path))
+
+
+def test_growth_of_two_kinds_of_search_is_refused() -> None:
+    with pytest.raises(InvalidParameter, match="one shape and one k"):
+        growth.points([grown(100), grown(200, k=10)])

@@ -21,7 +21,7 @@ pub(super) const OPS: Ops = Ops {
 const STEP: usize = 2;
 
 #[target_feature(enable = "avx2")]
-fn head(table: &HeadTable, blocks: &[Block], out: &mut [[u16; BLOCK_ROWS]]) {
+fn head(table: &HeadTable, blocks: &[&Block], out: &mut [[u16; BLOCK_ROWS]]) {
     let (steps, rest) = blocks.as_chunks::<STEP>();
     let (outs, out_rest) = out.as_chunks_mut::<STEP>();
     for (blocks, out) in steps.iter().zip(outs) {
@@ -36,7 +36,7 @@ fn head(table: &HeadTable, blocks: &[Block], out: &mut [[u16; BLOCK_ROWS]]) {
 /// then widened: even and odd rows apart, put in order at the end.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn look_up<const N: usize>(table: &HeadTable, blocks: &[Block; N], out: &mut [[u16; BLOCK_ROWS]; N]) {
+fn look_up<const N: usize>(table: &HeadTable, blocks: &[&Block; N], out: &mut [[u16; BLOCK_ROWS]; N]) {
     let nibble = _mm256_set1_epi8(0x0f);
     let low_bytes = _mm256_set1_epi16(0x00ff);
     let mut even = [_mm256_setzero_si256(); N];

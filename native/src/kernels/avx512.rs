@@ -25,7 +25,7 @@ pub(super) const OPS: Ops = Ops {
 /// Two bytes of 32 rows fill a register, so half of the tables' registers serve the one and half the other byte. All
 /// tables of a probe stay in sixteen registers.
 #[target_feature(enable = "avx512f,avx512bw,avx2")]
-fn head(table: &HeadTable, blocks: &[Block], out: &mut [[u16; BLOCK_ROWS]]) {
+fn head(table: &HeadTable, blocks: &[&Block], out: &mut [[u16; BLOCK_ROWS]]) {
     let nibble = _mm512_set1_epi8(0x0f);
     let low_bytes = _mm512_set1_epi16(0x00ff);
     let pairs = table.0.as_chunks::<4>().0;

@@ -106,7 +106,7 @@ pub fn pick_row(pick: Pick) -> u32 {
 struct Ops {
     name: &'static str,
     detect: fn() -> bool,
-    head: unsafe fn(&HeadTable, &[Block], &mut [[u16; BLOCK_ROWS]]),
+    head: unsafe fn(&HeadTable, &[&Block], &mut [[u16; BLOCK_ROWS]]),
     rows: unsafe fn(&[u8], &[u8], &mut [u16]),
     refine: unsafe fn(&TailWeights, &[u8], u32, &mut [Pick]),
     below: unsafe fn(&[u16], u16, u32, &mut Vec<Pick>),
@@ -170,8 +170,8 @@ impl Kernel {
         self.0.name
     }
 
-    /// Distances of the first planes of whole blocks, by table.
-    pub fn head(&self, table: &HeadTable, blocks: &[Block], out: &mut [[u16; BLOCK_ROWS]]) {
+    /// Distances of the first planes of whole blocks, wherever they are, by table.
+    pub fn head(&self, table: &HeadTable, blocks: &[&Block], out: &mut [[u16; BLOCK_ROWS]]) {
         assert_eq!(blocks.len(), out.len(), "one distance per row");
         debug_assert!(table.0.as_flattened().iter().all(|entry| *entry <= MAX_ENTRY));
         // SAFETY: a Kernel exists only where its features were detected; lengths are equal.

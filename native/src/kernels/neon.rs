@@ -19,7 +19,7 @@ pub(super) const OPS: Ops = Ops {
 };
 
 #[target_feature(enable = "neon")]
-fn head(table: &HeadTable, blocks: &[Block], out: &mut [[u16; BLOCK_ROWS]]) {
+fn head(table: &HeadTable, blocks: &[&Block], out: &mut [[u16; BLOCK_ROWS]]) {
     for (block, out) in blocks.iter().zip(out) {
         for (half, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
             look_up(table, block, half, out);

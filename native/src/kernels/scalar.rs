@@ -13,7 +13,7 @@ pub(super) const OPS: Ops = Ops {
     widen: rows::widen,
 };
 
-pub(super) fn head(table: &HeadTable, blocks: &[Block], out: &mut [[u16; BLOCK_ROWS]]) {
+pub(super) fn head(table: &HeadTable, blocks: &[&Block], out: &mut [[u16; BLOCK_ROWS]]) {
     for (block, out) in blocks.iter().zip(out) {
         *out = [0; BLOCK_ROWS];
         for (bytes, halves) in block.0.iter().zip(table.0.as_chunks::<2>().0) {
