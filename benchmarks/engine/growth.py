@@ -1,9 +1,9 @@
 """How Facegrid grows with the gallery: latency, throughput and memory over the number of templates, of several runs.
 
-    python -m benchmarks.engine.growth RESULT.json RESULT.json ... [--charts FOLDER]
+    python -m benchmarks.engine.growth RESULT.json RESULT.json ... [--shape one] [--charts FOLDER]
 
-Each argument is a document of the engine benchmark; one shape of gallery and one k in all of them. Prints a table and
-draws engine-growth-<shape>.svg and .png.
+Each argument is a document of the engine benchmark, all of one k. Prints a table and draws engine-growth-<shape>.svg
+and .png.
 """
 
 from __future__ import annotations
@@ -33,21 +33,22 @@ class Point:
     build_seconds: float
 
 
-def points(documents: list[dict[str, Any]]) -> tuple[str, list[Point]]:
-    """(shape, points by size). InvalidParameter unless all documents are of one shape and one k."""
-    kinds = {(dataset["name"], document["options"]["k"]) for document in documents for dataset in document["datasets"]}
-    if len(kinds) != 1:
-        raise InvalidParameter(f"growth: expected results of one shape and one k, got {sorted(kinds)}")
+def points(documents: list[dict[str, Any]], shape: str) -> list[Point]:
+    """The galleries of that shape by size. InvalidParameter if there is none, or unless all searches were of one k."""
+    candidates = {document["options"]["k"] for document in documents}
+    datasets = [dataset for document in documents for dataset in document["datasets"] if dataset["name"] == shape]
+    if len(candidates) != 1 or not datasets:
+        got = f"{len(datasets)} of shape {shape!r}, k in {sorted(candidates)}"
+        raise InvalidParameter(f"growth: expected results of one shape and one k, got {got}")
     found = []
-    for dataset in [dataset for document in documents for dataset in document["datasets"]]:
+    for dataset in datasets:
         (peer,) = [peer for peer in dataset["peers"] if peer["name"] == "facegrid"]
         rows = {label: row for row in peer["rows"] for label in row["labels"] if label in LABELS}
         p50 = {label: statistics.median(t["p50_ms"] for t in row["single"]) for label, row in rows.items()}
         batch = {label: statistics.median(row["batch_per_second"]) for label, row in rows.items()}
         memory = peer["resident"]["reopened_anonymous"] + peer["resident"]["reopened_mapped"]
         found.append(Point(dataset["templates"], p50, batch, memory, peer["build_seconds"]))
-    ((shape, _),) = kinds
-    return shape, sorted(found, key=lambda point: point.templates)
+    return sorted(found, key=lambda point: point.templates)
 
 
 def draw(shape: str, found: list[Point], folder: Path) -> list[Path]:
@@ -77,17 +78,18 @@ def main() -> None:
     """Print and draw."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.growth", description="Growth over templates.")
     parser.add_argument("results", type=Path, nargs="+", help="documents of the engine benchmark")
+    parser.add_argument("--shape", default="one", help="photos of each person: one or twenty")
     parser.add_argument("--charts", type=Path, default=RESULTS, help="folder for the chart")
     given = parser.parse_args()
     try:
-        shape, found = points([json.loads(path.read_text()) for path in given.results])
+        found = points([json.loads(path.read_text()) for path in given.results], given.shape)
     except InvalidParameter as error:
         print(f"{error.code}: {error}", file=sys.stderr)
         sys.exit(2)
     for point in found:
         times = "  ".join(f"{label} {point.p50_ms[label]:.3f} ms {point.batch[label]:,.0f}/s" for label in LABELS)
         print(f"{point.templates:>12,}  {times}  {point.bytes:.1f} B  built in {point.build_seconds:.0f} s")
-    for path in draw(shape, found, given.charts):
+    for path in draw(given.shape, found, given.charts):
         print(f"wrote {path}")
 
 

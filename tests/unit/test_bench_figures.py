@@ -188,16 +188,17 @@ def grown(templates: int, *, k: int = 1, p50: float = 1.0) -> dict[str, Any]:
 
 
 def test_growth_takes_medians_and_sorts_by_size(tmp_path: Path) -> None:
-    shape, found = growth.points([grown(1_000_000, p50=2.0), grown(100_000)])
-    assert shape == "one"
+    found = growth.points([grown(1_000_000, p50=2.0), grown(100_000)], "one")
     assert [(p.templates, p.p50_ms[">=0.99"], p.batch["exact"], p.bytes) for p in found] == [
         (100_000, 1.0, 6.0, 68.0),
         (1_000_000, 2.0, 6.0, 68.0),
     ]
     pytest.importorskip("matplotlib", reason="matplotlib comes with the extra `bench`")
-    assert all(path.stat().st_size > 1_000 for path in growth.draw(shape, found, tmp_path))
+    assert all(path.stat().st_size > 1_000 for path in growth.draw("one", found, tmp_path))
 
 
 def test_growth_of_two_kinds_of_search_is_refused() -> None:
     with pytest.raises(InvalidParameter, match="one shape and one k"):
-        growth.points([grown(100), grown(200, k=10)])
+        growth.points([grown(100), grown(200, k=10)], "one")
+    with pytest.raises(InvalidParameter, match="0 of shape 'twenty'"):
+        growth.points([grown(100)], "twenty")

@@ -1,11 +1,9 @@
 //! `search` against brute force: cascade and exact scans with ties, deletes, empty and tiny indexes, several segments
 //! and indexes, any k, on every kernel and with one thread or several.
 
-mod gallery;
-
+use crate::gallery::{self, Gallery, LISTS, Random};
 use _native::kernels::Kernel;
 use _native::{Cascade, Found, Index, Stage, Wanted, search};
-use gallery::{Gallery, LISTS, Random};
 use proptest::prelude::*;
 
 const DIM: usize = 24;

@@ -1,10 +1,8 @@
 //! `join` against brute force: one index with itself and two, deleted rows, ranges, with lists and without codes.
 
-mod gallery;
-
+use crate::gallery::{self, Gallery, LISTS, Random};
 use _native::kernels::Kernel;
 use _native::{Index, Model, Pairs, Projection, Sides, join};
-use gallery::{Gallery, LISTS, Random};
 use proptest::prelude::*;
 use std::ops::Range;
 
