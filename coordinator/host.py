@@ -8,6 +8,7 @@ It executes messages; it knows no network, no Ray, no catalog. Thread-safe.
 
 from __future__ import annotations
 
+import mmap
 import re
 import threading
 from collections.abc import Callable, Iterable
@@ -199,7 +200,11 @@ class ShardHost:
                 path = self._model_path(model_id)
                 if not path.is_file():
                     raise UnknownModel(f"shard host {self.name} has no file of model {model_id}: {path}")
-                self._models[model_id] = SearchModel.from_bytes(np.memmap(path, np.uint8, mode="r").data)
+                with path.open("rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._models[model_id] = SearchModel.from_bytes(memoryview(mapped))
+                # Hashing read it all, and searches have what they need; only encoding will want these pages again.
+                mapped.madvise(mmap.MADV_DONTNEED)
             return self._models[model_id]
 
     def _gallery_directory(self, gallery_id: str) -> Path:

@@ -56,10 +56,11 @@ impl Projection {
                 centroids.len()
             )));
         }
-        let column = |bit: usize| (0..dim).map(move |at| narrow(weights[at * bits + bit]));
+        let mut narrowed = Vec::with_capacity(dim * bits);
+        (0..bits).for_each(|bit| narrowed.extend((0..dim).map(|at| narrow(weights[at * bits + bit]))));
         Ok(Self {
             dim,
-            weights: (0..bits).flat_map(column).collect(),
+            weights: narrowed,
             thresholds: thresholds.to_vec(),
             mean: mean.to_vec(),
             centroids: centroids.iter().map(|value| narrow(*value)).collect(),
