@@ -234,14 +234,14 @@ mod tests {
             let code = (0..32).map(|b| (i * 31 + b * 7) as u8);
             code.chain((i as u16 * 3 % 5).to_le_bytes()).collect::<Vec<u8>>()
         };
-        let rows: Vec<u8> = (0..333).flat_map(row).collect();
+        let rows: Vec<u8> = (0..403).flat_map(row).collect();
         let mut grown = Codes::new(layout);
         rows.chunks(34 * 10).for_each(|piece| grown.append(piece));
         assert!(grown.order().is_none());
         grown.seal();
         let loaded = Codes::sealed(layout, &rows);
         for codes in [&grown, &loaded] {
-            let order = codes.order().expect("lists of 66 rows");
+            let order = codes.order().expect("lists of 80 rows");
             for list in 0..5 {
                 for position in order.range(list) {
                     let expected = row(codes.row(position));

@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 use std::ops::Range;
 
 /// Shorter lists are not worth their while: a list is scanned in whole blocks of 32 rows.
-const MIN_MEAN_ROWS: usize = 32;
+const MIN_MEAN_ROWS: usize = 64;
 
 /// The most rows of a segment that can be ordered: a row is a `u16`.
 const MAX_ROWS: usize = 1 << 16;
@@ -119,7 +119,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_order_holds_every_row_in_its_list(lists in prop::collection::vec(0..4_u16, 128..900)) {
+        fn an_order_holds_every_row_in_its_list(lists in prop::collection::vec(0..4_u16, 256..900)) {
             let order = Order::of(lists.iter().copied(), 4).expect("long enough lists");
             let mut seen = Vec::new();
             for list in 0..4 {
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn short_lists_and_long_segments_are_not_ordered() {
-        assert!(Order::of(vec![0; 127].into_iter(), 4).is_none());
+        assert!(Order::of(vec![0; 255].into_iter(), 4).is_none());
         assert!(Order::of(vec![0; MAX_ROWS + 1].into_iter(), 4).is_none());
         assert!(Order::of(vec![0; MAX_ROWS].into_iter(), 4).is_some());
         assert!(Order::of(vec![].into_iter(), 0).is_none());

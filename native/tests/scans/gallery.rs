@@ -107,7 +107,7 @@ impl Gallery {
                 let path = write(&keys.iter().flat_map(|key| key.to_le_bytes()).collect::<Vec<_>>());
                 gallery.index.seal(at, &path).expect("the keys that were appended");
                 gallery.files.push(path);
-                gallery.is_listed[first..first + rows].fill((32 * LISTS..=1 << 16).contains(&rows));
+                gallery.is_listed[first..first + rows].fill((64 * LISTS..=1 << 16).contains(&rows));
             }
             first += rows;
         }

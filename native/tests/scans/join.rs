@@ -40,7 +40,7 @@ proptest! {
 
     #[test]
     fn finds_what_brute_force_finds(
-        left in prop::collection::vec(prop_oneof![0..60_usize, 128..300_usize], 0..4),
+        left in prop::collection::vec(prop_oneof![0..60_usize, 256..400_usize], 0..4),
         right in prop::collection::vec(0..200_usize, 0..3),
         seed: u64, cut in (0..400_usize, 0..400_usize), least in -1.0..9.0_f32, with_codes: bool, is_coarse: bool,
     ) {

@@ -148,7 +148,7 @@ fn check_list(galleries: &[&Gallery], probe: &[f32], arrays: &Arrays, number: us
 
 fn sizes() -> impl Strategy<Value = Vec<Vec<usize>>> {
     // Long enough for lists, or not.
-    let rows = prop_oneof![3 => 0..90_usize, 1 => 128..400_usize];
+    let rows = prop_oneof![3 => 0..90_usize, 1 => 256..500_usize];
     prop::collection::vec(prop::collection::vec(rows, 0..4), 0..4)
 }
 
