@@ -18,10 +18,10 @@ from shard.errors import AlreadyExists, CorruptData, ShardClosed, StorageError, 
 
 CREATING, READY, DROPPING = "creating", "ready", "dropping"
 
-_METADATA = sa.MetaData()
+METADATA = sa.MetaData()
 _GALLERIES = sa.Table(
     "galleries",
-    _METADATA,
+    METADATA,
     sa.Column("gallery_id", sa.String(32), primary_key=True),
     sa.Column("name", sa.String(130), nullable=False, unique=True),
     sa.Column("state", sa.String(16), nullable=False),
@@ -33,14 +33,14 @@ _GALLERIES = sa.Table(
 )
 _SHARDS = sa.Table(
     "shards",
-    _METADATA,
+    METADATA,
     sa.Column("gallery_id", sa.String(32), sa.ForeignKey("galleries.gallery_id"), primary_key=True),
     sa.Column("shard", sa.Integer, primary_key=True),
     sa.Column("host", sa.String(64), nullable=False),
 )
 _MODELS = sa.Table(
     "models",
-    _METADATA,
+    METADATA,
     sa.Column("model_id", sa.String(64), primary_key=True),
     sa.Column("templates", sa.Integer, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
@@ -62,7 +62,7 @@ class Catalog:
         self._engine: Engine = sa.create_engine(f"sqlite:///{path}")
         sa.event.listen(self._engine, "connect", _durable)
         try:
-            _METADATA.create_all(self._engine)
+            METADATA.create_all(self._engine)
         except sa.exc.DatabaseError as error:
             self._engine.dispose()
             raise CorruptData(f"{path} is not a readable catalog: {error.orig}") from error
@@ -78,7 +78,7 @@ class Catalog:
             raise ShardClosed(f"the catalog {self._path} is closed")
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Connection]:
         """A connection to read with; StorageError if the database cannot be read."""
         self._check_open()
         try:
@@ -88,7 +88,7 @@ class Catalog:
             raise StorageError(f"could not read the catalog {self._path}: {error.orig}") from error
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def writing(self) -> Iterator[Connection]:
         """One transaction; WriteFailed if it could not be committed."""
         self._check_open()
         try:
@@ -104,7 +104,7 @@ class Catalog:
             "code_bits": spec.code_bits, "embedder": spec.embedder, "version": 1,
         }  # fmt: skip
         placed = [{"gallery_id": gallery_id, "shard": i, "host": host} for i, host in enumerate(hosts)]
-        with self._writing() as db:
+        with self.writing() as db:
             if db.execute(_GALLERIES.select().where(_GALLERIES.c.name == spec.name)).first() is not None:
                 raise AlreadyExists(f"gallery {spec.name!r} exists")
             db.execute(_GALLERIES.insert(), row)
@@ -112,19 +112,19 @@ class Catalog:
 
     def set_state(self, gallery_id: str, state: str) -> None:
         """Move a gallery to another state."""
-        with self._writing() as db:
+        with self.writing() as db:
             db.execute(_changed(gallery_id).values(state=state, version=_GALLERIES.c.version + 1))
 
     def remove_gallery(self, gallery_id: str) -> None:
         """Remove a gallery's entries, and models that no gallery uses any more."""
-        with self._writing() as db:
+        with self.writing() as db:
             db.execute(_SHARDS.delete().where(_SHARDS.c.gallery_id == gallery_id))
             db.execute(_GALLERIES.delete().where(_GALLERIES.c.gallery_id == gallery_id))
             _remove_unused_models(db)
 
     def set_model(self, gallery_id: str, model_id: str, data: bytes, templates: int) -> None:
         """Make a model the gallery's, in one step with storing it. `templates`: how many there were at training."""
-        with self._writing() as db:
+        with self.writing() as db:
             if db.execute(sa.select(_MODELS.c.model_id).where(_MODELS.c.model_id == model_id)).first() is None:
                 db.execute(_MODELS.insert(), {"model_id": model_id, "templates": templates, "data": data})
             db.execute(_changed(gallery_id).values(model_id=model_id, version=_GALLERIES.c.version + 1))
@@ -132,17 +132,17 @@ class Catalog:
 
     def model_templates(self, model_id: str) -> int:
         """How many templates the gallery had when the model was trained."""
-        with self._reading() as db:
+        with self.reading() as db:
             return int(db.execute(sa.select(_MODELS.c.templates).where(_MODELS.c.model_id == model_id)).scalar_one())
 
     def model_data(self, model_id: str) -> bytes:
         """The model's bytes."""
-        with self._reading() as db:
+        with self.reading() as db:
             return bytes(db.execute(sa.select(_MODELS.c.data).where(_MODELS.c.model_id == model_id)).scalar_one())
 
     def gallery(self, name: str) -> GalleryRoute:
         """A ready gallery by name; UnknownGallery otherwise."""
-        with self._reading() as db:
+        with self.reading() as db:
             row = db.execute(_GALLERIES.select().where(_GALLERIES.c.name == name, _GALLERIES.c.state == READY)).first()
             if row is None:
                 raise UnknownGallery(f"no gallery {name!r}")
@@ -150,14 +150,14 @@ class Catalog:
 
     def galleries(self, state: str = READY) -> list[GalleryRoute]:
         """All galleries in a state, by name."""
-        with self._reading() as db:
+        with self.reading() as db:
             rows = db.execute(_GALLERIES.select().where(_GALLERIES.c.state == state).order_by(_GALLERIES.c.name))
             return [_route(db, row) for row in rows.all()]
 
     def shards_per_host(self) -> dict[str, int]:
         """Host name to the number of shards placed there, for hosts that have any."""
         query = sa.select(_SHARDS.c.host, sa.func.count()).group_by(_SHARDS.c.host)
-        with self._reading() as db:
+        with self.reading() as db:
             return {str(host): int(count) for host, count in db.execute(query).all()}
 
 
@@ -172,13 +172,15 @@ def _remove_unused_models(db: Connection) -> None:
 
 def _route(db: Connection, row: Row[Any]) -> GalleryRoute:
     query = sa.select(_SHARDS.c.host).where(_SHARDS.c.gallery_id == row.gallery_id).order_by(_SHARDS.c.shard)
+    hosts = tuple(db.execute(query).scalars())
     return GalleryRoute(
         gallery_id=row.gallery_id,
         name=row.name,
         dim=row.dim,
         code_bits=row.code_bits,
         embedder=row.embedder,
-        hosts=tuple(db.execute(query).scalars()),
+        in_sync=tuple((host,) for host in hosts),
+        epochs=(1,) * len(hosts),
         model_id=row.model_id,
         version=row.version,
     )

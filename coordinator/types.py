@@ -9,35 +9,53 @@ from shard.types import CandidateBatch
 
 @dataclass(frozen=True, slots=True)
 class GallerySpec:
-    """What a gallery is created with. `embedder`: name of the network whose embeddings it holds, None if unknown."""
+    """What a gallery is created with. `embedder`: name of the network whose embeddings it holds, None if unknown.
+
+    replicas: copies of each shard, each on a host of its own. min_in_sync: copies that must have a write before it is
+    acknowledged; with fewer in sync, writes are refused.
+    """
 
     name: str
     dim: int
     shards: int
     code_bits: int
     embedder: str | None
+    replicas: int = 1
+    min_in_sync: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class GalleryRoute:
-    """A gallery and where its shards are: shard i is on `hosts[i]`. A copy of the catalog, valid for `version`."""
+    """A gallery and where its shards are. A copy of the catalog, valid for `version`.
+
+    in_sync: for each shard the hosts that have every acknowledged write, the primary first. epochs: for each shard the
+    number of its configuration; every change of its primary or of its hosts in sync makes it larger.
+    """
 
     gallery_id: str
     name: str
     dim: int
     code_bits: int
     embedder: str | None
-    hosts: tuple[str, ...]
+    in_sync: tuple[tuple[str, ...], ...]
+    epochs: tuple[int, ...]
     model_id: str | None
     version: int
+    replicas: int = 1
+    min_in_sync: int = 1
 
     @property
     def shards(self) -> int:
         """Number of shards."""
-        return len(self.hosts)
+        return len(self.in_sync)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """For each shard the host of its primary."""
+        return tuple(hosts[0] for hosts in self.in_sync)
 
     def shards_by_host(self) -> dict[str, tuple[int, ...]]:
-        """Host name to the shards it holds, hosts sorted."""
+        """Host name to the shards whose primary it holds, hosts sorted."""
         names = sorted(set(self.hosts))
         return {name: tuple(i for i, host in enumerate(self.hosts) if host == name) for name in names}
 

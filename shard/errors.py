@@ -16,7 +16,8 @@ FacegridError
 ├── ModelError                   ModelMismatch, ModelFileMissing, ModelFileCorrupt, NotEnoughData
 ├── MissingExtra                 an optional dependency is not installed; the message names the extra
 └── ClusterError                 HostUnavailable, HostBusy, DeadlineExceeded, IncompleteCoverage, EnrollIncomplete,
-                                 ProtocolError, AuthenticationFailed, ClusterNotReady, ShardClosed
+                                 StaleRoute, NotReplicated, NotEnoughReplicas, ProtocolError, AuthenticationFailed,
+                                 ClusterNotReady, ShardClosed
 
 Each class has a stable `code` (it travels over the wire and in HTTP problem documents) and says whether the same call
 may succeed when repeated (`is_retryable`). A message tells what was expected, what came, and where.
@@ -207,6 +208,27 @@ class EnrollIncomplete(ClusterError):
     """
 
     code = "enroll_incomplete"
+    is_retryable = True
+
+
+class StaleRoute(ClusterError):
+    """The request was made for another configuration of the shard than the replica has; nothing was done."""
+
+    code = "stale_route"
+    is_retryable = True
+
+
+class NotReplicated(ClusterError):
+    """A replica in sync did not confirm a write in time, so it was not acknowledged; the message names the host."""
+
+    code = "not_replicated"
+    is_retryable = True
+
+
+class NotEnoughReplicas(ClusterError):
+    """Fewer replicas of a shard are in sync than its gallery's `min_in_sync`; writes are refused, nothing was done."""
+
+    code = "not_enough_replicas"
     is_retryable = True
 
 
