@@ -17,9 +17,10 @@ from coordinator.catalog import CREATING, DROPPING, READY, Catalog
 from coordinator.messages import ActivateModel, CreateShard, DropGallery, OpenShards
 from coordinator.placement import place_shards
 from coordinator.runtime import Runtime
+from coordinator.snapshots.control import SnapshotControl
 from coordinator.training import count_templates, draw_sample, is_training_due
-from coordinator.types import GalleryRoute, GallerySpec, TrainReport
-from shard.errors import AlreadyExists, ClusterNotReady, InvalidParameter, NotEnoughData
+from coordinator.types import GalleryRoute, GallerySpec, ModelData, TrainReport
+from shard.errors import AlreadyExists, ClusterNotReady, InvalidParameter, NotEnoughData, UnknownGallery
 from shard.model import check_code_bits
 from shard.training import MIN_TRAIN, train
 from shard.validate import check_dim
@@ -41,6 +42,7 @@ class Coordinator:
         self._catalog, self._runtime = catalog, runtime
         self._lock = threading.RLock()
         self._training = threading.Lock()
+        self.snapshots = SnapshotControl(self, catalog)
         self._check_hosts()
         self._remove_unfinished()
         runtime.control(
@@ -71,8 +73,11 @@ class Coordinator:
         """Every gallery, by name."""
         return self._catalog.galleries()
 
-    def create_gallery(self, spec: GallerySpec) -> GalleryRoute:
-        """Create an empty gallery; AlreadyExists, InvalidParameter."""
+    def create_gallery(self, spec: GallerySpec, *, state: str = READY) -> GalleryRoute:
+        """Create an empty gallery; AlreadyExists, InvalidParameter.
+
+        state: the one that it ends in. Only a gallery that is READY can be used.
+        """
         spec = checked_spec(spec)
         with self._lock:
             if any(route.name == spec.name for route in self._catalog.galleries()):
@@ -83,15 +88,21 @@ class Coordinator:
             hosts = place_shards(gallery_id, spec.shards, {host: held.get(host, 0) for host in self._runtime.hosts()})
             self._catalog.add_gallery(gallery_id, spec, hosts)
             self._runtime.control([(h, CreateShard(gallery_id, i, spec.dim)) for i, h in enumerate(hosts)])
-            self._catalog.set_state(gallery_id, READY)
-            return self._catalog.gallery(spec.name)
+            self._catalog.set_state(gallery_id, state)
+            return self._in_state(spec.name, state)
 
-    def drop_gallery(self, name: str) -> None:
-        """Remove a gallery and every file of it; UnknownGallery."""
+    def drop_gallery(self, name: str, *, state: str = READY) -> None:
+        """Remove a gallery that is in this state, and every file of it; UnknownGallery."""
         with self._lock:
-            route = self._catalog.gallery(name)
+            route = self._in_state(name, state)
             self._catalog.set_state(route.gallery_id, DROPPING)
             self._remove(route)
+
+    def _in_state(self, name: str, state: str) -> GalleryRoute:
+        for route in self._catalog.galleries(state):
+            if route.name == name:
+                return route
+        raise UnknownGallery(f"no gallery {name!r}")
 
     def _remove_unfinished(self, name: str | None = None) -> None:
         """Finish or undo what failed half way, for one name or all: it must not hold a name that nobody can use."""
@@ -120,12 +131,16 @@ class Coordinator:
             raise NotEnoughData(f"{route.name} has {templates} templates; training needs at least {MIN_TRAIN}")
         sample = draw_sample(self._runtime, route, counts, seed)
         model = train(sample, code_bits=route.code_bits, seed=seed)
-        message = ActivateModel(route.gallery_id, model.to_bytes())
-        self._runtime.control([(host, message) for host in route.shards_by_host()])
-        self._catalog.set_model(route.gallery_id, model.model_id, message.model, templates)
+        self.activate(route, ModelData(model.model_id, model.to_bytes(), templates))
         seconds = time.monotonic() - started
         _LOG.info("trained %s on %d of %d templates in %.1f s", route.name, len(sample), templates, seconds)
         return TrainReport(model.model_id, templates, len(sample), seconds)
+
+    def activate(self, route: GalleryRoute, model: ModelData) -> None:
+        """Search with this model on every shard from now on; ModelMismatch for another dimension."""
+        message = ActivateModel(route.gallery_id, model.data)
+        self._runtime.control([(host, message) for host in route.shards_by_host()])
+        self._catalog.set_model(route.gallery_id, model.model_id, model.data, model.templates)
 
     def train_if_due(self, name: str) -> TrainReport | None:
         """Train if the gallery has become large enough for a first or a better model; None if it has not."""

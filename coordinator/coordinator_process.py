@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,23 @@ from coordinator.outcome import Outcome, outcome_of
 from coordinator.ray_runtime import RayRuntime
 from shard.errors import InvalidParameter
 
-METHODS = ("hosts", "gallery", "galleries", "create_gallery", "drop_gallery", "train", "train_if_due")
+METHODS = (
+    "hosts",
+    "gallery",
+    "galleries",
+    "create_gallery",
+    "drop_gallery",
+    "train",
+    "train_if_due",
+    "snapshots.active_model",
+    "snapshots.begin_restore",
+    "snapshots.finish_restore",
+    "snapshots.abandon_restore",
+    "snapshots.was_restored_from",
+    "snapshots.remember",
+    "snapshots.forget",
+    "snapshots.made",
+)
 
 
 class CoordinatorProcess:
@@ -36,7 +53,7 @@ class CoordinatorProcess:
         if method not in METHODS:
             error = InvalidParameter(f"the coordinator has {', '.join(METHODS)}; got {method!r}")
             return Outcome(code=error.code, message=str(error))
-        return outcome_of(lambda: getattr(self._open(), method)(*args, **kwargs), f"coordinator.{method}")
+        return outcome_of(lambda: attrgetter(method)(self._open())(*args, **kwargs), f"coordinator.{method}")
 
     def open(self) -> Outcome:
         """Open the coordinator now: what was left half done is finished, every shard is opened."""

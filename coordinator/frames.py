@@ -20,9 +20,12 @@ from coordinator.messages import (
     DeleteRequest,
     Done,
     EnrollRequest,
+    ExportRequest,
     FlushRequest,
     IdentitiesReply,
     IdentitiesRequest,
+    PointReply,
+    PointRequest,
     RecordsReply,
     RecordsRequest,
     Reply,
@@ -32,6 +35,7 @@ from coordinator.messages import (
     StatsRequest,
 )
 from shard.errors import FacegridError, ProtocolError, error_from_code
+from shard.export import ExportedRows
 from shard.types import EnrollReceipt
 
 PROTOCOL_VERSION = 1
@@ -53,6 +57,8 @@ _REQUEST_TAGS: dict[int, type[Any]] = {
     5: IdentitiesRequest,
     6: FlushRequest,
     7: StatsRequest,
+    40: PointRequest,
+    41: ExportRequest,
 }
 _REPLY_TAGS: dict[int, type[Any]] = {
     1: SearchReply,
@@ -62,6 +68,8 @@ _REPLY_TAGS: dict[int, type[Any]] = {
     5: IdentitiesReply,
     6: Done,
     7: StatsReply,
+    40: PointReply,
+    41: ExportedRows,
 }
 _REQUEST_CODECS = {tag: struct_codec(cls) for tag, cls in _REQUEST_TAGS.items()}
 _REPLY_CODECS = {tag: struct_codec(cls) for tag, cls in _REPLY_TAGS.items()}

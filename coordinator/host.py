@@ -25,10 +25,13 @@ from coordinator.messages import (
     Done,
     DropGallery,
     EnrollRequest,
+    ExportRequest,
     FlushRequest,
     IdentitiesReply,
     IdentitiesRequest,
     OpenShards,
+    PointReply,
+    PointRequest,
     RecordsReply,
     RecordsRequest,
     Reply,
@@ -41,6 +44,7 @@ from coordinator.messages import (
     StatsRequest,
 )
 from shard.errors import CorruptData, InvalidParameter, ShardClosed, UnknownGallery, UnknownModel
+from shard.export import ExportedRows
 from shard.files import DirectoryLock, make_directory, remove_tree, write_file
 from shard.keys import template_keys
 from shard.model import SearchModel
@@ -118,6 +122,16 @@ class ShardHost:
     def stats(self, request: StatsRequest) -> StatsReply:
         """Sizes, shard by shard."""
         return StatsReply(tuple(shard.stats() for shard in self._open_all(request.gallery_id, request.shards)))
+
+    def points(self, request: PointRequest) -> PointReply:
+        """The moment of each asked shard."""
+        shards = self._open_all(request.gallery_id, request.shards)
+        numbered = zip(request.shards, shards, strict=True)
+        return PointReply(tuple(shard.point(number) for number, shard in numbered))
+
+    def export(self, request: ExportRequest) -> ExportedRows:
+        """A piece of one shard's rows."""
+        return self._shard(request.gallery_id, request.shard).export(request.rows, request.known)
 
     # Control requests
 
@@ -233,4 +247,6 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     DropGallery: ShardHost.drop_gallery,
     SampleRows: ShardHost.sample,
     ActivateModel: ShardHost.activate_model,
+    PointRequest: ShardHost.points,
+    ExportRequest: ShardHost.export,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from shard.export import ExportedRows, RowRange, ShardPoint
 from shard.types import (
     CandidateBatch,
     EnrollBatch,
@@ -124,6 +125,35 @@ class StatsReply:
     stats: tuple[ShardStats, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PointRequest:
+    """The moment and the layout of these shards, to export their rows."""
+
+    gallery_id: str
+    shards: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PointReply:
+    """One point a shard, in the order asked."""
+
+    points: tuple[ShardPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """A piece of a range of one shard's rows; nothing but its fingerprint where that is `known` (empty: none is).
+
+    The answer is an `ExportedRows` of at most 16 MiB of floats and about as much of labels. StaleRoute if the rows were
+    moved since the shard's point was taken.
+    """
+
+    gallery_id: str
+    shard: int
+    rows: RowRange
+    known: bytes
+
+
 # --- control ------------------------------------------------------------------------------------------------------
 
 
@@ -186,10 +216,27 @@ class Done:
 
 
 DataRequest: TypeAlias = (
-    SearchRequest | EnrollRequest | DeleteRequest | RecordsRequest | IdentitiesRequest | FlushRequest | StatsRequest
+    SearchRequest
+    | EnrollRequest
+    | DeleteRequest
+    | RecordsRequest
+    | IdentitiesRequest
+    | FlushRequest
+    | StatsRequest
+    | PointRequest
+    | ExportRequest
 )
 ControlRequest: TypeAlias = CreateShard | OpenShards | DropGallery | SampleRows | ActivateModel
 Request: TypeAlias = DataRequest | ControlRequest
 Reply: TypeAlias = (
-    SearchReply | EnrollReceipt | DeleteReply | RecordsReply | IdentitiesReply | StatsReply | SampleReply | Done
+    SearchReply
+    | EnrollReceipt
+    | DeleteReply
+    | RecordsReply
+    | IdentitiesReply
+    | StatsReply
+    | SampleReply
+    | PointReply
+    | ExportedRows
+    | Done
 )

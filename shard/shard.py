@@ -24,9 +24,11 @@ from shard.errors import (
     InvalidInput,
     ModelMismatch,
     ShardClosed,
+    StaleRoute,
     StorageError,
     WriteFailed,
 )
+from shard.export import ExportedRows, RowRange, ShardPoint, export_rows, segment_points
 from shard.files import DirectoryLock, blocks_bytes, make_directory
 from shard.index import Index
 from shard.keys import template_keys
@@ -174,6 +176,32 @@ class Shard:
         if len(live) > rows:
             live = np.sort(np.random.default_rng(seed).choice(live, rows, replace=False))
         return self.index.gather(live)
+
+    def point(self, shard: int) -> ShardPoint:
+        """This moment, to export the rows of later. shard: the number that the caller knows this shard by."""
+        with self._write_lock:
+            return ShardPoint(shard, int(self._store.meta("lsn") or 0), segment_points(self._store.segments()))
+
+    def export(self, wanted: RowRange, known: bytes) -> ExportedRows:
+        """A piece of a range of rows, see `shard.export`. StaleRoute if rows were moved since the range was made.
+
+        Labels and floats are read beside writes. Whatever moves rows changes their segment and does so under the write
+        lock, so a segment that is the same before and after gave the floats that belong to the labels.
+        """
+        before = self._segment_point(wanted.segment)
+        exported = export_rows(self._store, self.index, before, wanted, known)
+        after = self._segment_point(wanted.segment)
+        # The tail may have grown or have been sealed; what is sealed has the checksums it was sealed with.
+        if (before.first_row, before.floats_crc or after.floats_crc) != (after.first_row, after.floats_crc):
+            raise StaleRoute(f"{self.directory}: segment {wanted.segment} was rewritten while it was exported")
+        return exported
+
+    def _segment_point(self, segment: int) -> SegmentRow:
+        with self._write_lock:
+            found = [row for row in self._store.segments() if row.segment == segment]
+        if not found:
+            raise StaleRoute(f"{self.directory} has no segment {segment} any more")
+        return found[0]
 
     def stats(self) -> ShardStats:
         """Sizes, from memory and from the directory."""

@@ -44,6 +44,17 @@ class SegmentRow:
     keys_crc: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class LabelRow:
+    """The labels of one live row as they are stored."""
+
+    row: int
+    template_id: str
+    identity: str | None
+    metadata: bytes | None
+    lsn: int
+
+
 def _connect(path: Path, cache_kib: int) -> sqlite3.Connection:
     try:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
@@ -196,6 +207,23 @@ class Store:
         )
         with self._reading() as db:
             return [IdentityCount(*row) for row in db.execute(sql, (start, limit))]
+
+    def label_rows(self, first: int, last: int, max_bytes: int) -> tuple[list[LabelRow], int]:
+        """The live rows first <= row < last, ascending, read in one statement, and where they end.
+
+        That is `last`, or the first row left out because labels would be more than `max_bytes`; one row always fits.
+        """
+        found: list[LabelRow] = []
+        size = 0
+        sql = "SELECT row, template_id, identity, metadata, lsn FROM templates WHERE row >= ? AND row < ? ORDER BY row"
+        with self._reading() as db, contextlib.closing(db.execute(sql, (first, last))) as rows:
+            for values in rows:
+                label = LabelRow(*values)
+                size += len(label.template_id) + len(label.identity or "") + len(label.metadata or b"")
+                if found and size > max_bytes:
+                    return found, label.row
+                found.append(label)
+        return found, last
 
     def rows_of(self, identities: Sequence[str]) -> RowArray:
         """Live rows that bear one of the identities, in no order."""

@@ -1,14 +1,14 @@
-"""The three kinds of data requests. Each has its own connection at the client and its own thread at the host.
+"""The four kinds of data requests. Each has its own connection at the client and its own thread at the host.
 
 Searches take all cores and are stacked; look-ups are short reads that follow a search and must not wait for one; writes
-wait for the disk. The writes of one client to one host are carried out in the order they were submitted.
+wait for the disk; exports carry many megabytes and wait for the disk too. The writes of one client to one host are carried out in the order they were submitted.
 """
 
 from __future__ import annotations
 
-from coordinator.messages import DataRequest, DeleteRequest, EnrollRequest, FlushRequest, SearchRequest
+from coordinator.messages import DataRequest, DeleteRequest, EnrollRequest, ExportRequest, FlushRequest, SearchRequest
 
-KINDS = ("search", "look", "write")
+KINDS = ("search", "look", "write", "export")
 
 
 def kind_of(request: DataRequest) -> str:
@@ -17,4 +17,6 @@ def kind_of(request: DataRequest) -> str:
         return "search"
     if isinstance(request, EnrollRequest | DeleteRequest | FlushRequest):
         return "write"
+    if isinstance(request, ExportRequest):
+        return "export"
     return "look"

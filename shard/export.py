@@ -1,0 +1,135 @@
+"""One shard's rows for a snapshot: its moment and layout, and the live rows of a range with floats and labels.
+
+Rows are read range by range while writes go on. A range is read in pieces of bounded size, each of one SQLite read
+and the floats of exactly those rows; what makes a piece stale is a change of the shard's layout meanwhile, which the
+caller checks (`shard.shard`). Knows nothing of snapshots, stores or other shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from shard.errors import InvalidParameter
+from shard.index import Index
+from shard.store import LabelRow, SegmentRow, Store
+from shard.types import FloatArray, RowArray
+
+MAX_EXPORT_ROWS = 8_192
+"""Most rows of one piece: at MAX_DIM 64 MiB of floats, at 512 dimensions 16 MiB."""
+MAX_EXPORT_FLOAT_BYTES = 16 << 20
+MAX_EXPORT_LABEL_BYTES = 16 << 20
+"""Most bytes of labels and metadata of one piece; a row that is longer is a piece of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPoint:
+    """A segment at a moment. floats_crc: the CRC32C of every MiB of its floats; None while it is the open tail."""
+
+    segment: int
+    first_row: int
+    rows: int
+    floats_crc: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPoint:
+    """A shard at a moment: its LSN, and the segments that hold every row written up to it."""
+
+    shard: int
+    lsn: int
+    segments: tuple[SegmentPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowRange:
+    """Rows begin <= row < end of a segment, of which those with an LSN up to `max_lsn` are asked for."""
+
+    segment: int
+    begin: int
+    end: int
+    max_lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedRows:
+    """The live rows of a range, ascending: entry i of each field belongs to row rows[i].
+
+    end: where the piece ends; before the end of the range if labels or floats were too many for one piece.
+    fingerprint: SHA-256 of all that the piece holds, by way of the segment's checksums; empty for the open tail, which
+    has none. is_unchanged: the fingerprint is the one that the caller knows, and the fields below are empty.
+    rows, lsns: (n,) int64. floats: (n, dim) float32, bit for bit as they were enrolled.
+    """
+
+    end: int
+    fingerprint: bytes
+    is_unchanged: bool
+    rows: RowArray
+    lsns: RowArray
+    floats: FloatArray
+    template_ids: tuple[str, ...]
+    identities: tuple[str | None, ...]
+    metadata: tuple[bytes | None, ...]
+
+
+def segment_points(segments: Sequence[SegmentRow]) -> tuple[SegmentPoint, ...]:
+    """The segments as a point states them."""
+    return tuple(SegmentPoint(s.segment, s.first_row, s.rows, s.floats_crc) for s in segments)
+
+
+def export_rows(store: Store, index: Index, segment: SegmentRow, wanted: RowRange, known: bytes) -> ExportedRows:
+    """The first piece of the range; nothing but its fingerprint where that is `known`.
+
+    segment: the segment of the range, as it is now. InvalidParameter if the range is not within its rows.
+    """
+    last = segment.first_row + segment.rows
+    if not segment.first_row <= wanted.begin < wanted.end <= last:
+        raise InvalidParameter(
+            f"rows to export: expected a range within {segment.first_row} to {last} of segment {segment.segment},"
+            f" got {wanted.begin} to {wanted.end}"
+        )
+    most = max(1, min(MAX_EXPORT_ROWS, MAX_EXPORT_FLOAT_BYTES // (index.dim * 4)))
+    end = min(wanted.end, wanted.begin + most)
+    labels, end = store.label_rows(wanted.begin, end, MAX_EXPORT_LABEL_BYTES)
+    labels = [label for label in labels if label.lsn <= wanted.max_lsn]
+    fingerprint = b""
+    if segment.floats_crc is not None:
+        fingerprint = _fingerprint(segment, segment.floats_crc, wanted.begin, end, labels)
+    empty = _nothing(index.dim, end, fingerprint)
+    if known and fingerprint == known:
+        return replace(empty, is_unchanged=True)
+    if not labels:
+        return empty
+    rows = np.array([label.row for label in labels], dtype=np.int64)
+    return ExportedRows(
+        end=end,
+        fingerprint=fingerprint,
+        is_unchanged=False,
+        rows=rows,
+        lsns=np.array([label.lsn for label in labels], dtype=np.int64),
+        floats=index.gather(rows),
+        template_ids=tuple([label.template_id for label in labels]),
+        identities=tuple([label.identity for label in labels]),
+        metadata=tuple([label.metadata for label in labels]),
+    )
+
+
+def _nothing(dim: int, end: int, fingerprint: bytes) -> ExportedRows:
+    none: npt.NDArray[np.int64] = np.empty(0, np.int64)
+    return ExportedRows(end, fingerprint, False, none, none, np.empty((0, dim), np.float32), (), (), ())
+
+
+def _fingerprint(segment: SegmentRow, crc: bytes, begin: int, end: int, labels: Sequence[LabelRow]) -> bytes:
+    """Changes whenever the piece would: a sealed segment's floats by their checksums, its labels by themselves."""
+    digest = hashlib.sha256(f"rows-1 {begin - segment.first_row} {end - segment.first_row} {segment.rows}".encode())
+    digest.update(crc)
+    for label in labels:
+        values = (label.template_id.encode(), (label.identity or "").encode(), label.metadata or b"")
+        shape = f"\n{label.row} {label.lsn} {label.identity is None:d} {label.metadata is None:d}"
+        digest.update(f"{shape} {' '.join(str(len(value)) for value in values)} ".encode())
+        digest.update(b"".join(values))
+    return digest.digest()
