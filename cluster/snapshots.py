@@ -64,8 +64,8 @@ def snapshot_info(manifest: Manifest) -> SnapshotInfo:
 class Snapshots:
     """One snapshot store, found by `Cluster.snapshots`. Thread-safe.
 
-    Every verb may raise StoreUnavailable, and MissingExtra where pyarrow is not installed. progress: a bar on a terminal
-    (True), nothing (False), or a callable that gets what is done and what there is in all.
+    Every verb may raise StoreUnavailable, and MissingExtra where pyarrow is not installed. progress: a bar on a
+    terminal (True), nothing (False), or a callable that gets what is done and what there is in all.
     """
 
     def __init__(self, cluster: Cluster, url: str | Path) -> None:

@@ -53,8 +53,8 @@ def create(
     }
     invocation.output.result(
         document,
-        f"{info.snapshot_id}: {info.templates:,} templates of {info.gallery}; {size_text(report.written_bytes)} written,"
-        f" {size_text(report.reused_bytes)} were there",
+        f"{info.snapshot_id}: {info.templates:,} templates of {info.gallery};"
+        f" {size_text(report.written_bytes)} written, {size_text(report.reused_bytes)} were there",
     )
 
 
@@ -101,7 +101,7 @@ def restore(
         str, typer.Option(metavar="error|skip", help="Where that gallery was restored from this snapshot before.")
     ] = "error",
 ) -> None:
-    """Make a new gallery of a snapshot, and the home if there is none; repeated, it goes on where it was interrupted."""
+    """Make a new gallery of a snapshot, and the home if there is none; repeated, it goes on where it stopped."""
     invocation = invocation_of(context)
     if if_exists not in ("error", "skip"):
         raise InvalidParameter(f"--if-exists: expected 'error' or 'skip', got {if_exists!r}")

@@ -1,7 +1,8 @@
 """The four kinds of data requests. Each has its own connection at the client and its own thread at the host.
 
 Searches take all cores and are stacked; look-ups are short reads that follow a search and must not wait for one; writes
-wait for the disk; exports carry many megabytes and wait for the disk too. The writes of one client to one host are carried out in the order they were submitted.
+wait for the disk; exports read many megabytes. The writes of one client to one host are carried out in the order they
+were submitted.
 """
 
 from __future__ import annotations

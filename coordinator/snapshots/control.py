@@ -42,6 +42,8 @@ class SnapshotControl:
         with self._lock:
             half = self._snapshots.restoring(spec.name)
             if half is None:
+                if any(route.name == spec.name for route in self._catalog.galleries()):
+                    raise AlreadyExists(f"gallery {spec.name!r} exists")
                 self._snapshots.put_restore(RestoreRecord(spec.name, snapshot_id, None))
                 route = self._coordinator.create_gallery(spec, state=RESTORING)
             else:

@@ -1,0 +1,329 @@
+"""The snapshot store: objects by digest, manifests last, markers, deletion. Local directories, and one shard."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coordinator.messages import EnrollRequest
+from coordinator.runtime import LocalRuntime
+from coordinator.snapshots import places
+from coordinator.snapshots.create import create_snapshot
+from coordinator.snapshots.labels import decode_labels, encode_labels
+from coordinator.snapshots.manifest import Manifest, decode_manifest, encode_manifest, format_time
+from coordinator.snapshots.markers import RENEW, STALE, Creating, Deleting
+from coordinator.snapshots.places import ArrowPlace, LocalPlace, Place, open_place, public_url
+from coordinator.snapshots.read import verify_snapshot
+from coordinator.snapshots.store import SnapshotStore
+from coordinator.types import GalleryRoute
+from shard.errors import (
+    CorruptData,
+    FormatTooNew,
+    InvalidParameter,
+    MissingExtra,
+    StoreBusy,
+    StoreUnavailable,
+    UnknownSnapshot,
+)
+from shard.export import ExportedRows
+from tests.faces_like import batch_of, unit_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+GALLERY_ID = "0123456789abcdef"
+DIM = 64
+ROUTE = GalleryRoute(GALLERY_ID, "acme/staff", DIM, 256, None, (("host-0",),), (1,), None, 1)
+NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Iterator[LocalRuntime]:
+    from coordinator.messages import CreateShard
+
+    opened = LocalRuntime(tmp_path / "hosts", ["host-0"])
+    opened.control([("host-0", CreateShard(GALLERY_ID, 0, DIM))])
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=["local", "arrow"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A directory, by ourselves and by way of a pyarrow file system without atomic uploads."""
+    if request.param == "local":
+        return LocalPlace(tmp_path / "store")
+    filesystem = places.pyarrow().fs.LocalFileSystem()
+    return ArrowPlace(filesystem, str(tmp_path / "store"), f"arrow://{tmp_path}/store")
+
+
+def enroll(runtime: LocalRuntime, count: int, *, first: int = 0) -> None:
+    batch = batch_of(unit_rows(count, DIM, seed=first), first=first)
+    request = EnrollRequest(GALLERY_ID, 0, batch, False)
+    runtime.submit("host-0", request, deadline=float("inf")).result()
+
+
+def make(store: SnapshotStore, runtime: LocalRuntime, **options: object) -> Manifest:
+    return create_snapshot(store, runtime, ROUTE, None, **options).manifest  # type: ignore[arg-type]
+
+
+def test_a_place_holds_whole_files(place: Place) -> None:
+    assert place.files("objects") == []
+    assert place.read("objects/a") is None
+    assert place.size("objects/a") is None
+    place.remove("objects/a")
+    place.write("objects/aa/1", b"one")
+    place.write("objects/aa/1", b"three")
+    place.write("objects/b", b"")
+    assert place.read("objects/aa/1") == b"three"
+    assert [(file.path, file.size) for file in place.files("objects")] == [("objects/aa/1", 5), ("objects/b", 0)]
+    assert place.size("objects/aa/1") == 5
+    place.remove("objects/b")
+    assert [file.path for file in place.files("")] == ["objects/aa/1"]
+
+
+def test_a_place_says_what_it_could_not_do(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "store" / "a" / "directory").mkdir(parents=True)
+    with pytest.raises(StoreUnavailable, match="directory"):
+        place.read("a/directory")
+
+
+def test_files_of_a_local_place_are_private(tmp_path: Path) -> None:
+    LocalPlace(tmp_path / "store").write("objects/aa/1", b"one")
+    assert (tmp_path / "store/objects/aa/1").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "store/objects").stat().st_mode & 0o777 == 0o700
+
+
+def test_unfinished_files_are_not_listed_and_go_after_a_day(tmp_path: Path) -> None:
+    place = LocalPlace(tmp_path / "store")
+    place.write("objects/aa/1", b"one")
+    left = tmp_path / "store/objects/aa/2.0123456789abcdef.tmp"
+    left.write_bytes(b"tw")
+    assert [file.path for file in place.files("objects")] == ["objects/aa/1"]
+    assert left.exists()
+    os.utime(left, (0, 0))
+    place.files("objects")
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("url", ["", "file://host/path", "nonsense://bucket/x", "s3://", "s3://bucket/x?bogus=1"])
+def test_what_is_no_store_is_refused(url: str) -> None:
+    with pytest.raises(InvalidParameter, match="snapshot store"):
+        open_place(url)
+
+
+def test_urls_lose_their_secrets(tmp_path: Path) -> None:
+    assert public_url("s3://key:secret@bucket/x?region=eu") == "s3://bucket/x?region=eu"
+    with pytest.raises(InvalidParameter) as caught:
+        open_place("s3://key:secret@bucket/x?bogus=1")
+    assert "secret" not in str(caught.value)
+    assert open_place(f"file://{tmp_path}/a%20b").url == f"{tmp_path}/a b"
+
+
+def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtra, match=r"facegrid\[snapshots\]"):
+        SnapshotStore.open(tmp_path)
+
+
+def test_objects_are_written_once_and_checked_when_read(place: Place) -> None:
+    store = SnapshotStore(place)
+    ref, is_new = store.put(b"some floats")
+    assert (ref.sha256, ref.size, is_new) == (hashlib.sha256(b"some floats").hexdigest(), 11, True)
+    assert store.put(b"some floats") == (ref, False)
+    assert store.get(ref) == b"some floats"
+    # What an interrupted upload left is not taken for the object.
+    place.write(f"objects/{ref.sha256[:2]}/{ref.sha256}", b"some")
+    assert not store.has(ref)
+    assert store.put(b"some floats") == (ref, True)
+
+
+def exported(count: int) -> ExportedRows:
+    numbers = np.arange(count, dtype=np.int64)
+    ids = tuple(f"t{i}" for i in range(count))
+    people = tuple(None if i % 2 else f"p{i} ü" for i in range(count))
+    metadata = tuple(None if i % 3 else b'{"a":1}' for i in range(count))
+    return ExportedRows(count, b"", False, numbers, numbers + 7, unit_rows(count, DIM, 1), ids, people, metadata)
+
+
+def test_labels_come_back_and_stand_in_the_file_as_they_are() -> None:
+    rows = exported(300)
+    data = encode_labels(rows)
+    assert data == encode_labels(rows)
+    back = decode_labels(data, "here")
+    assert (back.template_ids, back.identities, back.metadata) == (rows.template_ids, rows.identities, rows.metadata)
+    assert data.count(b"t299") == 1
+    assert "p298 ü".encode() in data
+    for damaged in (b"", data[:-9], b"PAR1" + data, b"nonsense"):
+        with pytest.raises(CorruptData, match="here"):
+            decode_labels(damaged, "here")
+
+
+def test_a_manifest_comes_back_and_every_change_is_found(tmp_path: Path, runtime: LocalRuntime) -> None:
+    enroll(runtime, 20)
+    store = SnapshotStore.open(tmp_path / "store")
+    manifest = make(store, runtime, expires_at=NOW + timedelta(days=40_000), now=NOW)
+    data = encode_manifest(manifest)
+    assert decode_manifest(data, "here") == manifest
+    assert manifest.created_at == "2026-01-31T12:00:00Z"
+    assert manifest.snapshot_id.startswith("20260131T120000Z-")
+    content = data.index(b'"snapshot"')
+    for at in range(content, len(data), 7):
+        if not data[at : at + 1].isspace():
+            changed = data[:at] + bytes([data[at] ^ 2]) + data[at + 1 :]
+            with pytest.raises(CorruptData, match="here"):
+                decode_manifest(changed, "here")
+    with pytest.raises(FormatTooNew):
+        decode_manifest(data.replace(b'"format": 1', b'"format": 2'), "here")
+    for value in (b"", b"[]", b"{}", b"null", b'{"format": true}', data[:-1]):
+        with pytest.raises(CorruptData, match="here"):
+            decode_manifest(value, "here")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"snapshot_id": "../x"},
+        {"gallery": "../../x"},
+        {"templates": 21},
+        {"templates": True},
+        {"created_at": "yesterday"},
+        {"model": []},
+        {"shards": None},
+    ],
+)
+def test_a_manifest_that_says_nonsense_is_refused(
+    changed: dict[str, object], tmp_path: Path, runtime: LocalRuntime
+) -> None:
+    """With a digest that fits: the store may be anybody's."""
+    enroll(runtime, 20)
+    manifest = make(SnapshotStore.open(tmp_path / "store"), runtime)
+    content = {**dataclasses.asdict(manifest), **changed}
+    text = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    document = {"format": 1, "sha256": hashlib.sha256(text.encode()).hexdigest(), "snapshot": content}
+    with pytest.raises(CorruptData, match="here"):
+        decode_manifest(json.dumps(document).encode(), "here")
+
+
+def test_a_creation_that_fails_leaves_nothing_listed(
+    tmp_path: Path, runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever write fails: the marker, an object, the manifest."""
+    enroll(runtime, 20)
+    store = SnapshotStore.open(tmp_path / "store")
+    write = store.place.write
+    for failing in range(4):
+        left = [failing]
+
+        def fail_one(path: str, data: bytes, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] == -1:
+                raise StoreUnavailable(f"no {path}")
+            write(path, data)
+
+        monkeypatch.setattr(store.place, "write", fail_one)
+        with pytest.raises(StoreUnavailable):
+            make(SnapshotStore(store.place), runtime)
+        monkeypatch.undo()
+        assert store.snapshots() == []
+        assert store.place.files("markers") == []
+        store.delete_expired()
+        assert store.place.files("") == []
+
+
+KILLED = """
+import os, signal, sys
+from coordinator.runtime import LocalRuntime
+from coordinator.snapshots.store import SnapshotStore
+from coordinator.snapshots.create import create_snapshot
+from tests.unit.test_snapshot_store import ROUTE
+from pathlib import Path
+
+def kill(self, manifest):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+SnapshotStore.commit = kill
+create_snapshot(SnapshotStore.open(sys.argv[2]), LocalRuntime(Path(sys.argv[1]), ["host-0"]), ROUTE, None)
+"""
+
+
+def test_a_creation_killed_before_its_manifest_is_not_listed_and_is_cleaned_up(
+    tmp_path: Path, runtime: LocalRuntime
+) -> None:
+    enroll(runtime, 20)
+    runtime.close()
+    store = SnapshotStore.open(tmp_path / "store")
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "hosts"), store.url]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -9
+    assert store.snapshots() == []
+    assert len(store.place.files("objects")) == 2
+    # Its marker still is there: nobody deletes for an hour, anybody may create, and the objects are used again.
+    with pytest.raises(StoreBusy, match="creation is in progress"):
+        store.delete_expired()
+    reopened = LocalRuntime(tmp_path / "hosts", ["host-0"])
+    try:
+        report = create_snapshot(store, reopened, ROUTE, None)
+    finally:
+        reopened.close()
+    assert (report.written_objects, report.reused_objects) == (0, 2)
+
+
+def test_deletions_and_creations_exclude_each_other(tmp_path: Path, runtime: LocalRuntime) -> None:
+    enroll(runtime, 20)
+    store = SnapshotStore.open(tmp_path / "store")
+    kept = make(store, runtime)
+    with Creating(store.place, "a"), Creating(store.place, "b"), pytest.raises(StoreBusy):
+        store.delete(kept.snapshot_id)
+    with Deleting(store.place, "a"), pytest.raises(StoreBusy):
+        make(store, runtime)
+    assert store.snapshots() == [kept]
+    assert verify_snapshot(store, kept).damage == ()
+    assert store.place.files("markers") == []
+    store.delete(kept.snapshot_id)
+    assert store.place.files("") == []
+    with pytest.raises(UnknownSnapshot):
+        store.snapshot(kept.snapshot_id)
+
+
+def test_a_marker_is_renewed_and_one_that_is_not_is_stale(place: Place) -> None:
+    time = [NOW]
+    creating = Creating(place, "a", lambda: time[0])
+    with creating:
+        time[0] += STALE - RENEW
+        creating.renew()
+        time[0] += STALE
+        with pytest.raises(StoreBusy), Deleting(place, "b", lambda: time[0]):
+            pass
+        creating.check()
+        time[0] += timedelta(seconds=1)
+        # It is taken for dead, so its manifest must not be written.
+        with Deleting(place, "c", lambda: time[0]), pytest.raises(StoreBusy, match="again"):
+            creating.check()
+    assert place.files("markers") == []
+
+
+def test_a_damaged_marker_is_named(place: Place) -> None:
+    place.write("markers/create-x.json", b"{}")
+    with pytest.raises(CorruptData, match=r"markers/create-x\.json"), Deleting(place, "a"):
+        pass
+
+
+def test_what_is_asked_for_is_checked(tmp_path: Path, runtime: LocalRuntime) -> None:
+    store = SnapshotStore.open(tmp_path / "store")
+    for wrong in ("", "../x", "20260131T120000Z-0A1b2c3d"):
+        with pytest.raises(InvalidParameter):
+            store.snapshot(wrong)
+    with pytest.raises(InvalidParameter):
+        store.snapshots("../..")
+    with pytest.raises(InvalidParameter, match="expires_at"):
+        make(store, runtime, now=NOW, expires_at=NOW)
+    with pytest.raises(InvalidParameter, match="zone"):
+        format_time(datetime(2026, 1, 1))
+    assert store.place.files("") == []
