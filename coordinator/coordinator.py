@@ -82,6 +82,7 @@ class Coordinator:
         with self._lock:
             if any(route.name == spec.name for route in self._catalog.galleries()):
                 raise AlreadyExists(f"gallery {spec.name!r} exists")
+            self.snapshots.check_not_restoring(spec.name)
             self._remove_unfinished(spec.name)
             gallery_id = secrets.token_hex(8)
             held = self._catalog.shards_per_host()

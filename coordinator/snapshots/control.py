@@ -63,6 +63,11 @@ class SnapshotControl:
                 " complete it, or abandon it first"
             )
 
+    def check_not_restoring(self, gallery: str) -> None:
+        """AlreadyExists if a gallery of that name is half restored, which nobody can see."""
+        if self._snapshots.restoring(gallery) is not None:
+            raise AlreadyExists(f"gallery {gallery!r} is half restored; complete the restore, or abandon it first")
+
     def finish_restore(self, gallery: str) -> GalleryRoute:
         """Show a restored gallery to everybody; UnknownGallery if none of that name is being restored."""
         with self._lock:

@@ -1,6 +1,6 @@
 """Labels of a block of rows as a Parquet file, and back.
 
-Pages are neither compressed nor dictionary-encoded: labels are a few percent of the floats, and text that stands in
+Pages are neither compressed nor dictionary-encoded: labels are a few per cent of the floats, and text that stands in
 the file as it is can be searched for when an erasure has to be proved.
 """
 

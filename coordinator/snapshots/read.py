@@ -5,7 +5,7 @@ Every object is verified by its SHA-256 on the way. Several are fetched ahead of
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ from coordinator.snapshots.manifest import BlockEntry, Manifest
 from coordinator.snapshots.store import SnapshotStore
 from coordinator.types import ModelData
 from shard.errors import CorruptData, FacegridError, UnknownSnapshot
+from shard.keys import template_keys
 from shard.model import SearchModel
-from shard.types import EnrollBatch, FloatArray
+from shard.types import EnrollBatch, FloatArray, KeyArray
 
 AHEAD = 3
 """Blocks fetched ahead: each is 16 MiB of floats, and its labels."""
@@ -84,7 +85,7 @@ def read_model(store: SnapshotStore, manifest: Manifest) -> ModelData | None:
 def verify_snapshot(store: SnapshotStore, manifest: Manifest, *, progress: Tell | None = None) -> VerifyReport:
     """Read every object of a snapshot; all damage is in the report. UnknownSnapshot if it is deleted meanwhile."""
     damage: list[str] = []
-    ids: set[str] = set()
+    keys: list[KeyArray] = []
     templates = 0
 
     def check(block: BlockEntry) -> tuple[BlockEntry, BlockLabels | None, list[str]]:
@@ -109,17 +110,35 @@ def verify_snapshot(store: SnapshotStore, manifest: Manifest, *, progress: Tell 
         damage += found
         templates += block.rows
         if labels is not None:
-            twice = ids.intersection(labels.template_ids)
-            damage += (
-                [f"{store.url}: template {min(twice)!r} is in snapshot {manifest.snapshot_id} twice"] if twice else []
-            )
-            ids.update(labels.template_ids)
+            keys.append(template_keys(labels.template_ids))
         if progress is not None:
             progress(templates, manifest.templates)
+    if not damage:
+        damage += _twice(store, manifest, keys)
     if damage:
         store.snapshot(manifest.snapshot_id)  # UnknownSnapshot: it was deleted while it was read
     unique = tuple(dict.fromkeys(damage))
     return VerifyReport(manifest.snapshot_id, len(manifest.objects()), manifest.size, templates, unique)
+
+
+def _twice(store: SnapshotStore, manifest: Manifest, keys: list[KeyArray]) -> list[str]:
+    """A message if ids are in the snapshot more than once. keys: of all ids, which take less memory than they do."""
+    ordered = np.sort(np.concatenate(keys)) if keys else np.empty(0, np.uint64)
+    doubtful = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(doubtful):
+        return []
+    # Two ids may share a key; only those that do are compared.
+    counts: Counter[str] = Counter()
+    for labels in _ahead(lambda block: _labels(store, block), manifest.blocks()):
+        hits = np.flatnonzero(np.isin(template_keys(labels.template_ids), doubtful))
+        counts.update(labels.template_ids[i] for i in hits.tolist())
+    twice = [template_id for template_id, count in counts.items() if count > 1]
+    if not twice:
+        return []
+    return [
+        f"{store.url}: {len(twice)} templates are in snapshot {manifest.snapshot_id} more than once, the first"
+        f" {min(twice)!r}"
+    ]
 
 
 def find_templates(

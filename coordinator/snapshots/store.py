@@ -149,12 +149,15 @@ class SnapshotStore:
         What interrupted creations and deletions left is removed too. Raises UnknownSnapshot; StoreBusy, with nothing
         removed, while a snapshot is made in this store; CorruptData if another one's manifest is damaged.
         """
+        self._path(snapshot_id)  # before a marker makes a store of what is none
         with Deleting(self.place, secrets.token_hex(4)):
             return self._remove({snapshot_id: self._path(snapshot_id)})
 
     def delete_expired(self, now: datetime | None = None) -> DeleteReport:
         """Remove every snapshot that has expired, as `delete` does. Cleans up even if none has."""
         now = now or datetime.now(timezone.utc)
+        if not self._paths(None) and not self.place.files(_OBJECTS):
+            return DeleteReport((), 0, 0)
         with Deleting(self.place, secrets.token_hex(4)):
             expired = [m for m in self.snapshots() if m.expires_at and parse_time(m.expires_at) <= now]
             return self._remove({manifest.snapshot_id: _manifest_path(manifest) for manifest in expired})

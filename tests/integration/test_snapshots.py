@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -28,6 +29,7 @@ from shard.errors import (
 from shard.export import RowRange
 from shard.types import EnrollBatch, FloatArray
 from tests.faces_like import unit_rows
+from tests.integration.conftest import SharedRay
 from tests.integration.snapshot_stores import new_bucket, s3_server
 
 DIM = 64
@@ -70,14 +72,16 @@ def everything(grid: Cluster, gallery: str) -> dict[str, tuple[str | None, bytes
     route = grid.coordinator.gallery(gallery)
     found: dict[str, tuple[str | None, bytes | None, bytes]] = {}
     for shard, host in enumerate(route.hosts):
-        answer: Any = grid.runtime.submit(host, PointRequest(route.gallery_id, (shard,)), deadline=float("inf"))
+        answer: Any = grid.runtime.submit(
+            host, PointRequest(route.gallery_id, (shard,)), deadline=time.monotonic() + 60
+        )
         point = answer.result().points[0]
         for segment in point.segments:
             begin, end = segment.first_row, segment.first_row + segment.rows
             while begin < end:
                 wanted = RowRange(segment.segment, begin, end, point.lsn)
                 request = ExportRequest(route.gallery_id, shard, wanted, b"")
-                rows: Any = grid.runtime.submit(host, request, deadline=float("inf")).result()
+                rows: Any = grid.runtime.submit(host, request, deadline=time.monotonic() + 60).result()
                 for i, template_id in enumerate(rows.template_ids):
                     found[template_id] = (rows.identities[i], rows.metadata[i], rows.floats[i].tobytes())
                 begin = rows.end
@@ -226,7 +230,7 @@ def test_an_interrupted_restore_is_hidden_and_goes_on(
         assert other.galleries() == []
         with pytest.raises(AlreadyExists, match="half restored"):
             snapshots.restore(snapshot_id, into="acme/copy", shards=5, progress=False)
-        with pytest.raises(AlreadyExists):
+        with pytest.raises(AlreadyExists, match="half restored"):
             other.gallery("acme/copy", create=True, dim=DIM)
         report = snapshots.restore(snapshot_id, into="acme/copy", progress=False)
         assert 0 < report.enrolled < report.templates == len(expected)
@@ -305,7 +309,6 @@ def test_deleting_keeps_what_other_snapshots_share(grid: Cluster, url: str) -> N
     assert [s.snapshot_id for s in snapshots.list("acme/staff")] == [first.snapshot_id, second.snapshot_id]
     assert snapshots.list("acme/other") == []
     assert [record.snapshot_id for record in snapshots.made()] == [first.snapshot_id, second.snapshot_id]
-    assert "test" not in snapshots.made()[0].store or "://" not in snapshots.made()[0].store
 
     held = snapshots.find(template_ids=["template-8999", "template-1", "nobody"], identities=["person 4 ü"])
     assert [(h.snapshot_id, h.expires_at, h.template_ids) for h in held] == [
@@ -319,7 +322,7 @@ def test_deleting_keeps_what_other_snapshots_share(grid: Cluster, url: str) -> N
         snapshots.delete(first.snapshot_id)
     assert snapshots.delete_expired(now).snapshot_ids == ()
     assert snapshots.delete_expired(now + timedelta(days=2)).snapshot_ids == (second.snapshot_id,)
-    assert snapshots.store.place.files("") == [] or not snapshots.store.place.files("objects")
+    assert snapshots.store.place.files("") == []
     assert list(snapshots.made()) == []
 
 
@@ -345,6 +348,34 @@ def test_a_store_that_refuses_is_named(grid: Cluster, url: str, s3_address: str)
     assert "very-secret" not in str(caught.value)
     assert "very-secret" not in grid.snapshots(missing).store.url
     assert grid.snapshots(url).list() == []
+
+
+@pytest.mark.ray
+def test_shards_on_other_hosts_are_read_over_the_data_plane(ray_cluster: SharedRay, tmp_path: Path) -> None:
+    with Cluster.open(tmp_path / "home", runtime="ray", ray_address=ray_cluster.address) as grid:
+        staff = grid.gallery("acme/staff", create=True, shards=3, dim=DIM)
+        enroll(staff, PEOPLE)
+        grid.wait_until_idle()
+        staff.flush()
+        staff.delete(template_ids=["template-1"])
+        expected = everything(grid, "acme/staff")
+        snapshots = grid.snapshots(tmp_path / "store")
+        made = snapshots.create("acme/staff", progress=False)
+        assert snapshots.create("acme/staff", progress=False).written_objects == 0
+        assert made.manifest.templates == len(expected) == PEOPLE - 1
+        restored = snapshots.restore(made.manifest.snapshot_id, into="acme/copy", shards=5, progress=False)
+        assert restored.model_id == staff.stats().model_id is not None
+        assert everything(grid, "acme/copy") == expected
+        assert len(list(snapshots.made())) == 2
+        again = snapshots.restore(made.manifest.snapshot_id, into="acme/copy", if_exists="skip", progress=False)
+        assert again.enrolled == 0
+        with pytest.raises(UnknownGallery):
+            grid.abandon_restore("acme/copy")
+        snapshots.delete(made.manifest.snapshot_id)
+        assert len(list(snapshots.made())) == 1
+    with Cluster.open(tmp_path / "local") as other:
+        other.snapshots(tmp_path / "store").restore(snapshots.list()[0].snapshot_id, progress=False)
+        assert everything(other, "acme/staff") == expected
 
 
 def test_the_command_line(

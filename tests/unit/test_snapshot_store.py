@@ -290,6 +290,11 @@ def test_deletions_and_creations_exclude_each_other(tmp_path: Path, runtime: Loc
     assert store.place.files("") == []
     with pytest.raises(UnknownSnapshot):
         store.snapshot(kept.snapshot_id)
+    nowhere = SnapshotStore.open(tmp_path / "nowhere")
+    with pytest.raises(UnknownSnapshot):
+        nowhere.delete(kept.snapshot_id)
+    assert nowhere.delete_expired().objects == 0
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_marker_is_renewed_and_one_that_is_not_is_stale(place: Place) -> None:
@@ -313,6 +318,18 @@ def test_a_damaged_marker_is_named(place: Place) -> None:
     place.write("markers/create-x.json", b"{}")
     with pytest.raises(CorruptData, match=r"markers/create-x\.json"), Deleting(place, "a"):
         pass
+
+
+def test_a_template_that_is_twice_in_a_snapshot_is_found(tmp_path: Path, runtime: LocalRuntime) -> None:
+    enroll(runtime, 20)
+    store = SnapshotStore.open(tmp_path / "store")
+    made = make(store, runtime)
+    (shard,) = made.shards
+    twice = dataclasses.replace(made, templates=40, shards=(shard, dataclasses.replace(shard, shard=1)))
+    assert decode_manifest(encode_manifest(twice), "here") == twice
+    (damage,) = verify_snapshot(store, twice).damage
+    assert "20 templates" in damage
+    assert "'t0'" in damage
 
 
 def test_what_is_asked_for_is_checked(tmp_path: Path, runtime: LocalRuntime) -> None:
