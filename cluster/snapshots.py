@@ -23,7 +23,7 @@ from coordinator.snapshots.read import Holding, VerifyReport, find_templates, ve
 from coordinator.snapshots.restore import RestoreReport, restore_snapshot
 from coordinator.snapshots.store import DeleteReport, SnapshotStore
 from coordinator.types import GallerySpec
-from shard.errors import InvalidParameter
+from shard.errors import InvalidParameter, UnknownSnapshot
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
@@ -84,22 +84,26 @@ class Snapshots:
         route = coordinator.gallery(check_gallery_name(gallery))
         model = coordinator.snapshots.active_model(gallery)
         with show_progress(progress, "reading rows") as tell:
-            report = create_snapshot(
-                self.store, self._cluster.runtime, route, model, expires_at=expires_at, progress=tell
+            return create_snapshot(
+                self.store,
+                self._cluster.runtime,
+                route,
+                model,
+                expires_at=expires_at,
+                announce=lambda manifest: coordinator.snapshots.remember(self._record(manifest)),
+                progress=tell,
             )
-        made = report.manifest
-        coordinator.snapshots.remember(
-            SnapshotRecord(
-                snapshot_id=made.snapshot_id,
-                gallery_id=made.gallery_id,
-                gallery=made.gallery,
-                store=self.store.url,
-                created_at=made.created_at,
-                expires_at=made.expires_at,
-                templates=made.templates,
-            )
+
+    def _record(self, manifest: Manifest) -> SnapshotRecord:
+        return SnapshotRecord(
+            snapshot_id=manifest.snapshot_id,
+            gallery_id=manifest.gallery_id,
+            gallery=manifest.gallery,
+            store=self.store.url,
+            created_at=manifest.created_at,
+            expires_at=manifest.expires_at,
+            templates=manifest.templates,
         )
-        return report
 
     def list(self, gallery: str | None = None) -> list[SnapshotInfo]:
         """The snapshots in the store, or those of one gallery, oldest first; CorruptData names a damaged manifest."""
@@ -152,15 +156,24 @@ class Snapshots:
 
     def delete(self, snapshot_id: str) -> DeleteReport:
         """Remove a snapshot, and the objects that no other one names; UnknownSnapshot, StoreBusy."""
-        report = self.store.delete(snapshot_id)
-        self._cluster.coordinator.snapshots.forget(report.snapshot_ids)
+        try:
+            report = self.store.delete(snapshot_id)
+        except UnknownSnapshot:
+            self._forget_here((snapshot_id,))
+            raise
+        self._forget_here(report.snapshot_ids)
         return report
 
     def delete_expired(self, now: datetime | None = None) -> DeleteReport:
         """Remove every snapshot that has expired, and what interrupted creations left; StoreBusy."""
         report = self.store.delete_expired(now)
-        self._cluster.coordinator.snapshots.forget(report.snapshot_ids)
+        self._forget_here(report.snapshot_ids)
         return report
+
+    def _forget_here(self, snapshot_ids: tuple[str, ...]) -> None:
+        """Those of this store: the same id in another one is a copy, and is there still."""
+        here = {record.snapshot_id for record in self.made()}
+        self._cluster.coordinator.snapshots.forget(tuple(i for i in snapshot_ids if i in here))
 
     def find(
         self,
@@ -175,5 +188,8 @@ class Snapshots:
         return find_templates(self.store, gallery=gallery, template_ids=template_ids, identities=identities)
 
     def made(self) -> Sequence[SnapshotRecord]:
-        """Snapshots of this home's galleries that its catalog remembers in this store, oldest first."""
+        """Snapshots of this home's galleries that its catalog remembers in this store, oldest first.
+
+        A creation that was killed just before its end may be among them; `delete` makes it forgotten.
+        """
         return [r for r in self._cluster.coordinator.snapshots.made() if r.store == self.store.url]

@@ -101,11 +101,13 @@ def create_snapshot(
     *,
     expires_at: datetime | None = None,
     now: datetime | None = None,
+    announce: Callable[[Manifest], None] | None = None,
     progress: Tell | None = None,
 ) -> CreateReport:
     """Make a snapshot of a gallery; it is complete and listed when this returns, and not listed before.
 
-    expires_at: with a zone; None keeps it until it is deleted. Raises StoreBusy while a snapshot is deleted there,
+    expires_at: with a zone; None keeps it until it is deleted. announce: called with the manifest before it is written,
+    so that whoever remembers snapshots misses none. Raises StoreBusy while a snapshot is deleted there,
     StoreUnavailable, StaleRoute if segments are rewritten again and again, and what shard hosts answer. After an error
     the store holds what it held, and objects that the next creation reuses or the next deletion removes.
     """
@@ -135,6 +137,8 @@ def create_snapshot(
             model=None if model is None else ModelEntry(model.model_id, model.templates, uploads.put(model.data)),
             shards=shards,
         )
+        if announce is not None:
+            announce(manifest)
         marker.check()
         store.commit(manifest)
     return uploads.report(manifest, time.monotonic() - started)

@@ -88,17 +88,16 @@ class Creating(_Marker):
     kind, other = "create", "delete"
 
     def renew(self) -> None:
-        """Say that the work goes on; to be called every now and then."""
+        """Say that the work goes on; to be called every now and then. StoreBusy as `check`."""
         with self._lock:
             if self._clock() - self._written >= RENEW:
+                self.check()
                 self._write()
 
     def check(self) -> None:
-        """StoreBusy if a deletion took this creation for dead and may have removed objects that it counts on."""
-        if self._place.read(self._path) is None:
-            raise StoreBusy(
-                f"{self._place.url}: the marker {self._path} was removed meanwhile; make the snapshot again"
-            )
+        """StoreBusy if a deletion took this creation for dead, or may do so, and removes objects that it counts on."""
+        if self._clock() - self._written >= STALE or self._place.read(self._path) is None:
+            raise StoreBusy(f"{self._place.url}: {self._path} was not renewed in time; make the snapshot again")
 
 
 class Deleting(_Marker):

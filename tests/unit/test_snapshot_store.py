@@ -9,13 +9,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from coordinator.messages import EnrollRequest
+from coordinator.messages import (
+    CreateShard,
+    DataRequest,
+    EnrollRequest,
+    ExportRequest,
+    PointReply,
+    PointRequest,
+    Reply,
+)
 from coordinator.runtime import LocalRuntime
 from coordinator.snapshots import places
 from coordinator.snapshots.create import create_snapshot
@@ -31,6 +40,7 @@ from shard.errors import (
     FormatTooNew,
     InvalidParameter,
     MissingExtra,
+    StaleRoute,
     StoreBusy,
     StoreUnavailable,
     UnknownSnapshot,
@@ -47,8 +57,6 @@ NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 
 @pytest.fixture
 def runtime(tmp_path: Path) -> Iterator[LocalRuntime]:
-    from coordinator.messages import CreateShard
-
     opened = LocalRuntime(tmp_path / "hosts", ["host-0"])
     opened.control([("host-0", CreateShard(GALLERY_ID, 0, DIM))])
     yield opened
@@ -275,6 +283,52 @@ def test_a_creation_killed_before_its_manifest_is_not_listed_and_is_cleaned_up(
     assert (report.written_objects, report.reused_objects) == (0, 2)
 
 
+class Moving(LocalRuntime):
+    """The runtime of `opened`, whose shard has its rows moved in the first `times` readings, as by compaction."""
+
+    def __init__(self, opened: LocalRuntime, times: int, how: str) -> None:
+        self._opened, self._times, self._how = opened, times, how
+
+    def submit(self, host: str, request: DataRequest, *, deadline: float) -> Future[Reply]:
+        reply = self._opened.submit(host, request, deadline=deadline)
+        if self._how == "refused" and isinstance(request, ExportRequest) and self._times > 0:
+            self._times -= 1
+            reply = Future()
+            reply.set_exception(StaleRoute("moved"))
+        if self._how == "changed" and isinstance(request, PointRequest):
+            self._times -= 1
+            points = reply.result().points  # type: ignore[union-attr]
+            reply = Future()
+            crc = f"layout {max(self._times, 0)}".encode()
+            segments = tuple(dataclasses.replace(segment, floats_crc=crc) for segment in points[0].segments)
+            points = (dataclasses.replace(points[0], segments=segments),)
+            reply.set_result(PointReply(points))
+        return reply
+
+
+@pytest.mark.parametrize("how", ["refused", "changed"])
+def test_a_shard_whose_rows_are_moved_is_read_again_as_of_the_same_moment(
+    how: str, tmp_path: Path, runtime: LocalRuntime
+) -> None:
+    enroll(runtime, 20)
+    store = SnapshotStore.open(tmp_path / "store")
+    late = [False]
+
+    def enroll_more(done: int, total: int) -> None:
+        if not late[0]:
+            late[0] = True
+            enroll(runtime, 5, first=100)
+
+    made = make(store, Moving(runtime, 2, how), progress=enroll_more)
+    assert late[0]
+    assert made.templates == 20, "what was enrolled after the first moment is not in it, however often it is read"
+    assert made.shards[0].lsn == 1
+    assert verify_snapshot(store, made).damage == ()
+    with pytest.raises(StaleRoute, match="shard 0 were rewritten each of 3 times"):
+        make(store, Moving(runtime, 99, how))
+    assert store.snapshots() == [made]
+
+
 def test_deletions_and_creations_exclude_each_other(tmp_path: Path, runtime: LocalRuntime) -> None:
     enroll(runtime, 20)
     store = SnapshotStore.open(tmp_path / "store")
@@ -303,11 +357,15 @@ def test_a_marker_is_renewed_and_one_that_is_not_is_stale(place: Place) -> None:
     with creating:
         time[0] += STALE - RENEW
         creating.renew()
+        creating.check()
         time[0] += STALE
         with pytest.raises(StoreBusy), Deleting(place, "b", lambda: time[0]):
             pass
-        creating.check()
+        with pytest.raises(StoreBusy, match="again"):
+            creating.check()
         time[0] += timedelta(seconds=1)
+        with pytest.raises(StoreBusy, match="again"):
+            creating.renew()
         # It is taken for dead, so its manifest must not be written.
         with Deleting(place, "c", lambda: time[0]), pytest.raises(StoreBusy, match="again"):
             creating.check()
@@ -330,6 +388,15 @@ def test_a_template_that_is_twice_in_a_snapshot_is_found(tmp_path: Path, runtime
     (damage,) = verify_snapshot(store, twice).damage
     assert "20 templates" in damage
     assert "'t0'" in damage
+
+
+def test_a_snapshot_is_announced_before_it_is_there(tmp_path: Path, runtime: LocalRuntime) -> None:
+    """So that a catalog never misses one, whenever the process is killed."""
+    enroll(runtime, 20)
+    store = SnapshotStore.open(tmp_path / "store")
+    announced: list[tuple[str, int]] = []
+    made = make(store, runtime, announce=lambda m: announced.append((m.snapshot_id, len(store.snapshots()))))
+    assert announced == [(made.snapshot_id, 0)]
 
 
 def test_what_is_asked_for_is_checked(tmp_path: Path, runtime: LocalRuntime) -> None:
