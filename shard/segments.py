@@ -10,6 +10,7 @@ Owns names, sizes and checksums of these files. What is true is decided by `shar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,17 @@ class SegmentFiles:
     def check_floats(self, row: SegmentRow) -> None:
         """CorruptData if the float file is not what was sealed."""
         _checked(self.floats_path, row.rows * self._dim * 4, row.floats_crc)
+
+    def check_appends(self, row: SegmentRow, appends: Sequence[tuple[int, int, bytes]]) -> None:
+        """CorruptData if floats of the open tail are not what was written. appends: first row, rows, CRC32C of each."""
+        floats = self.floats(row.rows)
+        for first_row, rows, crc in appends:
+            begin = first_row - row.first_row
+            if crc32c_blocks(np.asarray(floats[begin : begin + rows])) != crc:
+                raise CorruptData(
+                    f"{self.floats_path}: wrong CRC32C in the {rows} rows at byte {begin * self._dim * 4}",
+                    path=str(self.floats_path),
+                )
 
     def remove_codes_except(self, model_id: str | None) -> None:
         """Remove the code files of other models, and unfinished writes."""
