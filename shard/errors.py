@@ -119,9 +119,13 @@ class FormatTooNew(StorageError):
 
 
 class CorruptData(StorageError):
-    """A checksum, size or header is not what the manifest says."""
+    """A checksum, size or header is not what the manifest says; `path` is the file, where it is known."""
 
     code = "corrupt_data"
+
+    def __init__(self, message: str, *, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class WriteFailed(StorageError):

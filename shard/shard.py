@@ -28,7 +28,7 @@ from shard.errors import (
     WriteFailed,
 )
 from shard.files import DirectoryLock, blocks_bytes, make_directory
-from shard.index import Index
+from shard.index import CorruptBlock, Index, corrupt_data
 from shard.keys import template_keys
 from shard.model import SearchModel
 from shard.seen import SeenKeys
@@ -119,7 +119,7 @@ class Shard:
         self.index.open_segment(str(files.floats_path), row.capacity)
         if row.is_sealed:
             self.index.append(files.read_keys(row), None)
-            self.index.seal(row.segment - 1, str(files.keys_path))
+            self.index.seal(row.segment - 1, str(files.keys_path), row.floats_crc or b"")
         else:
             self.index.append(sealing.keys_of(self._store, row), None)
         files.remove_codes_except(self._model.model_id if self._model else None)
@@ -169,11 +169,17 @@ class Shard:
         return self._store.identities(start, limit)
 
     def sample(self, rows: int, seed: int) -> FloatArray:
-        """Up to `rows` live embeddings, (n, dim) float32, drawn without replacement; the same for the same seed."""
+        """Up to `rows` live embeddings, (n, dim) float32, drawn without replacement; the same for the same seed.
+
+        Raises CorruptData if one of them is not what was sealed.
+        """
         live = np.setdiff1d(np.arange(self.index.rows), np.array(self._store.tombstones(), dtype=np.int64))
         if len(live) > rows:
             live = np.sort(np.random.default_rng(seed).choice(live, rows, replace=False))
-        return self.index.gather(live)
+        try:
+            return self.index.gather(live)
+        except CorruptBlock as error:
+            raise corrupt_data(error) from None
 
     def stats(self) -> ShardStats:
         """Sizes, from memory and from the directory."""
@@ -282,7 +288,7 @@ class Shard:
         sealed = sealing.seal(self._store, self.files(row), row, keys, model, codes)
         self._tail_codes.drop()
         self._segments[row.segment - 1] = sealed
-        self.index.seal(row.segment - 1, str(self.files(row).keys_path))
+        self.index.seal(row.segment - 1, str(self.files(row).keys_path), sealed.floats_crc or b"")
 
     def activate(self, model: SearchModel) -> None:
         """Encode every row with the model, store the codes of sealed segments, and search with them from now on.
