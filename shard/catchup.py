@@ -9,6 +9,7 @@ Ousterhout 2014); a replica of another past has to begin from nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,14 +52,19 @@ def is_part_of(position: Position, own: Position, history: Sequence[tuple[int, i
 
 
 def _next_rows(shard: Shard, first: int) -> tuple[int, FloatArray]:
-    """The floats of one segment from row `first` on, or from after the gap of dropped segments that it is in."""
+    """The floats of one segment from row `first` on, or from after the dropped segments that begin there.
+
+    A segment that was dropped after the replica had got a part of it is filled up with zeros, until it is dropped too.
+    """
     for row in shard.segments:
         last = row.first_row + row.rows
         if last <= first:
             continue
+        step = min(last, first + max(1, PIECE_BYTES // (shard.dim * 4)))
         if not row.is_dropped:
-            last = min(last, first + max(1, PIECE_BYTES // (shard.dim * 4)))
-            return first, shard.gather(np.arange(first, last))
+            return first, shard.gather(np.arange(first, step))
+        if first > row.first_row:
+            return first, np.zeros((step - first, shard.dim), np.float32)
         first = last
     return first, np.empty((0, shard.dim), np.float32)
 
@@ -76,7 +82,12 @@ def _changes(
     """A piece with these rows, or with settled_lsn the last one, or one that says that pasts differ."""
     rows = 0 if embeddings is None else len(embeddings)
     labels = shard.templates_between(first, first + rows) if rows else []
-    dead = shard.buried(first, first + rows) if settled_lsn is None else shard.buried(0, own.rows, settled_lsn)
+    if settled_lsn is not None:
+        dead = shard.buried(0, own.rows, settled_lsn)
+    else:
+        dead = shard.buried(first, first + rows)
+        if len(dead) + len(labels) < rows:
+            dead = _all_dead(first, rows, own.lsn, {stored.row for stored in labels}, dead)
     return Changes(
         position=own,
         is_divergent=is_divergent,
@@ -95,6 +106,15 @@ def _changes(
         epochs=_array([epoch for epoch, _ in history]),
         epoch_starts=_array([lsn for _, lsn in history]),
     )
+
+
+def _all_dead(
+    first: int, rows: int, lsn: int, live: set[int], buried: Sequence[tuple[int, int, int]]
+) -> list[tuple[int, int, int]]:
+    """Every row that is not live: those with tombstones, and those whose tombstones went with their segment."""
+    told = {row for row, _, _ in buried}
+    now = int(time.time())
+    return [*buried, *((row, lsn, now) for row in range(first, first + rows) if row not in live and row not in told)]
 
 
 def segment_states(segments: Sequence[SegmentRow]) -> tuple[SegmentState, ...]:

@@ -18,7 +18,7 @@ import numpy as np
 from shard import sealing
 from shard.errors import CorruptData, StorageError
 from shard.files import remove_tree
-from shard.index import Index
+from shard.index import CorruptBlock, Index, corrupt_data
 from shard.keys import template_keys
 from shard.log import Changes, Entry, SegmentState
 from shard.model import SearchModel
@@ -39,7 +39,7 @@ from shard.store import (
 )
 from shard.tail import StagedRows, Tail, put_staged
 from shard.tail_codes import TailCodes
-from shard.types import CodeArray, KeyArray
+from shard.types import CodeArray, FloatArray, KeyArray, RowArray
 
 ModelLoader = Callable[[str], SearchModel]
 _LOG = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Rows:
         self.index.open_segment(str(files.floats_path), row.capacity)
         if row.is_sealed:
             self.index.append(files.read_keys(row), None)
-            self.index.seal(row.segment - 1, str(files.keys_path))
+            self.index.seal(row.segment - 1, str(files.keys_path), row.floats_crc or b"")
         else:
             self.index.append(sealing.keys_of(self._store, row), None)
         files.remove_codes_except(self.model.model_id if self.model else None)
@@ -104,6 +104,13 @@ class Rows:
     def files(self, row: SegmentRow) -> SegmentFiles:
         """The files of one segment."""
         return SegmentFiles(self._directory, row.segment, self.dim)
+
+    def gather(self, rows: RowArray) -> FloatArray:
+        """Embeddings of rows (n,) int64, (n, dim) float32; CorruptData if one is not what was sealed."""
+        try:
+            return self.index.gather(rows)
+        except CorruptBlock as error:
+            raise corrupt_data(error) from None
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Carry out APPEND entries, all in one transaction."""
@@ -135,7 +142,7 @@ class Rows:
     def move(self, entry: Entry) -> None:
         """Carry out a MOVE entry: its rows are live."""
         model = self.model
-        embeddings = self.index.gather(entry.rows)
+        embeddings = self.gather(entry.rows)
         labels = self._store.templates_of(entry.rows)
         keys = template_keys([stored.template_id for stored in labels])
         codes = None if model is None else model.encode(embeddings)
@@ -206,7 +213,6 @@ class Rows:
         if self._is_full():
             state = states[len(self.segments) + 1]
             last = SegmentRow(state.segment, state.first_row, 0, state.capacity, False, None, None)
-        dead = set(changes.dead.tolist())
         labels = list(zip(changes.template_ids, changes.identities, changes.metadata, strict=True))
         is_live = ~np.isin(changes.live, changes.dead)
         rows, lsns = changes.live[is_live], changes.lsns[is_live]
@@ -322,7 +328,7 @@ class Rows:
         sealed = sealing.seal(self._store, self.files(row), row, keys, model, codes)
         self.tail_codes.drop()
         self.segments[row.segment - 1] = sealed
-        self.index.seal(row.segment - 1, str(self.files(row).keys_path))
+        self.index.seal(row.segment - 1, str(self.files(row).keys_path), sealed.floats_crc or b"")
 
     def close(self) -> None:
         """Close the files that are open for writing; what was committed stays."""
@@ -347,7 +353,7 @@ class Rows:
                 self.index.append(keys, None if model is None else model.encode(np.ascontiguousarray(floats)))
                 self.seen.add(keys)
             if row.is_sealed and not self.segments[row.segment - 1].is_sealed:
-                self.index.seal(row.segment - 1, str(self.files(row).keys_path))
+                self.index.seal(row.segment - 1, str(self.files(row).keys_path), row.floats_crc or b"")
             self.segments[row.segment - 1] = row
         self.index.delete(np.array(self._store.tombstones(), dtype=np.int64))
         self.templates = self._store.template_count()

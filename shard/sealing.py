@@ -53,7 +53,12 @@ def seal(
 
 
 def encode_segment(store: Store, files: SegmentFiles, row: SegmentRow, model: SearchModel) -> CodeArray:
-    """Codes of the segment's rows, (rows, code_bytes) uint8; a sealed segment's are stored too."""
+    """Codes of the segment's rows, (rows, code_bytes) uint8; a sealed segment's are stored too.
+
+    Raises CorruptData if a sealed segment's floats are not what was sealed: codes of them would look sound.
+    """
+    if row.is_sealed:
+        files.check_floats(row)
     codes = _encode(model, files.floats(row.rows))
     if row.is_sealed:
         crc = files.write_codes(model.model_id, codes)

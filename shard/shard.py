@@ -160,7 +160,10 @@ class Shard:
         return self._store.identities(start, limit)
 
     def sample(self, rows: int, seed: int) -> FloatArray:
-        """Up to `rows` live embeddings, (n, dim) float32, drawn without replacement; the same for the same seed."""
+        """Up to `rows` live embeddings, (n, dim) float32, drawn without replacement; the same for the same seed.
+
+        Raises CorruptData if one of them is not what was sealed.
+        """
         there = [np.arange(s.first_row, s.first_row + s.rows) for s in self._store.segments() if not s.is_dropped]
         stored = np.concatenate(there) if there else no_rows()
         live = np.setdiff1d(stored, np.array(self._store.tombstones(), dtype=np.int64), assume_unique=True)
@@ -171,8 +174,11 @@ class Shard:
         return self.gather(live)
 
     def gather(self, rows: RowArray) -> FloatArray:
-        """Embeddings of rows (n,) int64, (n, dim) float32; dead ones too, while their segment is there."""
-        return self.index.gather(rows)
+        """Embeddings of rows (n,) int64, (n, dim) float32; dead ones too, while their segment is there.
+
+        Raises CorruptData if one of them is not what was sealed.
+        """
+        return self._rows.gather(rows)
 
     @property
     def segments(self) -> tuple[SegmentRow, ...]:
@@ -298,6 +304,7 @@ class Shard:
         """
         with self._writing():
             fresh = [entry for entry in entries if entry.lsn > self._rows.lsn]
+            self._check_past([entry for entry in entries if entry.lsn <= self._rows.lsn])
             rows, lsn = self.index.rows, self._rows.lsn
             for entry in fresh:
                 if entry.lsn != lsn + 1 or entry.first_row != rows or entry.epoch < self._rows.epoch:
@@ -309,6 +316,16 @@ class Shard:
                 rows += len(entry.batch) if entry.verb == APPEND else len(entry.rows) if entry.verb == MOVE else 0
             for group in _groups(fresh):
                 self._carry_out(group)
+
+    def _check_past(self, entries: Sequence[Entry]) -> None:
+        """OutOfStep if entries that should be here already are others than those that are."""
+        history = self._store.epochs() if entries else []
+        for entry in entries:
+            epoch = max((epoch for epoch, first_lsn in history if first_lsn <= entry.lsn), default=0)
+            if epoch != entry.epoch:
+                raise OutOfStep(
+                    f"{self.directory}: entry {entry.lsn} is of epoch {epoch} here, got one of {entry.epoch}"
+                )
 
     @property
     def is_catching_up(self) -> bool:

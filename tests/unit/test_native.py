@@ -185,7 +185,7 @@ def test_memory_is_counted_and_has_no_slack(tmp_path: Path) -> None:
     gallery = Gallery(tmp_path, (rows,))
     assert gallery.index.code_bytes == rows * (PLANES * 16 + 2 + 8)
     gallery.keys.tofile(tmp_path / "keys")
-    gallery.index.seal(0, str(tmp_path / "keys"))
+    gallery.index.seal(0, str(tmp_path / "keys"), b"")
     sealed = rows * (PLANES * 16 + 2) + (LISTS + 1) * 4
     assert gallery.index.code_bytes == sealed
     probes, _ = make_probes(1)
@@ -199,7 +199,7 @@ def test_memory_is_counted_and_has_no_slack(tmp_path: Path) -> None:
 def test_lists_that_do_not_agree_are_not_visited(tmp_path: Path, is_loaded: bool) -> None:
     gallery = Gallery(tmp_path, (6_800, 60))
     gallery.keys[:6_800].tofile(tmp_path / "keys")
-    gallery.index.seal(0, str(tmp_path / "keys"))
+    gallery.index.seal(0, str(tmp_path / "keys"), b"")
     if is_loaded:
         gallery.index.set_codes(PLANES, LISTS, [gallery.coded[rows] for rows in gallery.segments])
     gallery.delete([5, 6, 7])
