@@ -1,7 +1,8 @@
-"""The native index, its SIMD kernel and the checksums of sealed files. The only importer of the extension."""
+"""The native index, its SIMD kernel, and the checksums of sealed files. The only importer of the extension."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -58,11 +59,9 @@ def checksum_block(path: Path, size: int, crc: bytes) -> int:
 
     Raises CorruptData if they are not as many as the file can have blocks.
     """
-    try:
-        if len(crc) % 4 == 0:
+    if len(crc) % 4 == 0:
+        with contextlib.suppress(ValueError):
             return _native.checksum_block(size, len(crc) // 4)
-    except ValueError:
-        pass
     raise CorruptData(
         f"{path}: the manifest has {len(crc)} bytes of checksums, which are not those of {size} bytes", path=str(path)
     )
