@@ -100,6 +100,7 @@ class Shard:
             self._store = Store(directory / "shard.db")
             undo.callback(self._store.close)
             self.configured_epoch = int(self._store.meta("configured_epoch") or 0)
+            self.configured_hosts = tuple((self._store.meta("configured_hosts") or "").split())
             self._rows = Rows(directory, self._store, load_model)
             self.dim, self.index = self._rows.dim, self._rows.index
             self._lock = lock
@@ -184,6 +185,11 @@ class Shard:
     def segments(self) -> tuple[SegmentRow, ...]:
         """The segments, dropped ones too, as they are now."""
         return tuple(self._rows.segments)
+
+    @property
+    def lsn(self) -> int:
+        """LSN of the last entry that is true here."""
+        return self._rows.lsn
 
     @property
     def position(self) -> Position:
@@ -351,15 +357,20 @@ class Shard:
         with self._write_lock:
             yield
 
-    def take_epoch(self, epoch: int) -> None:
-        """From now on entries are decided, or accepted, under this configuration; durable. StaleRoute for an older."""
+    def take_epoch(self, epoch: int, hosts: Sequence[str] | None = None) -> None:
+        """From now on entries are decided, or accepted, under this configuration; durable. StaleRoute for an older.
+
+        hosts: those that hold the shard under it, where they are known.
+        """
         with self._writing():
             if epoch < self.configured_epoch:
                 raise StaleRoute(f"{self.directory}: configuration {epoch} is older than {self.configured_epoch}")
-            if epoch > self.configured_epoch:
+            known = self.configured_hosts if hosts is None else tuple(hosts)
+            if (epoch, known) != (self.configured_epoch, self.configured_hosts):
                 with self._store.transaction() as db:
                     set_meta(db, "configured_epoch", str(epoch))
-                self.configured_epoch = epoch
+                    set_meta(db, "configured_hosts", "\n".join(known))
+                self.configured_epoch, self.configured_hosts = epoch, known
 
     def _submit(self, request: Request) -> tuple[int, int, int]:
         ticket = self._waiting.add(request)
