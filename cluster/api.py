@@ -24,7 +24,7 @@ from cluster.config import Settings, load_settings, pipeline_options
 from cluster.faces import FacePipeline, ImageSource, model_spec
 from cluster.gallery import Gallery
 from cluster.results import Verification
-from coordinator.catalog import Catalog
+from coordinator.catalog import open_catalog
 from coordinator.coordinator import Coordinator, check_gallery_name
 from coordinator.home import Home
 from coordinator.ray_cluster import RayCluster, RayCoordinator, RayOptions
@@ -215,12 +215,20 @@ class Cluster:
 
 def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[Runtime, Coordinator | RayCoordinator]:
     """The shard hosts and the control plane, as the settings ask; closed by `undo`."""
-    catalog = Catalog(home.catalog_path)
+    catalog = open_catalog(home, settings.catalog)
     if settings.runtime == "ray":
         with contextlib.closing(catalog):
             known = tuple(catalog.shards_per_host())
         options = RayOptions(address=settings.ray_address, shard_hosts=settings.shard_hosts)
-        ray = RayCluster.start(options, home.directory, home.home_id, home.secret, known, kernel=settings.kernel)
+        ray = RayCluster.start(
+            options,
+            home.directory,
+            home.home_id,
+            home.secret,
+            known,
+            kernel=settings.kernel,
+            catalog=settings.catalog,
+        )
         undo.callback(ray.close)
         return ray.runtime, ray.coordinator
     undo.callback(catalog.close)

@@ -25,6 +25,12 @@ class Settings(BaseModel):
     ray_address: str = Field(
         default="local", description="Ray cluster to join (host:port), or `local` to start one on this machine."
     )
+    catalog: str | None = Field(
+        default=None,
+        # It may have a password in it.
+        repr=False,
+        description="Database of the catalog, as a SQLAlchemy URL; `catalog.db` in the home if not set.",
+    )
     shard_hosts: int | None = Field(
         default=None,
         ge=1,

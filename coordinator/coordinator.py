@@ -81,7 +81,7 @@ class Coordinator:
             gallery_id = secrets.token_hex(8)
             held = self._catalog.shards_per_host()
             hosts = place_shards(gallery_id, spec.shards, {host: held.get(host, 0) for host in self._runtime.hosts()})
-            self._catalog.add_gallery(gallery_id, spec, hosts)
+            self._catalog.add_gallery(gallery_id, spec, [(h,) for h in hosts])
             self._runtime.control([(h, CreateShard(gallery_id, i, spec.dim)) for i, h in enumerate(hosts)])
             self._catalog.set_state(gallery_id, READY)
             return self._catalog.gallery(spec.name)
