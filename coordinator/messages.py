@@ -25,12 +25,17 @@ from shard.types import (
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
-    """Search these shards of a gallery, all on one host. probes: (n, dim) float32, unit norm."""
+    """Search these shards of a gallery, all on one host. probes: (n, dim) float32, unit norm.
+
+    epochs, here and in the other reads: for each of `shards` the epoch of the route that the request was made from; a
+    replica of another epoch answers StaleRoute.
+    """
 
     gallery_id: str
     shards: tuple[int, ...]
     probes: FloatArray
     params: SearchParams
+    epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ class RecordsRequest:
     gallery_id: str
     shards: tuple[int, ...]
     template_ids: tuple[str, ...]
+    epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,7 @@ class IdentitiesRequest:
     shards: tuple[int, ...]
     start: str
     limit: int
+    epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,7 @@ class StatsRequest:
 
     gallery_id: str
     shards: tuple[int, ...]
+    epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
