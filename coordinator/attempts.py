@@ -8,7 +8,7 @@ so that none is within another, and every shard is in one of them at most.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shard.errors import DeadlineExceeded, FacegridError
@@ -101,6 +101,10 @@ class Progress:
         shard = leaf.shards[0]
         return shard in self._answered or shard in self.failures
 
+    def is_answered(self, group: Group) -> bool:
+        """Every shard of the group, which need not be a leaf, is answered."""
+        return self._answered.issuperset(group.shards)
+
     def is_under_way(self, leaf: Group) -> bool:
         """Some request may bring its answer, or it needs none."""
         return self._under_way[leaf.shards[0]] > 0 or self.is_settled(leaf)
@@ -156,10 +160,10 @@ class Progress:
                 self.failures[shard] = self.errors[shard]
                 self.open -= 1
 
-    def expire(self, waiting: Mapping[Group, str]) -> None:
+    def expire(self, waiting: Sequence[tuple[Group, str]]) -> None:
         """The deadline passed. waiting: groups under way and the hosts that did not answer."""
         hosts: dict[int, list[str]] = {}
-        for group, host in waiting.items():
+        for group, host in waiting:
             for shard in group.shards:
                 hosts.setdefault(shard, []).append(host)
         for shard in range(len(self._under_way)):

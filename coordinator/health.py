@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Literal, TypeAlias
 
 Breaker: TypeAlias = Literal["closed", "open", "half_open"]
@@ -99,7 +98,8 @@ class _Host:
     hedges: int = 0
     retries: int = 0
     outstanding: int = 0
-    windows: dict[str, dict[int, LatencyWindow]] = field(default_factory=dict)
+    windows: dict[tuple[str, int], LatencyWindow] = field(default_factory=dict)
+    """By kind and by the power of two of the number of probes."""
 
 
 class HealthTable:
@@ -142,11 +142,10 @@ class HealthTable:
                 state.is_open, state.trial_since, state.back_off_s = False, None, 0.0
                 self._open -= 1
             if seconds is not None:
-                sizes = state.windows.setdefault(kind, {})
-                size = probes.bit_length()
-                window = sizes.get(size)
+                key = (kind, probes.bit_length())
+                window = state.windows.get(key)
                 if window is None:
-                    window = sizes[size] = LatencyWindow()
+                    window = state.windows[key] = LatencyWindow()
                 window.add(seconds)
 
     def failed(self, host: str) -> None:
@@ -198,12 +197,17 @@ class HealthTable:
         """
         with self._lock:
             state = self._hosts.get(host)
-            sizes = {} if state is None else state.windows.get(kind, {})
+            if state is None:
+                return None
             own = probes.bit_length()
-            window = sizes.get(own)
+            window = state.windows.get((kind, own))
             if window is not None and (estimate := window.p95_s()) is not None:
                 return estimate
-            known = {size: p95 for size, window in sizes.items() if (p95 := window.p95_s()) is not None}
+            known = {
+                size: p95
+                for (its_kind, size), window in state.windows.items()
+                if its_kind == kind and (p95 := window.p95_s()) is not None
+            }
         larger = [size for size in known if size > own]
         if larger:
             return known[min(larger)]
@@ -216,8 +220,7 @@ class HealthTable:
             return tuple(self._told(name, state, now) for name, state in sorted(self._hosts.items()))
 
     def _told(self, name: str, state: _Host, now: float) -> HostHealth:
-        windows = chain.from_iterable(sizes.values() for sizes in state.windows.values())
-        samples = [seconds for window in windows for seconds in window.samples]
+        samples = [seconds for window in state.windows.values() for seconds in window.samples]
         return HostHealth(
             host=name,
             breaker="closed" if not state.is_open else "open" if now < state.until else "half_open",

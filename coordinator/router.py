@@ -36,7 +36,8 @@ from coordinator.messages import (
     StatsRequest,
 )
 from coordinator.placement import shards_of
-from coordinator.reads import Question, Reads
+from coordinator.questions import Question
+from coordinator.reads import Reads
 from coordinator.routes import Lookup, RouteTable
 from coordinator.runtime import Runtime
 from coordinator.types import Coverage, EnrollOutcome, GalleryRoute, SearchOutcome
