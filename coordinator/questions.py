@@ -28,7 +28,8 @@ class Question(Generic[ReplyT]):
 
 @dataclass(slots=True)
 class Answers(Generic[ReplyT]):
-    """replies: each with the shards it answers for, no shard twice. failures: an error of every other shard, first come first."""
+    """What a read got. replies: each with the shards it answers for, no shard twice. failures: an error of every other
+    shard, first come first."""
 
     route: GalleryRoute
     replies: list[tuple[tuple[int, ...], ReplyT]]
@@ -40,8 +41,8 @@ class Answers(Generic[ReplyT]):
         return Coverage(sum(len(shards) for shards, _ in self.replies), self.route.shards)
 
     def check_complete(self) -> None:
-        """Raise the first failure, if there is one: the error itself where repeating the call will not help or the deadline
-        passed, else IncompleteCoverage."""
+        """Raise if a shard failed: its error where repeating the call will not help or the deadline passed, else
+        IncompleteCoverage."""
         if not self.failures:
             return
         shard, failure = next(iter(self.failures.items()))
