@@ -61,7 +61,7 @@ class Cluster:
             undo.callback(self.home.close)
             self.runtime, self.coordinator = _start(self.home, settings, undo)
             undo.callback(self._maintenance.shutdown)
-            self.router = Router(self.runtime)
+            self.router = Router(self.runtime, self.coordinator.gallery)
             self._closing = undo.pop_all()
 
     @classmethod

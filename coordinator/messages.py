@@ -28,12 +28,17 @@ from shard.types import (
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
-    """Search these shards of a gallery, all on one host. probes: (n, dim) float32, unit norm."""
+    """Search these shards of a gallery, all on one host. probes: (n, dim) float32, unit norm.
+
+    epochs, here and in the other reads: for each of `shards` the epoch of the route that the request was made from; a
+    replica of another epoch answers StaleRoute.
+    """
 
     gallery_id: str
     shards: tuple[int, ...]
     probes: FloatArray
     params: SearchParams
+    epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,7 @@ class RecordsRequest:
     gallery_id: str
     shards: tuple[int, ...]
     template_ids: tuple[str, ...]
+    epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,7 @@ class IdentitiesRequest:
     shards: tuple[int, ...]
     start: str
     limit: int
+    epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +137,7 @@ class StatsRequest:
 
     gallery_id: str
     shards: tuple[int, ...]
+    epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

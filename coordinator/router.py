@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from coordinator import merge
+from coordinator.health import HealthTable, HostHealth
 from coordinator.messages import (
     DataRequest,
     DeleteReply,
@@ -35,6 +36,9 @@ from coordinator.messages import (
     StatsRequest,
 )
 from coordinator.placement import shards_of
+from coordinator.questions import Question
+from coordinator.reads import Reads
+from coordinator.routes import Lookup, RouteTable
 from coordinator.runtime import Runtime
 from coordinator.types import Coverage, EnrollOutcome, GalleryRoute, SearchOutcome
 from shard.errors import (
@@ -46,6 +50,7 @@ from shard.errors import (
     HostUnavailable,
     IncompleteCoverage,
     InvalidParameter,
+    ProtocolError,
 )
 from shard.types import (
     MAX_PROBES,
@@ -75,8 +80,12 @@ ReplyT = TypeVar("ReplyT", bound=Reply)
 class Router:
     """Data requests of one process to the hosts of a runtime. Thread-safe."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, lookup: Lookup | None = None) -> None:
+        """lookup: the coordinator's newest route of a gallery by name; None: routes never change."""
         self._runtime = runtime
+        self._routes = RouteTable(lookup)
+        self._health = HealthTable()
+        self._reads = Reads(runtime, self._routes, self._health)
         self._enrolling: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def search(
@@ -112,14 +121,21 @@ class Router:
     def _search(
         self, route: GalleryRoute, probes: FloatArray, params: SearchParams, allow_partial: bool, deadline: float
     ) -> SearchOutcome:
-        replies, failure = self._fan_out(
-            route, lambda shards: SearchRequest(route.gallery_id, shards, probes, params), SearchReply, deadline
+        question = Question(
+            "exact" if params.exact else "search",
+            len(probes),
+            lambda shards, epochs: SearchRequest(route.gallery_id, shards, probes, params, epochs),
+            SearchReply,
         )
-        coverage = Coverage(sum(len(reply.shards) for reply in replies), route.shards)
-        if failure is not None and not allow_partial:
-            _raise_incomplete(route, coverage, failure)
-        found = [reply.candidates for reply in replies]
-        return SearchOutcome(merge.merge(found, params.k) if found else merge.empty(len(probes), params.k), coverage)
+        answers = self._reads.ask(route, question, deadline)
+        if not allow_partial:
+            answers.check_complete()
+        for shards, reply in answers.replies:
+            if reply.shards != shards:
+                raise ProtocolError(f"asked for shards {shards} of {route.name}, got an answer for {reply.shards}")
+        found = [reply.candidates for _, reply in answers.replies]
+        merged = merge.merge(found, params.k) if found else merge.empty(len(probes), params.k)
+        return SearchOutcome(merged, answers.coverage)
 
     def enroll(self, route: GalleryRoute, batch: EnrollBatch, *, skip_existing: bool, new_ids: bool) -> EnrollOutcome:
         """Write a batch; durable on every shard when it returns.
@@ -131,7 +147,11 @@ class Router:
         check_batch(batch, route.dim)
         with self._enrolling[route.gallery_id]:
             # An id is unique in the gallery, but its shard follows from the identity: ask all of them.
-            existing = set() if new_ids else {r.template_id for r in self.records(route, batch.template_ids)}
+            existing = (
+                set()
+                if new_ids
+                else {r.template_id for r in self.records(route, batch.template_ids, primaries_only=True)}
+            )
             if existing and not skip_existing:
                 raise DuplicateTemplate(
                     f"{len(existing)} of {len(batch)} template ids are in {route.name} already, the first"
@@ -185,40 +205,72 @@ class Router:
         )
         return sum(reply.deleted for reply in replies)
 
-    def records(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> list[TemplateRecord]:
-        """Labels and metadata of the templates that are there, in no particular order."""
-        replies = self._all(route, lambda shards: RecordsRequest(route.gallery_id, shards, template_ids), RecordsReply)
-        return [record for reply in replies for record in reply.records]
+    def records(
+        self, route: GalleryRoute, template_ids: tuple[str, ...], *, primaries_only: bool = False
+    ) -> list[TemplateRecord]:
+        """Labels and metadata of the templates that are there, in no particular order.
+
+        primaries_only: for a write that follows from what is there.
+        """
+        replies = self._read(
+            route,
+            "records",
+            len(template_ids),
+            lambda shards, epochs: RecordsRequest(route.gallery_id, shards, template_ids, epochs),
+            RecordsReply,
+            primaries_only,
+        )
+        return [record for _, reply in replies for record in reply.records]
 
     def identities(self, route: GalleryRoute, *, start: str, limit: int) -> list[IdentityCount]:
         """Up to `limit` identities from `start` on, in byte order of their UTF-8."""
-        replies = self._all(
-            route, lambda shards: IdentitiesRequest(route.gallery_id, shards, start, limit), IdentitiesReply
+        replies = self._read(
+            route,
+            "identities",
+            limit,
+            lambda shards, epochs: IdentitiesRequest(route.gallery_id, shards, start, limit, epochs),
+            IdentitiesReply,
         )
-        found = [entry for reply in replies for entry in reply.identities]
+        found = [entry for _, reply in replies for entry in reply.identities]
         return sorted(found, key=lambda entry: entry.identity.encode())[:limit]
+
+    def stats(self, route: GalleryRoute) -> list[ShardStats]:
+        """Sizes of every shard, by shard number."""
+        replies = self._read(
+            route, "stats", 1, lambda shards, epochs: StatsRequest(route.gallery_id, shards, epochs), StatsReply
+        )
+        by_shard = {shard: stats for shards, reply in replies for shard, stats in zip(shards, reply.stats, strict=True)}
+        return [by_shard[shard] for shard in sorted(by_shard)]
+
+    def health(self) -> tuple[HostHealth, ...]:
+        """What this process has observed of each host that it asked, by name."""
+        return self._health.snapshot()
+
+    def _read(
+        self,
+        route: GalleryRoute,
+        kind: str,
+        size: int,
+        request: Callable[[tuple[int, ...], tuple[int, ...]], DataRequest],
+        reply: type[ReplyT],
+        primaries_only: bool = False,
+    ) -> list[tuple[tuple[int, ...], ReplyT]]:
+        """Replies for every shard, each with its shards; IncompleteCoverage or DeadlineExceeded if one is missing."""
+        question = Question(kind, size, request, reply, primaries_only)
+        answers = self._reads.ask(route, question, time.monotonic() + DEFAULT_DEADLINE_MS / 1000)
+        answers.check_complete()
+        return answers.replies
 
     def flush(self, route: GalleryRoute) -> None:
         """Seal the open tail of every shard."""
         self._all(route, lambda shards: FlushRequest(route.gallery_id, shards), Done, WRITE_DEADLINE_MS)
-
-    def stats(self, route: GalleryRoute) -> list[ShardStats]:
-        """Sizes of every shard, by shard number."""
-        by_host = route.shards_by_host()
-        replies = self._all(route, lambda shards: StatsRequest(route.gallery_id, shards), StatsReply)
-        numbered = [
-            (shard, stats)
-            for shards, reply in zip(by_host.values(), replies, strict=True)
-            for shard, stats in zip(shards, reply.stats, strict=True)
-        ]
-        return [stats for _, stats in sorted(numbered, key=lambda pair: pair[0])]
 
     def _all(
         self,
         route: GalleryRoute,
         request: Callable[[tuple[int, ...]], DataRequest],
         kind: type[ReplyT],
-        deadline_ms: int = DEFAULT_DEADLINE_MS,
+        deadline_ms: int,
     ) -> list[ReplyT]:
         """One reply a host, hosts sorted; IncompleteCoverage or DeadlineExceeded if one is missing."""
         replies, failure = self._fan_out(route, request, kind, time.monotonic() + deadline_ms / 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shard.types import CandidateBatch
@@ -58,6 +59,10 @@ class GalleryRoute:
         """Host name to the shards whose primary it holds, hosts sorted."""
         names = sorted(set(self.hosts))
         return {name: tuple(i for i, host in enumerate(self.hosts) if host == name) for name in names}
+
+    def epochs_of(self, shards: Sequence[int]) -> tuple[int, ...]:
+        """The epochs of these shards, in their order."""
+        return tuple([self.epochs[shard] for shard in shards])
 
 
 @dataclass(frozen=True, slots=True)

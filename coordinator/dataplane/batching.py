@@ -1,8 +1,8 @@
 """Turns requests that wait at a host into as few calls as possible, and runs them on one thread of their kind.
 
-Searches for the same gallery, shards, parameters and dimension are stacked and executed once: the native scan takes
-many probes for little more than one. Each request is still answered by itself: what fails in a stack is run alone.
-Knows nothing of sockets; replies leave encoded, so that the loop's thread has nothing left to do but send.
+Searches for the same gallery, shards, epochs, parameters and dimension are stacked and executed once: the native scan
+takes many probes for little more than one. Each request is still answered by itself: what fails in a stack is run
+alone. Knows nothing of sockets; replies leave encoded, so that the loop's thread has nothing left to do but send.
 """
 
 from __future__ import annotations
@@ -188,4 +188,5 @@ def _stack_key(request: DataRequest) -> tuple[Hashable, int]:
         return None, 0
     if not 1 <= len(request.probes) < STACK_PROBES:
         return None, 0
-    return (request.gallery_id, request.shards, request.params, request.probes.shape[1]), len(request.probes)
+    key = (request.gallery_id, request.shards, request.epochs, request.params, request.probes.shape[1])
+    return key, len(request.probes)
