@@ -35,7 +35,7 @@ class Settings(BaseModel):
         default=None,
         ge=1,
         le=1024,
-        description="Shard hosts to run on a Ray that Facegrid starts itself; 1 if not set.",
+        description="Shard hosts to run in this process, or on a Ray that Facegrid starts itself; 1 if not set.",
     )
     kernel: str | None = Field(default=None, description="SIMD kernel by name; the fastest that runs here if not set.")
     models: tuple[Path, ...] = Field(

@@ -103,6 +103,12 @@ class Catalog:
         with self.writing() as db:
             db.execute(_changed(gallery_id).values(state=state, version=GALLERIES.c.version + 1))
 
+    def begin_drop(self, gallery_id: str) -> None:
+        """Move a gallery to DROPPING and free its name; it is remembered until every host has removed it."""
+        with self.writing() as db:
+            values = {"state": DROPPING, "name": f"#{gallery_id}", "version": GALLERIES.c.version + 1}
+            db.execute(_changed(gallery_id).values(**values))
+
     def remove_gallery(self, gallery_id: str) -> None:
         """Remove a gallery's entries, and models that no gallery uses any more."""
         with self.writing() as db:

@@ -45,6 +45,8 @@ from coordinator.messages import (
     HealthRequest,
     IdentitiesReply,
     IdentitiesRequest,
+    InventoryReply,
+    InventoryRequest,
     ProgressReply,
     RecordsReply,
     RecordsRequest,
@@ -144,24 +146,25 @@ class ShardHost:
 
     def search(self, request: SearchRequest) -> SearchReply:
         """Search the asked shards together."""
-        shards = self._readable(request.gallery_id, request.shards)
+        shards = self._readable(request.gallery_id, request.shards, request.epochs)
         return SearchReply(search_shards(shards, request.probes, request.params), request.shards)
 
     def records(self, request: RecordsRequest) -> RecordsReply:
         """Labels and metadata by template id."""
-        shards = self._readable(request.gallery_id, request.shards)
+        shards = self._readable(request.gallery_id, request.shards, request.epochs)
         keys = template_keys(request.template_ids)  # once for all shards
         return RecordsReply(tuple(record for s in shards for record in s.records(request.template_ids, keys)))
 
     def identities(self, request: IdentitiesRequest) -> IdentitiesReply:
         """One page of identities over the asked shards."""
-        shards = self._readable(request.gallery_id, request.shards)
+        shards = self._readable(request.gallery_id, request.shards, request.epochs)
         pages = [entry for shard in shards for entry in shard.identities(request.start, request.limit)]
         return IdentitiesReply(tuple(sorted(pages, key=lambda entry: entry.identity.encode())[: request.limit]))
 
     def stats(self, request: StatsRequest) -> StatsReply:
         """Sizes, shard by shard."""
-        return StatsReply(tuple(shard.stats() for shard in self._readable(request.gallery_id, request.shards)))
+        shards = self._readable(request.gallery_id, request.shards, request.epochs)
+        return StatsReply(tuple(shard.stats() for shard in shards))
 
     # Writes
 
@@ -234,13 +237,21 @@ class ShardHost:
         return self._leases.grant(request)
 
     def health(self, request: HealthRequest) -> HealthReply:
-        """The host is there; which of its shards are in trouble."""
-        troubled = [
-            ShardHealth(g, s, 0 if r.config is None else r.config.epoch, r.shard.lsn, r.fault)
-            for (g, s), r in tuple(self._replicas.items())
-            if r.config is None or r.fault
+        """The host is there; which of its shards are in trouble, or asked for."""
+        asked = {(request.gallery_id, number) for number in request.shards}
+        told = [
+            ShardHealth(*key, r.epoch, r.shard.lsn, r.fault, r.unconfirmed)
+            for key, r in tuple(self._replicas.items())
+            if key in asked or r.config is None or r.fault or r.unconfirmed
         ]
-        return HealthReply(self.name, self.incarnation, tuple(troubled))
+        return HealthReply(self.name, self.incarnation, tuple(told))
+
+    def inventory(self, request: InventoryRequest) -> InventoryReply:
+        """Every shard that has a directory here."""
+        found = sorted(self._directory.glob("galleries/*/shard-*"))
+        return InventoryReply(
+            tuple(path.parent.name for path in found), tuple(int(path.name.removeprefix("shard-")) for path in found)
+        )
 
     # Control requests
 
@@ -258,6 +269,9 @@ class ShardHost:
             try:
                 self._replica(config.gallery_id, config.shard).configure(config, min_in_sync)
                 faults.append("")
+            except UnknownGallery as error:
+                # The catalog says that it is here.
+                faults.append(f"{CorruptData.code}: {error}")
             except FacegridError as error:
                 faults.append(f"{error.code}: {error}")
         if self._beacons is not None and self._leases is not None:
@@ -437,6 +451,7 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     DigestRequest: ShardHost.digest,
     BeaconRequest: ShardHost.beacon,
     HealthRequest: ShardHost.health,
+    InventoryRequest: ShardHost.inventory,
     CreateShard: ShardHost.create_shard,
     ConfigureShards: ShardHost.configure_shards,
     SetPeers: ShardHost.set_peers,

@@ -245,28 +245,33 @@ class BeaconReply:
 
 @dataclass(frozen=True, slots=True)
 class HealthRequest:
-    """Is the host there? Answered beside everything else."""
+    """Is the host there, and how are these shards of it? Answered beside everything else. ("", ()): the host only."""
+
+    gallery_id: str
+    shards: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ShardHealth:
     """One shard on a host. epoch: the configuration it works under, 0 for none yet. fault: why it refuses writes or
-    cannot be read, "" if nothing is wrong."""
+    cannot be read, "" if nothing is wrong. unconfirmed: at a primary, the hosts that did not confirm a write.
+    """
 
     gallery_id: str
     shard: int
     epoch: int
     lsn: int
     fault: str
+    unconfirmed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class HealthReply:
-    """incarnation: another number after each start of the host. troubled: its shards that have a fault or no epoch."""
+    """incarnation: another number after each start of the host. shards: those asked for, and those in trouble."""
 
     host: str
     incarnation: int
-    troubled: tuple[ShardHealth, ...]
+    shards: tuple[ShardHealth, ...]
 
 
 # --- control ------------------------------------------------------------------------------------------------------
@@ -298,6 +303,19 @@ class ConfiguredReply:
     """For each configuration "", or why the shard cannot be opened: it is missing, or damaged."""
 
     faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryRequest:
+    """Which shards have a directory on the host, whoever is thought to hold them."""
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryReply:
+    """Gallery id and number of each."""
+
+    galleries: tuple[str, ...]
+    shards: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,6 +459,7 @@ ControlRequest: TypeAlias = (
     | ActivateModel
     | ConfigureShards
     | SetPeers
+    | InventoryRequest
     | AdmitReplica
     | DropShard
     | CompactShards
@@ -464,6 +483,7 @@ Reply: TypeAlias = (
     | HealthReply
     | ErasureReply
     | CheckReply
+    | InventoryReply
     | ConfiguredReply
     | Done
 )

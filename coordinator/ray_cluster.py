@@ -153,6 +153,10 @@ class RayCoordinator:
         report: TrainReport | None = self._call("train_if_due", name)
         return report
 
+    def report(self, gallery_id: str, shard: int, epoch: int, error: str) -> None:
+        """See Coordinator.report."""
+        self._call("report", gallery_id, shard, epoch, error)
+
     def close(self) -> None:
         """The actor is RayCluster's to close."""
 

@@ -131,6 +131,7 @@ class Replica:
         # Replaced as a whole, never changed, so that whoever forwards needs no lock.
         self._links: dict[str, Link] = {}
         self._admitted: frozenset[str] = frozenset()
+        self._unconfirmed: frozenset[str] = frozenset()
         shard.on_commit = self._forward
 
     # Who may do what
@@ -182,11 +183,12 @@ class Replica:
             if config.epoch < self.shard.configured_epoch:
                 return
             self._is_ready = False
-            self.shard.take_epoch(config.epoch)
+            left_out = set(self.shard.configured_hosts) - set(config.in_sync) - {self._host}
+            self.shard.take_epoch(config.epoch, config.in_sync)
             # The shard's lock comes before this one, since entries are forwarded under it.
             with self._lock:
                 links, self._links = self._links, {}
-                self._admitted = frozenset()
+                self._admitted, self._unconfirmed = frozenset(), frozenset()
                 self._min_in_sync, self.config = min_in_sync, config
             for link in links.values():
                 link.close(f"{self._name}: epoch {config.epoch} has begun")
@@ -234,6 +236,7 @@ class Replica:
         except FacegridError as error:
             if self.config is not config:
                 return  # asked again under the new configuration
+            self._unconfirmed |= {host}
             raise NotReplicated(f"{self._name}: {host} did not confirm entry {lsn}: {error}") from error
 
     def _forward(self, entries: Sequence[Entry]) -> None:
@@ -321,6 +324,17 @@ class Replica:
         for link in links.values():
             link.close(f"{self._name} was closed")
         self.shard.close()
+
+    @property
+    def epoch(self) -> int:
+        """Of the configuration it works under, 0 for none yet."""
+        config = self.config
+        return config.epoch if config is not None and self._is_ready else 0
+
+    @property
+    def unconfirmed(self) -> tuple[str, ...]:
+        """Hosts that did not confirm a write under this configuration."""
+        return tuple(sorted(self._unconfirmed))
 
     @property
     def fault(self) -> str:

@@ -17,7 +17,6 @@ from coordinator.host import ShardHost
 from coordinator.messages import ControlRequest, DataRequest, EnrollRequest, Reply
 from shard.errors import DeadlineExceeded, HostUnavailable, ShardClosed
 
-
 SMALL_ROWS = 256
 """Rows of a batch that are written in less time than their sync takes."""
 SMALL_WRITES = 16

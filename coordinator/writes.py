@@ -127,9 +127,7 @@ class Writes:
         operation = secrets.token_bytes(16)
         replies = self._everywhere(
             route,
-            lambda shards, epochs: DeleteRequest(
-                route.gallery_id, shards, epochs, operation, template_ids, identities
-            ),
+            lambda shards, epochs: DeleteRequest(route.gallery_id, shards, epochs, operation, template_ids, identities),
             DeleteReply,
         )
         return sum(reply.deleted for reply in replies)

@@ -16,6 +16,7 @@ from coordinator.dataplane.client import ClientLoop, DataClient
 from coordinator.dataplane.server import DataServer
 from coordinator.host import ShardHost
 from coordinator.messages import (
+    ConfigureShards,
     CreateShard,
     DataRequest,
     DeleteRequest,
@@ -29,6 +30,7 @@ from coordinator.messages import (
     SearchRequest,
     StatsRequest,
 )
+from coordinator.types import ShardConfig
 from shard.errors import DuplicateTemplate, FacegridError, InvalidEmbedding, InvalidParameter, UnknownGallery
 from shard.types import CandidateBatch, EnrollBatch, SearchParams
 from tests.faces_like import unit_rows
@@ -45,6 +47,7 @@ def host(tmp_path: Path) -> Iterator[ShardHost]:
     opened = ShardHost("a", tmp_path / "a")
     for shard in SHARDS:
         opened.execute(CreateShard(GALLERY, shard, DIM))
+        opened.execute(ConfigureShards((ShardConfig(GALLERY, shard, 1, "a", ("a",), ()),), (1,)))
     yield opened
     opened.close()
 
@@ -70,7 +73,7 @@ def enroll(shard: int, rows: np.ndarray) -> EnrollRequest:
     ids = tuple(f"t{shard}-{i}" for i in range(len(rows)))
     identities = tuple(None if i % 3 else f"person {i}" for i in range(len(rows)))
     metadata = tuple(b'{"i":1}' if i % 2 else None for i in range(len(rows)))
-    return EnrollRequest(GALLERY, shard, EnrollBatch(rows, ids, identities, metadata), False)
+    return EnrollRequest(GALLERY, shard, 1, b"", EnrollBatch(rows, ids, identities, metadata), False)
 
 
 @pytest.fixture
@@ -104,8 +107,8 @@ def test_answers_are_those_of_the_host_in_process(filled: DataClient, host: Shar
 
 
 def test_writes_are_durable_and_visible_when_answered(filled: DataClient, host: ShardHost) -> None:
-    assert send(filled, DeleteRequest(GALLERY, SHARDS, ("t0-0", "t2-5"), ())).deleted == 2  # type: ignore[union-attr]
-    send(filled, FlushRequest(GALLERY, SHARDS))
+    assert send(filled, DeleteRequest(GALLERY, SHARDS, EPOCHS, b"", ("t0-0", "t2-5"), ())).deleted == 2  # type: ignore[union-attr]
+    send(filled, FlushRequest(GALLERY, SHARDS, EPOCHS))
     assert send(filled, RecordsRequest(GALLERY, SHARDS, ("t0-0", "t2-5"), EPOCHS)).records == ()  # type: ignore[union-attr]
     counts = [stats.templates for stats in send(filled, StatsRequest(GALLERY, SHARDS, EPOCHS)).stats]  # type: ignore[union-attr]
     assert counts == [ROWS - 1, ROWS, ROWS - 1, ROWS]

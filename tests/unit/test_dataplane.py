@@ -285,7 +285,7 @@ def test_a_bug_in_the_host_is_a_named_error_and_the_server_goes_on(client: DataC
 
 def test_a_slow_write_delays_neither_search_nor_look_up(host: Held, client: DataClient) -> None:
     host.gate.clear()
-    write = client.submit(FlushRequest("g", (0,)), soon())
+    write = client.submit(FlushRequest("g", (0,), (1,)), soon())
     assert host.entered.acquire(timeout=SOON)
     look = client.submit(StatsRequest("g", (0,), (1,)), soon())
     found = client.submit(search(3), soon())
@@ -297,7 +297,9 @@ def test_a_slow_write_delays_neither_search_nor_look_up(host: Held, client: Data
 
 
 def enroll(lsn: int) -> EnrollRequest:
-    return EnrollRequest("g", 0, EnrollBatch(np.zeros((1, 64), np.float32), (f"t{lsn}",), (None,), (None,)), False)
+    return EnrollRequest(
+        "g", 0, 1, b"", EnrollBatch(np.zeros((1, 64), np.float32), (f"t{lsn}",), (None,), (None,)), False
+    )
 
 
 def test_writes_keep_the_order_of_submission(host: Held, client: DataClient) -> None:
@@ -312,7 +314,7 @@ def test_a_large_enrollment_arrives_whole_and_in_order(client: DataClient) -> No
     rows = 4_000
     ids = tuple(f"t{i}" for i in range(rows))
     batch = EnrollBatch(np.ones((rows, 512), np.float32), ids, (None,) * rows, (None,) * rows)
-    futures = [client.submit(r, soon()) for r in (enroll(0), EnrollRequest("g", 0, batch, False), enroll(1))]
+    futures = [client.submit(r, soon()) for r in (enroll(0), EnrollRequest("g", 0, 1, b"", batch, False), enroll(1))]
     assert [future.result(SOON) for future in futures] == [
         EnrollReceipt(1, 0, 1),
         EnrollReceipt(rows, 0, 2),

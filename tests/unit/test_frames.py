@@ -80,7 +80,7 @@ def test_strided_array_is_sent_in_c_order() -> None:
 
 def test_enroll_round_trip_keeps_none_and_bytes() -> None:
     batch = EnrollBatch(np.ones((2, 64), np.float32), ("a", "é"), (None, "Bob"), (b'{"x":1}', None))
-    back = sent(EnrollRequest("g", 3, batch, True))
+    back = sent(EnrollRequest("g", 3, 7, b"op", batch, True))
     assert isinstance(back, EnrollRequest)
     assert back.batch.template_ids == ("a", "é")
     assert back.batch.identities == (None, "Bob")
