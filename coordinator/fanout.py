@@ -273,7 +273,7 @@ class FanOut:
             if self.progress.is_settled(leaf) or self.progress.is_hedged(leaf):
                 continue
             options = {shard: self._options(shard, closed_only=True) for shard in leaf.shards}
-            if any(options.values()) and self._desk.budget.spend(1):
+            if any(options.values()) and self._desk.budget.spend():
                 self._send_pieces(leaf, list(self._choose(options).items()), "hedge")
 
     def _settle(self, attempt: Attempt, future: Future[Reply]) -> None:
@@ -290,7 +290,7 @@ class FanOut:
         for shard in group.shards:
             self._spent.setdefault(shard, set()).add(attempt.host)
         if isinstance(error, UnknownGallery):
-            self._moved(group, attempt.host, error)
+            self._moved(group, error)
         elif isinstance(error, SHARD_FAULTS):
             self._blame(group, attempt.host)
             if isinstance(error, StaleRoute):
@@ -307,7 +307,7 @@ class FanOut:
             for shard in group.shards:
                 self._alone.setdefault(shard, set()).add(host)
 
-    def _moved(self, group: Group, host: str, error: FacegridError) -> None:
+    def _moved(self, group: Group, error: FacegridError) -> None:
         """A host that has nothing of the gallery: dropped, unless a newer route says that the host has left it."""
         before = self.route
         self._refresh()
@@ -317,9 +317,8 @@ class FanOut:
     def _refresh(self) -> None:
         """Go on with the newest route; where it differs, every replica of the shard may be asked again."""
         left_s = self._deadline - time.monotonic()
-        before, self.route = self.route, self._desk.routes.refresh(
-            self.route, max(0.0, min(self._policy.refresh_s, left_s))
-        )  # fmt: skip
+        before = self.route
+        self.route = self._desk.routes.refresh(before, max(0.0, min(self._policy.refresh_s, left_s)))
         if self.route is before:
             return
         for shard in range(before.shards):

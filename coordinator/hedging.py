@@ -39,9 +39,10 @@ class HedgeBudget:
             with self._lock:
                 self._left = min(self._burst, self._left + self._share)
 
-    def spend(self, count: int) -> bool:
-        """Whether `count` hedges may be sent now."""
+    def spend(self) -> bool:
+        """Whether a request may be hedged now."""
         with self._lock:
-            is_enough = self._left >= count
-            self._left -= count * is_enough
-            return is_enough
+            if self._left < 1.0:
+                return False
+            self._left -= 1.0
+            return True

@@ -382,10 +382,10 @@ def test_hedges_have_a_budget(hosts: dict[str, ShardHost], runtime: FaultyRuntim
 
 def test_the_budget_of_hedges_is_a_burst_and_a_share() -> None:
     budget = HedgeBudget(0.25, 2.0)
-    assert [budget.spend(1) for _ in range(3)] == [True, True, False]
+    assert [budget.spend() for _ in range(3)] == [True, True, False]
     for _ in range(4):
         budget.earn()
-    assert [budget.spend(1) for _ in range(2)] == [True, False]
+    assert [budget.spend() for _ in range(2)] == [True, False]
 
 
 def test_a_stopped_host_does_not_eat_the_deadline_and_is_soon_asked_last(
