@@ -49,7 +49,7 @@ class ReplicationPolicy:
     are copied to a spare one. copies: shards copied at a time.
     """
 
-    dead_s: float = 3.0
+    dead_s: float = 2.0
     away_s: float = 60.0
     copies: int = 2
 
@@ -68,6 +68,7 @@ class Replication:
         self.policy = policy or ReplicationPolicy()
         self._deciding = threading.RLock()
         self._seen: dict[str, float] = {}
+        self._present: frozenset[str] = frozenset()
         self._incarnations: dict[str, int] = {}
         self._told: dict[tuple[str, Key], int] = {}
         self._left: dict[Key, str] = {}
@@ -131,6 +132,7 @@ class Replication:
 
     def _look(self) -> dict[str, HealthReply]:
         replies = self._probe(self._runtime.hosts(), "", ())
+        self._present = frozenset(replies)
         for host, reply in replies.items():
             self._seen[host] = self._clock()
             if self._incarnations.get(host) != reply.incarnation:
@@ -269,7 +271,8 @@ class Replication:
         return faults
 
     def _is_there(self, host: str) -> bool:
-        return host in self._seen and self._clock() - self._seen[host] < self.policy.dead_s
+        """It answered when it was asked last."""
+        return host in self._present
 
     def _control(self, host: str, request: ConfigureShards) -> Reply | None:
         try:
