@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cluster.progress import Tell, show_progress
 from coordinator.coordinator import check_gallery_name
+from coordinator.router import Router
 from coordinator.snapshot_catalog import SnapshotRecord
 from coordinator.snapshots.create import CreateReport, create_snapshot
 from coordinator.snapshots.manifest import Manifest
@@ -89,6 +90,8 @@ class Snapshots:
                 self._cluster.runtime,
                 route,
                 model,
+                lookup=coordinator.gallery,
+                report=coordinator.report,
                 expires_at=expires_at,
                 announce=lambda manifest: coordinator.snapshots.remember(self._record(manifest)),
                 progress=tell,
@@ -146,8 +149,10 @@ class Snapshots:
             route = self._cluster.coordinator.gallery(name)
             templates = sum(stats.templates for stats in self._cluster.router.stats(route))
             return RestoreReport(name, snapshot_id, route.shards, templates, 0, route.model_id, 0.0)
+        # A router of its own: the gallery is hidden, and where its shards are now only the restore may ask.
+        router = Router(self._cluster.runtime, control.restoring, self._cluster.coordinator.report)
         with show_progress(progress, "restoring templates") as tell:
-            return restore_snapshot(self.store, manifest, control, self._cluster.router, spec, progress=tell)
+            return restore_snapshot(self.store, manifest, control, router, spec, progress=tell)
 
     def verify(self, snapshot_id: str, *, progress: Tell | bool = True) -> VerifyReport:
         """Read every object of a snapshot and compare digests and counts; all damage is in the report."""

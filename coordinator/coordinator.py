@@ -13,19 +13,28 @@ import threading
 import time
 from dataclasses import replace
 
-from coordinator.catalog import CREATING, DROPPING, READY, Catalog
-from coordinator.messages import ActivateModel, CreateShard, DropGallery, OpenShards
-from coordinator.placement import place_shards
+from coordinator.catalog import READY, Catalog
+from coordinator.messages import ActivateModel, CreateShard
+from coordinator.placement import place_replicas
+from coordinator.replication import Replication, ReplicationPolicy
 from coordinator.runtime import Runtime
 from coordinator.snapshots.control import SnapshotControl
 from coordinator.training import count_templates, draw_sample, is_training_due
-from coordinator.types import GalleryRoute, GallerySpec, ModelData, TrainReport
-from shard.errors import AlreadyExists, ClusterNotReady, InvalidParameter, NotEnoughData, UnknownGallery
+from coordinator.types import UP, GalleryRoute, GallerySpec, ModelData, TrainReport
+from shard.errors import (
+    AlreadyExists,
+    ClusterNotReady,
+    FacegridError,
+    InvalidParameter,
+    NotEnoughData,
+    UnknownGallery,
+)
 from shard.model import check_code_bits
 from shard.training import MIN_TRAIN, train
 from shard.validate import check_dim
 
 MAX_SHARDS = 1_024
+MAX_REPLICAS = 7
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}")
 _STATS_TIMEOUT_S = 60.0
 _LOG = logging.getLogger(__name__)
@@ -34,32 +43,48 @@ _LOG = logging.getLogger(__name__)
 class Coordinator:
     """Control plane over a catalog and a runtime. Thread-safe."""
 
-    def __init__(self, catalog: Catalog, runtime: Runtime) -> None:
+    def __init__(self, catalog: Catalog, runtime: Runtime, policy: ReplicationPolicy | None = None) -> None:
         """Finish or undo what an earlier process left half done, and open every shard.
 
-        Raises ClusterNotReady if a host that holds shards is missing.
+        Raises ClusterNotReady if a shard has no host in sync here, and what keeps its only replica from opening.
         """
         self._catalog, self._runtime = catalog, runtime
+        self.replication = Replication(catalog, runtime, policy)
         self._lock = threading.RLock()
         self._training = threading.Lock()
         self.snapshots = SnapshotControl(self, catalog)
+        self._closing = threading.Event()
+        self._watch: threading.Thread | None = None
         self._check_hosts()
-        self._remove_unfinished()
-        runtime.control(
-            [
-                (host, OpenShards(route.gallery_id, shards))
-                for route in catalog.galleries()
-                for host, shards in route.shards_by_host().items()
-            ]
-        )
+        self.replication.start()
 
     def _check_hosts(self) -> None:
-        missing = sorted(set(self._catalog.shards_per_host()) - set(self._runtime.hosts()))
-        if missing:
+        present = set(self._runtime.hosts())
+        away = [config for config in self._catalog.shards() if not present & set(config.in_sync)]
+        if away:
+            missing = sorted({host for config in away for host in config.in_sync})
             raise ClusterNotReady(
                 f"shards of this home are on hosts {', '.join(missing)}, which are not here;"
                 f" present: {', '.join(self._runtime.hosts()) or 'none'}"
             )
+
+    def watch(self, interval_s: float) -> None:
+        """Look after the replicas in the background, a round every so many seconds, until `close`."""
+
+        def run() -> None:
+            while not self._closing.wait(interval_s):
+                try:
+                    self.replication.tick()
+                except FacegridError as error:
+                    # The catalog or a host is away: the next round sees.
+                    _LOG.warning("a round of looking after replicas failed: %s", error)
+
+        self._watch = threading.Thread(target=run, name="facegrid-watch", daemon=True)
+        self._watch.start()
+
+    def report(self, gallery_id: str, shard: int, epoch: int, error: str) -> None:
+        """A write was not confirmed; see `Replication.report`."""
+        self.replication.report(gallery_id, shard, epoch, error)
 
     def hosts(self) -> tuple[str, ...]:
         """Names of the shard hosts."""
@@ -83,38 +108,31 @@ class Coordinator:
             if any(route.name == spec.name for route in self._catalog.galleries()):
                 raise AlreadyExists(f"gallery {spec.name!r} exists")
             self.snapshots.check_not_restoring(spec.name)
-            self._remove_unfinished(spec.name)
+            self.replication.finish_drops()
             gallery_id = secrets.token_hex(8)
             held = self._catalog.shards_per_host()
-            hosts = place_shards(gallery_id, spec.shards, {host: held.get(host, 0) for host in self._runtime.hosts()})
-            self._catalog.add_gallery(gallery_id, spec, hosts)
-            self._runtime.control([(h, CreateShard(gallery_id, i, spec.dim)) for i, h in enumerate(hosts)])
+            here = [r.host for r in self.replication.hosts() if r.state == UP and r.host in self._runtime.hosts()]
+            places = place_replicas(gallery_id, spec.shards, spec.replicas, {host: held.get(host, 0) for host in here})
+            self._catalog.add_gallery(gallery_id, spec, places)
+            self._runtime.control(
+                [(host, CreateShard(gallery_id, i, spec.dim)) for i, hosts in enumerate(places) for host in hosts]
+            )
             self._catalog.set_state(gallery_id, state)
+            self.replication.tell(gallery_id)
             return self._in_state(spec.name, state)
 
     def drop_gallery(self, name: str, *, state: str = READY) -> None:
         """Remove a gallery that is in this state, and every file of it; UnknownGallery."""
         with self._lock:
             route = self._in_state(name, state)
-            self._catalog.set_state(route.gallery_id, DROPPING)
-            self._remove(route)
+            self._catalog.begin_drop(route.gallery_id)
+            self.replication.finish_drops()
 
     def _in_state(self, name: str, state: str) -> GalleryRoute:
         for route in self._catalog.galleries(state):
             if route.name == name:
                 return route
         raise UnknownGallery(f"no gallery {name!r}")
-
-    def _remove_unfinished(self, name: str | None = None) -> None:
-        """Finish or undo what failed half way, for one name or all: it must not hold a name that nobody can use."""
-        for route in self._catalog.galleries(CREATING) + self._catalog.galleries(DROPPING):
-            if name in (None, route.name):
-                _LOG.warning("gallery %s was not completely created or dropped; removing what is left", route.name)
-                self._remove(route)
-
-    def _remove(self, route: GalleryRoute) -> None:
-        self._runtime.control([(host, DropGallery(route.gallery_id)) for host in sorted(set(route.hosts))])
-        self._catalog.remove_gallery(route.gallery_id)
 
     def train(self, name: str, *, seed: int = 0) -> TrainReport:
         """Train a model on a sample across the gallery's shards and activate it on all of them.
@@ -140,7 +158,7 @@ class Coordinator:
     def activate(self, route: GalleryRoute, model: ModelData) -> None:
         """Search with this model on every shard from now on; ModelMismatch for another dimension."""
         message = ActivateModel(route.gallery_id, model.data)
-        self._runtime.control([(host, message) for host in route.shards_by_host()])
+        self._runtime.control([(host, message) for host in sorted({h for hosts in route.in_sync for h in hosts})])
         self._catalog.set_model(route.gallery_id, model.model_id, model.data, model.templates)
 
     def train_if_due(self, name: str) -> TrainReport | None:
@@ -152,7 +170,11 @@ class Coordinator:
             return self._train(route, seed=0) if is_training_due(sum(counts.values()), trained_at) else None
 
     def close(self) -> None:
-        """Close the catalog; the runtime is its owner's to close."""
+        """End the watch, then close the catalog; the runtime is its owner's to close."""
+        self._closing.set()
+        if self._watch is not None:
+            self._watch.join()
+        self.replication.close()
         self._catalog.close()
 
 
@@ -172,4 +194,14 @@ def checked_spec(spec: GallerySpec) -> GallerySpec:
     if isinstance(spec.shards, bool) or not isinstance(spec.shards, int) or not 1 <= spec.shards <= MAX_SHARDS:
         raise InvalidParameter(f"shards: expected an integer from 1 to {MAX_SHARDS}, got {spec.shards!r}")
     check_code_bits(spec.code_bits)
+    if isinstance(spec.replicas, bool) or not isinstance(spec.replicas, int) or not 1 <= spec.replicas <= MAX_REPLICAS:
+        raise InvalidParameter(f"replicas: expected an integer from 1 to {MAX_REPLICAS}, got {spec.replicas!r}")
+    if (
+        isinstance(spec.min_in_sync, bool)
+        or not isinstance(spec.min_in_sync, int)
+        or not (1 <= spec.min_in_sync <= spec.replicas)
+    ):
+        raise InvalidParameter(
+            f"min_in_sync: expected an integer from 1 to the {spec.replicas} replicas, got {spec.min_in_sync!r}"
+        )
     return replace(spec, dim=check_dim(spec.dim), code_bits=int(spec.code_bits))

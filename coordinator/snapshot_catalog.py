@@ -9,11 +9,8 @@ from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
 
-from coordinator.catalog import METADATA, READY, Catalog
+from coordinator.catalog import METADATA, READY, RESTORING, Catalog
 from coordinator.types import GalleryRoute, ModelData
-
-RESTORING = "restoring"
-"""State of a gallery whose templates are being restored. It holds its name, and nobody can use it."""
 
 _SNAPSHOTS = sa.Table(
     "snapshots",

@@ -36,7 +36,7 @@ def count_templates(runtime: Runtime, route: GalleryRoute, deadline: float) -> d
     """Host name to its live templates of the gallery."""
     by_host = route.shards_by_host()
     futures = {
-        host: runtime.submit(host, StatsRequest(route.gallery_id, shards), deadline=deadline)
+        host: runtime.submit(host, StatsRequest(route.gallery_id, shards, route.epochs_of(shards)), deadline=deadline)
         for host, shards in by_host.items()
     }
     counts: dict[str, int] = {}

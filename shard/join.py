@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from shard.calibration import MAX_RECALL
 from shard.errors import InvalidParameter, ModelMismatch
-from shard.index import join_indexes
+from shard.index import CorruptBlock, corrupt_data, join_indexes
+from shard.model import SearchModel
 from shard.shard import Shard
 from shard.types import FloatArray, RowArray, SearchParams
 from shard.validate import check_params
@@ -33,7 +34,8 @@ def join_rows(
     right: None pairs left's rows with later ones of left, so that ranges which cover it give every pair once.
     recall: share of the pairs to aim at, in (0, 1), by the model's calibration; what is found has its exact score.
     All floats are scanned instead with `exact`, above MAX_RECALL, and without a model.
-    Raises InvalidParameter for a threshold, recall or range that cannot be, ModelMismatch for two dimensions.
+    Raises InvalidParameter for a threshold, recall or range that cannot be, ModelMismatch for two dimensions;
+    CorruptData, which names the file, if floats that were needed are not what was sealed.
     """
     check_params(SearchParams(k=1, recall=recall, exact=exact, threshold=threshold))
     other = left if right is None else right
@@ -42,10 +44,20 @@ def join_rows(
     if not 0 <= start <= stop <= left.index.rows:
         raise InvalidParameter(f"join: expected rows from 0 to {left.index.rows}, got {start} to {stop}")
     model = None if exact or recall > MAX_RECALL else other.model
+    try:
+        return _join(left, right, (start, stop), model, recall, threshold)
+    except CorruptBlock as error:
+        raise corrupt_data(error) from None
+
+
+def _join(
+    left: Shard, right: Shard | None, rows: tuple[int, int], model: SearchModel | None, recall: float, threshold: float
+) -> Pairs:
+    other = left if right is None else right
     cascade = None if model is None else model.cascade(recall)
     second = None if right is None else right.index
     try:
-        found = join_indexes(left.index, second, (start, stop), cascade, threshold)
+        found = join_indexes(left.index, second, rows, cascade, threshold)
         is_of_model = other.model is model or model is None
     except ValueError:
         # The codes of another model may have another width.
@@ -54,5 +66,5 @@ def join_rows(
         is_of_model = False
     if not is_of_model:
         # Codes of one model were compared with those of another; floats are the same under every model.
-        found = join_indexes(left.index, second, (start, stop), None, threshold)
+        found = join_indexes(left.index, second, rows, None, threshold)
     return Pairs(*found)

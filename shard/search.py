@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shard.calibration import MAX_RECALL
-from shard.index import search_indexes
+from shard.index import CorruptBlock, corrupt_data, search_indexes
 from shard.model import Query, SearchModel
 from shard.shard import Shard
 from shard.types import CandidateBatch, FloatArray, KeyArray, RowArray, SearchParams
@@ -28,7 +28,8 @@ def search_shards(shards: Sequence[Shard], probes: FloatArray, params: SearchPar
     probes: (n, dim) float32, unit norm, n <= MAX_PROBES. Each shard looks as far as its model's calibration says for
     `params.recall`, and no further than `params.threshold` demands. All floats are scanned instead with `params.exact`,
     above MAX_RECALL, and without a model.
-    Raises InvalidEmbedding, InvalidParameter.
+    Raises InvalidEmbedding, InvalidParameter; CorruptData, which names the file, if floats that were needed are not
+    what was sealed.
     """
     check_params(params)
     if shards:
@@ -58,6 +59,8 @@ def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchPara
             least,
             filters,
         )
+    except CorruptBlock as error:
+        raise corrupt_data(error) from None
     except ValueError:
         # The codes of another model may have another width.
         if not _is_switched(shards, models):

@@ -11,8 +11,8 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from coordinator.catalog import READY, Catalog
-from coordinator.snapshot_catalog import RESTORING, RestoreRecord, SnapshotCatalog, SnapshotRecord
+from coordinator.catalog import READY, RESTORING, Catalog
+from coordinator.snapshot_catalog import RestoreRecord, SnapshotCatalog, SnapshotRecord
 from coordinator.types import GalleryRoute, GallerySpec, ModelData
 from shard.errors import AlreadyExists, UnknownGallery
 
@@ -82,6 +82,16 @@ class SnapshotControl:
         with self._lock:
             self._restoring(gallery)
             self._coordinator.drop_gallery(gallery, state=RESTORING)
+
+    def restoring(self, gallery: str) -> GalleryRoute:
+        """The newest route of a gallery that is being restored; UnknownGallery if none of that name is.
+
+        Once the restore is finished it is the route of the complete gallery.
+        """
+        try:
+            return self._restoring(gallery)
+        except UnknownGallery:
+            return self._catalog.gallery(gallery)
 
     def _restoring(self, gallery: str) -> GalleryRoute:
         route = self._snapshots.restoring(gallery)

@@ -67,7 +67,7 @@ def read_blocks(store: SnapshotStore, manifest: Manifest) -> Iterator[EnrollBatc
 
 def read_block(store: SnapshotStore, manifest: Manifest, block: BlockEntry) -> EnrollBatch:
     """The templates of one block; CorruptData."""
-    labels = _labels(store, block)
+    labels = read_labels(store, block)
     floats: FloatArray = np.frombuffer(store.get(block.floats), "<f4").reshape(block.rows, manifest.dim)
     return EnrollBatch(floats, labels.template_ids, labels.identities, labels.metadata)
 
@@ -91,7 +91,7 @@ def verify_snapshot(store: SnapshotStore, manifest: Manifest, *, progress: Tell 
     def check(block: BlockEntry) -> tuple[BlockEntry, BlockLabels | None, list[str]]:
         found, labels = [], None
         try:
-            labels = _labels(store, block)
+            labels = read_labels(store, block)
         except CorruptData as error:
             found.append(str(error))
         try:
@@ -129,7 +129,7 @@ def _twice(store: SnapshotStore, manifest: Manifest, keys: list[KeyArray]) -> li
         return []
     # Two ids may share a key; only those that do are compared.
     counts: Counter[str] = Counter()
-    for labels in _ahead(lambda block: _labels(store, block), manifest.blocks()):
+    for labels in _ahead(lambda block: read_labels(store, block), manifest.blocks()):
         hits = np.flatnonzero(np.isin(template_keys(labels.template_ids), doubtful))
         counts.update(labels.template_ids[i] for i in hits.tolist())
     twice = [template_id for template_id, count in counts.items() if count > 1]
@@ -157,7 +157,7 @@ def find_templates(
     by_object: dict[str, tuple[str, ...]] = {}
 
     def search(block: BlockEntry) -> tuple[str, tuple[str, ...]]:
-        labels = _labels(store, block)
+        labels = read_labels(store, block)
         pairs = zip(labels.template_ids, labels.identities, strict=True)
         return block.labels.sha256, tuple(t for t, identity in pairs if t in wanted or identity in persons)
 
@@ -176,7 +176,8 @@ def find_templates(
     return holdings
 
 
-def _labels(store: SnapshotStore, block: BlockEntry) -> BlockLabels:
+def read_labels(store: SnapshotStore, block: BlockEntry) -> BlockLabels:
+    """The labels of one block; CorruptData."""
     where = f"{store.url}: object {block.labels.sha256}"
     labels = decode_labels(store.get(block.labels), where)
     if len(labels) != block.rows:

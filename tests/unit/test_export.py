@@ -17,13 +17,14 @@ from coordinator.frames import (
     reply_frame,
     request_frame,
 )
-from coordinator.messages import DataRequest, ExportRequest, PointReply, PointRequest, Reply
+from coordinator.messages import DataRequest, ExportMovedRequest, ExportRequest, PointRequest, Reply
 from shard import export as export_module
-from shard.errors import InvalidParameter, StaleRoute
-from shard.export import ExportedRows, RowRange, SegmentPoint, ShardPoint
+from shard.compaction import compact
+from shard.errors import InvalidParameter
+from shard.export import FIRST_KEY, ExportedRows, MovedRange, RowRange, SegmentPoint, ShardPoint
 from shard.segments import segment_capacity
 from shard.shard import Shard
-from shard.types import EnrollBatch
+from shard.types import EnrollBatch, FloatArray, RowArray
 from tests.faces_like import batch_of, unit_rows
 
 DIM = 64
@@ -65,7 +66,7 @@ def test_rows_come_with_the_labels_and_floats_they_were_enrolled_with(shard: Sha
 def test_what_is_written_after_the_moment_is_left_out(shard: Shard) -> None:
     shard.enroll(batch_of(unit_rows(10, DIM, seed=1)))
     point = shard.point(5)
-    assert point == ShardPoint(5, 1, (SegmentPoint(1, 0, 10, None),))
+    assert point == ShardPoint(5, 1, 10, (SegmentPoint(1, 0, 10, None),), (0,), (1,))
     shard.enroll(batch_of(unit_rows(10, DIM, seed=2), first=10))
     assert len(shard.export(RowRange(1, 0, 20, point.lsn), b"").rows) == 10
 
@@ -122,27 +123,80 @@ def test_rows_of_every_segment(shard: Shard) -> None:
     assert found.floats.tobytes() == rows[capacity:].tobytes()
     with pytest.raises(InvalidParameter, match="rows to export"):
         shard.export(RowRange(1, 0, capacity + 1, point.lsn), b"")
-    with pytest.raises(StaleRoute, match="no segment 3"):
+    with pytest.raises(InvalidParameter, match="no segment 3"):
         shard.export(RowRange(3, 0, 1, point.lsn), b"")
 
 
-def test_a_segment_that_is_rewritten_meanwhile_is_named(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+def moved(shard: Shard, point: ShardPoint) -> list[ExportedRows]:
+    """Everything that was moved since the point."""
+    pieces = [shard.export_moved(MovedRange(point.rows, point.lsn, FIRST_KEY))]
+    while pieces[-1].end != FIRST_KEY:
+        assert pieces[-1].end > (pieces[-2].end if len(pieces) > 1 else FIRST_KEY)
+        pieces.append(shard.export_moved(MovedRange(point.rows, point.lsn, pieces[-1].end)))
+    return pieces
+
+
+def test_what_compaction_moves_is_found_after_the_point(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = unit_rows(100, DIM, seed=1)
+    batch = batch_of(rows)
+    shard.enroll(replace(batch, metadata=tuple(b"x" * i for i in range(100))))
+    point, wanted = shard.point(0), whole(shard)
+    assert [len(piece.rows) for piece in moved(shard, point)] == [0], "nothing was"
+    shard.enroll(batch_of(unit_rows(10, DIM, seed=2), first=200))
+    shard.delete(template_ids=["t3"])
+    assert compact(shard).moved == 109
+    assert compact(shard).moved == 0
+    shard.delete(template_ids=["t4"])
+    assert compact(shard).moved == 108
+    assert len(shard.export(wanted, b"").rows) == 0, "its segment was dropped"
+    assert shard.export(wanted, b"").end == wanted.end
+    for most, most_bytes in ((8_192, 16 << 20), (7, 16 << 20), (8_192, 60), (1, 1)):
+        monkeypatch.setattr(export_module, "MAX_EXPORT_ROWS", most)
+        monkeypatch.setattr(export_module, "MAX_EXPORT_LABEL_BYTES", most_bytes)
+        pieces = moved(shard, point)
+        found = {t: (piece, i) for piece in pieces for i, t in enumerate(piece.template_ids)}
+        assert sum(len(piece.rows) for piece in pieces) == len(found) == 98
+        assert all(len(piece.rows) <= most and (np.diff(piece.rows) > 0).all() for piece in pieces)
+        assert found.keys() == set(batch.template_ids) - {"t3", "t4"}, "and nothing of after the point"
+        for template_id, (piece, i) in found.items():
+            number = int(template_id[1:])
+            assert piece.floats[i].tobytes() == rows[number].tobytes()
+            assert piece.metadata[i] == b"x" * number
+            assert piece.lsns[i] == 1
+    later = shard.point(0)
+    assert [len(piece.rows) for piece in moved(shard, later)] == [0]
+    assert sum(segment.rows for segment in later.segments) == 108
+
+
+def test_a_segment_that_is_dropped_between_labels_and_floats_gives_nothing(
+    shard: Shard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shard.enroll(batch_of(unit_rows(20, DIM, seed=1)))
-    shard.flush()
-    gather = shard.index.gather
+    shard.delete(template_ids=["t3"])
+    wanted, gather = whole(shard), Shard.gather
 
-    def rewrite(rows: np.ndarray) -> np.ndarray:
-        with shard._store.transaction() as db:
-            db.execute("UPDATE segments SET floats_crc = ? WHERE segment = 1", (b"anew",))
-        return gather(rows)
+    def compact_first(self: Shard, rows: RowArray) -> FloatArray:
+        with monkeypatch.context() as patch:
+            patch.setattr(Shard, "gather", gather)
+            compact(shard)
+        return gather(self, rows)
 
-    class Rewriting:
-        dim = DIM
+    monkeypatch.setattr(Shard, "gather", compact_first)
+    assert len(shard.export(wanted, b"").rows) == 0
+    monkeypatch.undo()
+    (piece,) = moved(shard, ShardPoint(0, wanted.max_lsn, 20, (), (), ()))
+    assert len(piece.rows) == 19
 
-    Rewriting.gather = staticmethod(rewrite)  # type: ignore[attr-defined]
-    monkeypatch.setattr(shard, "index", Rewriting())
-    with pytest.raises(StaleRoute, match="rewritten"):
-        shard.export(whole(shard), b"")
+
+def test_some_of_a_piece(shard: Shard) -> None:
+    rows = unit_rows(10, DIM, seed=1)
+    shard.enroll(batch_of(rows, identity="p"))
+    found = shard.export(whole(shard), b"")
+    assert found.take(range(10)) is found
+    some = found.take([2, 5])
+    assert (some.rows.tolist(), some.template_ids, some.identities) == ([2, 5], ("t2", "t5"), ("p", "p"))
+    assert some.floats.tobytes() == rows[[2, 5]].tobytes()
+    assert len(found.take([]).rows) == 0
 
 
 def test_a_tail_that_grows_or_is_sealed_meanwhile_is_no_rewriting(
@@ -173,15 +227,15 @@ def replied(message: Reply) -> object:
 
 def test_messages_of_exports_survive_the_wire(shard: Shard) -> None:
     for request in (
-        PointRequest("g", (0, 3)),
-        ExportRequest("g", 3, RowRange(2, 2**40, 2**40 + 5, 2**50), b""),
-        ExportRequest("g", 3, RowRange(2, 0, 5, 7), bytes(range(32))),
+        PointRequest("g", 3, 9),
+        ExportRequest("g", 3, 1, RowRange(2, 2**40, 2**40 + 5, 2**50), b""),
+        ExportRequest("g", 3, 1, RowRange(2, 0, 5, 7), bytes(range(32))),
+        ExportMovedRequest("g", 3, 1, MovedRange(2**40, 2**50, FIRST_KEY)),
     ):
         assert requested(request) == request
-    reply = PointReply(
-        (ShardPoint(0, 9, (SegmentPoint(1, 0, 5, b"crc"), SegmentPoint(2, 5, 1, None))), ShardPoint(3, 0, ()))
-    )
-    assert replied(reply) == reply
+    segments = (SegmentPoint(1, 0, 5, b"crc"), SegmentPoint(2, 5, 1, None))
+    for point in (ShardPoint(0, 9, 6, segments, (1, 4), (1, 7)), ShardPoint(3, 0, 0, (), (), ())):
+        assert replied(point) == point
     shard.enroll(batch_of(unit_rows(20, DIM, seed=1), identity="p"))
     shard.flush()
     sent = shard.export(whole(shard), b"")

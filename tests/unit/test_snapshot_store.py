@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
@@ -17,36 +18,44 @@ import numpy as np
 import pytest
 
 from coordinator.messages import (
-    CreateShard,
+    CompactShards,
     DataRequest,
+    DeleteRequest,
     EnrollRequest,
+    ExportMovedRequest,
     ExportRequest,
-    PointReply,
+    FlushRequest,
     PointRequest,
     Reply,
 )
 from coordinator.runtime import LocalRuntime
-from coordinator.snapshots import places
+from coordinator.snapshots import places, reader
 from coordinator.snapshots.create import create_snapshot
 from coordinator.snapshots.labels import decode_labels, encode_labels
 from coordinator.snapshots.manifest import Manifest, decode_manifest, encode_manifest, format_time
 from coordinator.snapshots.markers import RENEW, STALE, Creating, Deleting
 from coordinator.snapshots.places import ArrowPlace, LocalPlace, Place, open_place, public_url
-from coordinator.snapshots.read import verify_snapshot
+from coordinator.snapshots.read import read_blocks, verify_snapshot
 from coordinator.snapshots.store import SnapshotStore
 from coordinator.types import GalleryRoute
+from shard import export
 from shard.errors import (
     CorruptData,
+    DeadlineExceeded,
+    FacegridError,
     FormatTooNew,
+    HostUnavailable,
     InvalidParameter,
     MissingExtra,
     StaleRoute,
     StoreBusy,
     StoreUnavailable,
+    UnknownGallery,
     UnknownSnapshot,
 )
 from shard.export import ExportedRows
 from tests.faces_like import batch_of, unit_rows
+from tests.hosts import configure_all_alone, create_alone
 
 ROOT = Path(__file__).resolve().parents[2]
 GALLERY_ID = "0123456789abcdef"
@@ -58,7 +67,7 @@ NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 @pytest.fixture
 def runtime(tmp_path: Path) -> Iterator[LocalRuntime]:
     opened = LocalRuntime(tmp_path / "hosts", ["host-0"])
-    opened.control([("host-0", CreateShard(GALLERY_ID, 0, DIM))])
+    create_alone(opened._hosts["host-0"], GALLERY_ID, 0, DIM)
     yield opened
     opened.close()
 
@@ -74,7 +83,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 def enroll(runtime: LocalRuntime, count: int, *, first: int = 0) -> None:
     batch = batch_of(unit_rows(count, DIM, seed=first), first=first)
-    request = EnrollRequest(GALLERY_ID, 0, batch, False)
+    request = EnrollRequest(GALLERY_ID, 0, 1, b"", batch, False)
     runtime.submit("host-0", request, deadline=float("inf")).result()
 
 
@@ -251,6 +260,7 @@ import os, signal, sys
 from coordinator.runtime import LocalRuntime
 from coordinator.snapshots.store import SnapshotStore
 from coordinator.snapshots.create import create_snapshot
+from tests.hosts import configure_all_alone
 from tests.unit.test_snapshot_store import ROUTE
 from pathlib import Path
 
@@ -258,7 +268,9 @@ def kill(self, manifest):
     os.kill(os.getpid(), signal.SIGKILL)
 
 SnapshotStore.commit = kill
-create_snapshot(SnapshotStore.open(sys.argv[2]), LocalRuntime(Path(sys.argv[1]), ["host-0"]), ROUTE, None)
+runtime = LocalRuntime(Path(sys.argv[1]), ["host-0"])
+configure_all_alone(runtime._hosts["host-0"])
+create_snapshot(SnapshotStore.open(sys.argv[2]), runtime, ROUTE, None)
 """
 
 
@@ -276,6 +288,7 @@ def test_a_creation_killed_before_its_manifest_is_not_listed_and_is_cleaned_up(
     with pytest.raises(StoreBusy, match="creation is in progress"):
         store.delete_expired()
     reopened = LocalRuntime(tmp_path / "hosts", ["host-0"])
+    configure_all_alone(reopened._hosts["host-0"])
     try:
         report = create_snapshot(store, reopened, ROUTE, None)
     finally:
@@ -283,33 +296,26 @@ def test_a_creation_killed_before_its_manifest_is_not_listed_and_is_cleaned_up(
     assert (report.written_objects, report.reused_objects) == (0, 2)
 
 
-class Moving(LocalRuntime):
-    """The runtime of `opened`, whose shard has its rows moved in the first `times` readings, as by compaction."""
+class Refusing(LocalRuntime):
+    """The runtime of `opened`, whose host refuses the first `times` requests of a kind with an error."""
 
-    def __init__(self, opened: LocalRuntime, times: int, how: str) -> None:
-        self._opened, self._times, self._how = opened, times, how
+    def __init__(self, opened: LocalRuntime, kind: type, times: int, error: FacegridError) -> None:
+        self._opened, self._kind, self._times, self._error = opened, kind, times, error
 
     def submit(self, host: str, request: DataRequest, *, deadline: float) -> Future[Reply]:
-        reply = self._opened.submit(host, request, deadline=deadline)
-        if self._how == "refused" and isinstance(request, ExportRequest) and self._times > 0:
+        if isinstance(request, self._kind) and self._times > 0:
             self._times -= 1
-            reply = Future()
-            reply.set_exception(StaleRoute("moved"))
-        if self._how == "changed" and isinstance(request, PointRequest):
-            self._times -= 1
-            points = reply.result().points  # type: ignore[union-attr]
-            reply = Future()
-            crc = f"layout {max(self._times, 0)}".encode()
-            segments = tuple(dataclasses.replace(segment, floats_crc=crc) for segment in points[0].segments)
-            points = (dataclasses.replace(points[0], segments=segments),)
-            reply.set_result(PointReply(points))
-        return reply
+            refused: Future[Reply] = Future()
+            refused.set_exception(self._error)
+            return refused
+        return self._opened.submit(host, request, deadline=deadline)
 
 
-@pytest.mark.parametrize("how", ["refused", "changed"])
-def test_a_shard_whose_rows_are_moved_is_read_again_as_of_the_same_moment(
-    how: str, tmp_path: Path, runtime: LocalRuntime
+@pytest.mark.parametrize("kind", [PointRequest, ExportRequest, ExportMovedRequest])
+def test_a_shard_that_is_not_read_is_begun_again_as_of_the_same_moment(
+    kind: type, tmp_path: Path, runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reader, "PAUSE_S", (0.001, 0.01))
     enroll(runtime, 20)
     store = SnapshotStore.open(tmp_path / "store")
     late = [False]
@@ -319,14 +325,65 @@ def test_a_shard_whose_rows_are_moved_is_read_again_as_of_the_same_moment(
             late[0] = True
             enroll(runtime, 5, first=100)
 
-    made = make(store, Moving(runtime, 2, how), progress=enroll_more)
-    assert late[0]
+    made = make(store, Refusing(runtime, kind, 2, StaleRoute("moved")), progress=enroll_more)
     assert made.templates == 20, "what was enrolled after the first moment is not in it, however often it is read"
     assert made.shards[0].lsn == 1
     assert verify_snapshot(store, made).damage == ()
-    with pytest.raises(StaleRoute, match="shard 0 were rewritten each of 3 times"):
-        make(store, Moving(runtime, 99, how))
-    assert store.snapshots() == [made]
+    for error in (HostUnavailable("away"), DeadlineExceeded("slow")):
+        assert make(store, Refusing(runtime, kind, 2, error)).templates == 25
+    before = store.snapshots()
+    with pytest.raises(StaleRoute, match="moved"):
+        make(store, Refusing(runtime, kind, 10**6, StaleRoute("moved")))
+    with pytest.raises(UnknownGallery):
+        make(store, Refusing(runtime, kind, 1, UnknownGallery("dropped")))
+    assert store.snapshots() == before
+
+
+class Compacting(LocalRuntime):
+    """The runtime of `opened`, whose shard is written to and compacted before every export that is carried out."""
+
+    def __init__(self, opened: LocalRuntime) -> None:
+        self._opened = opened
+        self._lock = threading.Lock()
+        self.rounds = 0
+
+    def submit(self, host: str, request: DataRequest, *, deadline: float) -> Future[Reply]:
+        if isinstance(request, ExportRequest | ExportMovedRequest):
+            with self._lock:
+                # One of each segment goes, so that all of them are given up.
+                gone = tuple(f"t{first + self.rounds}" for first in range(0, 600, 100))
+                enroll(self._opened, 3, first=10_000 + 3 * self.rounds)
+                delete = DeleteRequest(GALLERY_ID, (0,), (1,), b"", gone, ())
+                self._opened.submit(host, delete, deadline=deadline).result()
+                self._opened.control([(host, CompactShards(GALLERY_ID, (0,), 0.0))])
+                self.rounds += 1
+        return self._opened.submit(host, request, deadline=deadline)
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_compaction_between_every_two_exports_loses_and_doubles_nothing(
+    at_once: int, tmp_path: Path, runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "AT_ONCE", at_once)
+    for module in (reader, export):
+        monkeypatch.setattr(module, "MAX_EXPORT_ROWS", 40)
+    for first in range(0, 600, 100):
+        enroll(runtime, 100, first=first)
+        runtime.submit("host-0", FlushRequest(GALLERY_ID, (0,), (1,)), deadline=float("inf")).result()
+    store, compacting = SnapshotStore.open(tmp_path / "store"), Compacting(runtime)
+    made = make(store, compacting)
+    assert compacting.rounds >= 30
+    assert verify_snapshot(store, made).damage == ()
+    found: dict[str, bytes] = {}
+    for batch in read_blocks(store, made):
+        assert found.keys().isdisjoint(batch.template_ids)
+        found.update(zip(batch.template_ids, (row.tobytes() for row in batch.embeddings), strict=True))
+    deleted = {f"t{first + i}" for first in range(0, 600, 100) for i in range(compacting.rounds)}
+    assert {f"t{i}" for i in range(600)} - deleted <= found.keys() <= {f"t{i}" for i in range(600)}
+    rows = np.concatenate([unit_rows(100, DIM, seed=first) for first in range(0, 600, 100)])
+    assert all(floats == rows[int(template_id[1:])].tobytes() for template_id, floats in found.items())
+    # And the one after it has what is there, by the ordinary way.
+    assert make(store, runtime).templates == 600 - len(deleted) + 3 * compacting.rounds
 
 
 def test_deletions_and_creations_exclude_each_other(tmp_path: Path, runtime: LocalRuntime) -> None:
