@@ -20,6 +20,7 @@ import numpy as np
 
 from shard import schema
 from shard.errors import CorruptData, FormatTooNew, ShardClosed, StorageError, WriteFailed
+from shard.failpoints import step
 from shard.keys import template_keys
 from shard.types import EnrollBatch, IdentityCount, KeyArray, RowArray, TemplateRecord
 
@@ -234,7 +235,8 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
-        connection.execute("COMMIT")
+        with step("store.transaction.commit"):
+            connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
