@@ -145,8 +145,10 @@ class RowFile:
             os.fsync(self._fd)
 
     def close(self) -> None:
-        """Close the file; what was synced stays."""
-        os.close(self._fd)
+        """Close the file; what was synced stays. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class DirectoryLock:

@@ -59,9 +59,26 @@ def _connect(path: Path, cache_kib: int) -> sqlite3.Connection:
             ):
                 connection.execute(f"PRAGMA {pragma}").close()
             undo.pop_all()
-    except sqlite3.DatabaseError as error:
-        raise CorruptData(f"{path} is not a readable shard database: {error}") from error
+    except (sqlite3.DatabaseError, MemoryError) as error:
+        raise _unreadable(path, error) from error
     return connection
+
+
+_FAULTS_OF_THE_DISK = (
+    "disk I/O error",
+    "database or disk is full",
+    "unable to open database file",
+    "attempt to write a readonly database",
+    "database is locked",
+)
+"""SQLite's words for faults that are not in the file itself."""
+
+
+def _unreadable(path: Path, error: Exception) -> StorageError:
+    """What opening fails with: StorageError where the machine is at fault and it may work later, else CorruptData."""
+    if isinstance(error, MemoryError) or str(error) in _FAULTS_OF_THE_DISK:
+        return StorageError(f"could not open {path}: {error or 'out of memory'}")
+    return CorruptData(f"{path} is not a readable shard database: {error}")
 
 
 class Store:
@@ -80,8 +97,8 @@ class Store:
                 if found < schema.FORMAT_VERSION:
                     with _transaction(self._writer):
                         schema.upgrade(self._writer)
-            except (sqlite3.DatabaseError, ValueError) as error:
-                raise CorruptData(f"{path} is not a readable shard database: {error}") from error
+            except (sqlite3.DatabaseError, ValueError, MemoryError) as error:
+                raise _unreadable(path, error) from error
             if found > schema.FORMAT_VERSION:
                 raise FormatTooNew(f"{path} has format {found}; this Facegrid reads up to {schema.FORMAT_VERSION}")
             undo.pop_all()
@@ -94,6 +111,8 @@ class Store:
             with _transaction(connection):
                 if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
                     schema.create(connection, meta)
+        except (sqlite3.DatabaseError, MemoryError) as error:
+            raise _unreadable(path, error) from error
         finally:
             connection.close()
         return cls(path)
@@ -107,13 +126,18 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A durable transaction: synced on leaving, rolled back on an error; WriteFailed if SQLite fails."""
+        """A durable transaction: synced on leaving, rolled back on an error.
+
+        WriteFailed if SQLite fails, CorruptData for a damaged page or rows that contradict each other.
+        """
         with self._write_lock:
             try:
                 with _transaction(self._writer):
                     yield self._writer
+            except (sqlite3.OperationalError, sqlite3.ProgrammingError, MemoryError) as error:
+                raise WriteFailed(f"could not write {self.path}: {error or 'out of memory'}") from error
             except sqlite3.Error as error:
-                raise WriteFailed(f"{self.path}: {error}") from error
+                raise CorruptData(f"{self.path} is not a sound shard database: {error}") from error
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -123,8 +147,8 @@ class Store:
                 raise ShardClosed(f"{self.path} is closed")
             try:
                 yield self._reader
-            except sqlite3.OperationalError as error:
-                raise StorageError(f"could not read {self.path}: {error}") from error
+            except (sqlite3.OperationalError, MemoryError) as error:
+                raise StorageError(f"could not read {self.path}: {error or 'out of memory'}") from error
             except sqlite3.DatabaseError as error:
                 raise CorruptData(f"{self.path} is not a sound shard database: {error}") from error
 
