@@ -114,6 +114,8 @@ def blocks_bytes(directory: Path) -> int:
 def _write_all(fd: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(fd, data, offset)
+        if written == 0:  # as a full disk may answer on some file systems; asking again would not end
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         data, offset = data[written:], offset + written
 
 

@@ -64,6 +64,19 @@ def _connect(path: Path, cache_kib: int) -> sqlite3.Connection:
     return connection
 
 
+def _settle(connection: sqlite3.Connection) -> None:
+    """Copy what the log has into the database and sync that, before anything is built on it.
+
+    Where an fsync of the log failed, its pages are clean for the kernel and are never written again, yet they can be
+    read: SQLite takes such a commit for whole, and later ones that are synced and acknowledged stand behind it in the
+    log. A loss of power would then take them all. In the database the pages are written anew. After a clean close the
+    log is empty and this does nothing.
+    """
+    is_busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if is_busy:
+        raise sqlite3.OperationalError("database is locked")
+
+
 _FAULTS_OF_THE_DISK = (
     "disk I/O error",
     "database or disk is full",
@@ -93,6 +106,7 @@ class Store:
             try:
                 self._writer = undo.enter_context(contextlib.closing(_connect(path, _WRITER_CACHE_KIB)))
                 self._reader = undo.enter_context(contextlib.closing(_connect(path, _READER_CACHE_KIB)))
+                _settle(self._writer)
                 found = schema.version(self._reader)
                 if found < schema.FORMAT_VERSION:
                     with _transaction(self._writer):

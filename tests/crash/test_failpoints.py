@@ -6,9 +6,7 @@ FACEGRID_TORTURE takes every hit of each point (`make torture`); otherwise one o
 from __future__ import annotations
 
 import ast
-import dataclasses
 import os
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -16,8 +14,9 @@ import numpy as np
 import pytest
 
 from shard import failpoints
+from tests.crash.cases import run_case, told
 from tests.crash.faults import Fault
-from tests.crash.forkserver import ForkServer, Report
+from tests.crash.forkserver import ForkServer
 
 ROOT = Path(__file__).resolve().parents[2]
 IS_LONG = "FACEGRID_TORTURE" in os.environ
@@ -38,9 +37,8 @@ def test_every_step_in_the_code_is_listed_and_every_listed_step_is_in_the_code()
 @pytest.fixture(scope="module")
 def hits(forkserver: ForkServer, case_root: Path, saved_models: Path) -> Counter[str]:
     """How often the workload hits each point when nothing fails."""
-    report = run(forkserver, case_root / "counted", saved_models, Fault("count", point="all"))
-    shutil.rmtree(case_root / "counted")
-    assert_sound(report)
+    report, wrong = run_case(forkserver, case_root / "counted", saved_models, Fault(point="all"))
+    assert not wrong
     return Counter(report.said("hits")[0])
 
 
@@ -55,35 +53,15 @@ def test_the_workload_hits_every_point(hits: Counter[str]) -> None:
 def test_a_fault_leaves_before_or_after(
     point: str, action: str, hits: Counter[str], forkserver: ForkServer, case: Path, saved_models: Path
 ) -> None:
-    drawn = np.random.default_rng([SEED, failpoints.POINTS.index(point)]).integers(hits[point])
-    failures = 0
-    for at in range(1, hits[point] + 1) if IS_LONG else [int(drawn) + 1]:
-        print(f"{action} at hit {at} of {hits[point]} of {point}")
+    drawn = int(np.random.default_rng([SEED, failpoints.POINTS.index(point)]).integers(hits[point])) + 1
+    found, failed, refused = [], 0, 0
+    for at in range(1, hits[point] + 1) if IS_LONG else [drawn]:
         fault = Fault(action, at, point)
-        report = run(forkserver, case, saved_models, fault)
-        assert report.is_killed == (action == "kill")
-        if action != "kill":
-            assert report.said("acted") == [True]
-        failures += len(report.said("failed"))
-        assert_sound(report)
-        shutil.rmtree(case)
-
-
-def run(forkserver: ForkServer, case: Path, saved_models: Path, fault: Fault) -> Report:
-    """The workload under a fault; after a kill, the rest of it in another process. The lines of both."""
-    where = {"directory": str(case), "saved": str(saved_models)}
-    report = forkserver.call("tests.crash.workload:run", **where, fault=dataclasses.asdict(fault))
-    if not report.is_killed:
-        return report
-    number = len(report.said("done"))
-    assert not report.said("wrong")
-    rest = forkserver.call("tests.crash.workload:resume", **where, number=number)
-    assert rest.exit == 0, rest.said("wrong")
-    return Report(report.lines + rest.lines, report.exit)
-
-
-def assert_sound(report: Report) -> None:
-    """Nothing was wrong, and the workload came to its end."""
-    wrong = report.said("wrong")
-    assert not wrong, "\n".join([f"failed: {report.said('failed')}", *wrong])
-    assert report.said("end") == [True], report.lines[-3:]
+        report, wrong = run_case(forkserver, case, saved_models, fault)
+        if not (report.is_killed if action == "kill" else report.said("acted") == [True]):
+            wrong.append("the fault did not happen")
+        failed += len(report.said("failed"))
+        refused += len(report.said("refused"))
+        found += [told(fault, report, wrong)] if wrong else []
+    print(f"{len(found)} of {at if IS_LONG else 1} cases wrong; {failed} operations failed, {refused} writes refused")
+    assert not found, "\n".join(found[:5])

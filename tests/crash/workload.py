@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import shard.tail
-from shard.errors import FacegridError, StorageError
+from shard.errors import StorageError, WriteFailed
 from shard.model import SearchModel
 from shard.search import search_shards
 from shard.shard import Shard
@@ -104,9 +104,7 @@ class Driver:
             self.open(create=True)
             return
         if operation.verb == "litter":
-            junk = self.directory / "segment-000099"
-            junk.mkdir(exist_ok=True)
-            (junk / "floats.f32").write_bytes(b"junk")
+            self._leave_junk()
         if operation.verb in ("litter", "reopen"):
             self.close()
             self.open()
@@ -123,6 +121,14 @@ class Driver:
             shard.activate(self.models[int(operation.names[0])])
         else:
             shard.flush()
+
+    def _leave_junk(self) -> None:
+        junk = self.directory / "segment-000099"
+        try:
+            junk.mkdir(exist_ok=True)
+            (junk / "floats.f32").write_bytes(b"junk")
+        except OSError as error:  # the fault met the test's own write
+            raise WriteFailed(f"junk: {error}") from error
 
 
 def batch_of(operation: Operation) -> EnrollBatch:
@@ -294,7 +300,7 @@ class Run:
                 Shim().lose_power()
 
     def resume(self, number: int) -> None:
-        """Open what a kill left after `number` operations: the state before or after the next one, which is repeated."""
+        """Open what a kill left after `number` operations: the next one is there or not, and is repeated."""
         self._reopen(number)
         self._repeat(number)
 
