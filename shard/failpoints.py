@@ -21,6 +21,7 @@ Action = Literal["kill", "eio", "enospc"]
 STEPS = (
     "files.make_directory.mkdir",
     "files.sync_directory.fsync",
+    "files.sync_file.fsync",
     "files.write_file.write",
     "files.write_file.fsync",
     "files.write_file.rename",

@@ -47,6 +47,17 @@ def sync_directory(path: Path) -> None:
             os.close(fd)
 
 
+def sync_file(path: Path) -> None:
+    """Make a file's bytes and its size durable, whoever wrote them."""
+    with _reporting("sync", path):
+        fd = os.open(path, os.O_RDWR)
+        try:
+            with step("files.sync_file.fsync"):
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 def make_directory(path: Path) -> None:
     """Create a directory and its missing parents, durably, private to this user. One that exists is left as it is."""
     missing = [path, *path.parents]

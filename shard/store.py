@@ -21,6 +21,7 @@ import numpy as np
 from shard import schema
 from shard.errors import CorruptData, FormatTooNew, ShardClosed, StorageError, WriteFailed
 from shard.failpoints import step
+from shard.files import sync_directory, sync_file
 from shard.keys import template_keys
 from shard.types import EnrollBatch, IdentityCount, KeyArray, RowArray, TemplateRecord
 
@@ -64,17 +65,21 @@ def _connect(path: Path, cache_kib: int) -> sqlite3.Connection:
     return connection
 
 
-def _settle(connection: sqlite3.Connection) -> None:
-    """Copy what the log has into the database and sync that, before anything is built on it.
+def _settle(connection: sqlite3.Connection, path: Path) -> None:
+    """Copy what the log has into the database, empty the log, and make both durable, before anything is built on it.
 
     Where an fsync of the log failed, its pages are clean for the kernel and are never written again, yet they can be
-    read: SQLite takes such a commit for whole, and later ones that are synced and acknowledged stand behind it in the
-    log. A loss of power would then take them all. In the database the pages are written anew. After a clean close the
-    log is empty and this does nothing.
+    read: SQLite takes such a commit for whole, and puts later ones, which are synced and acknowledged, behind it. A
+    loss of power would then take them all. In the database the pages are written anew; and the log has to be gone, or
+    what is left of it would be replayed over them. After a clean close there is no log, and its removal is synced.
     """
-    is_busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    if is_busy:
-        raise sqlite3.OperationalError("database is locked")
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        (is_busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise sqlite3.OperationalError("database is locked")
+        sync_file(log)  # SQLite holds no lock on this file that closing it would release
+    sync_directory(path.parent)
 
 
 _FAULTS_OF_THE_DISK = (
@@ -106,7 +111,7 @@ class Store:
             try:
                 self._writer = undo.enter_context(contextlib.closing(_connect(path, _WRITER_CACHE_KIB)))
                 self._reader = undo.enter_context(contextlib.closing(_connect(path, _READER_CACHE_KIB)))
-                _settle(self._writer)
+                _settle(self._writer, path)
                 found = schema.version(self._reader)
                 if found < schema.FORMAT_VERSION:
                     with _transaction(self._writer):

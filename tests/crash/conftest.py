@@ -17,7 +17,7 @@ from tests.crash.forkserver import ForkServer
 
 @pytest.fixture(scope="session")
 def case_root() -> Iterator[Path]:
-    """Where cases keep their shards: in memory if there is such a place, as a killed process leaves its pages there too."""
+    """Where cases keep their shards: in memory if it can be, where a killed process leaves its pages too."""
     shared = Path("/dev/shm")
     directory = tempfile.mkdtemp(prefix="facegrid-", dir=shared if os.access(shared, os.W_OK) else None)
     yield Path(directory)
