@@ -80,6 +80,10 @@ def _settle(connection: sqlite3.Connection, path: Path) -> None:
             raise sqlite3.OperationalError("database is locked")
         sync_file(log)  # SQLite holds no lock on this file that closing it would release
     sync_directory(path.parent)
+    size, (page_size,) = path.stat().st_size, connection.execute("PRAGMA page_size").fetchone()
+    if size % page_size:
+        # SQLite notices a missing page, and reads zeros where a part of the last one is missing.
+        raise ValueError(f"{size} bytes are no whole number of pages of {page_size}")
 
 
 _FAULTS_OF_THE_DISK = (

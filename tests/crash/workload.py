@@ -78,12 +78,12 @@ def save_models(directory: Path) -> None:
 class Driver:
     """The shard of one case, opened as it must be."""
 
-    def __init__(self, directory: Path, saved: Path) -> None:
+    def __init__(self, directory: Path, saved: Path, segment_rows: int = SEGMENT_ROWS) -> None:
         self.directory = directory
         self.models = [SearchModel.from_bytes((saved / f"model-{i}").read_bytes()) for i in range(len(_SEEDS))]
         self.shard: Shard | None = None
         # The manifest states the capacity of each segment, so small ones need nothing else.
-        shard.tail.segment_capacity = lambda _dim: SEGMENT_ROWS
+        shard.tail.segment_capacity = lambda _dim: segment_rows
 
     def load_model(self, model_id: str) -> SearchModel:
         return next(model for model in self.models if model.model_id == model_id)
@@ -383,8 +383,7 @@ def _extra(number: int) -> Operation:
 def run(say: Say, *, directory: str, saved: str, fault: dict[str, Any]) -> None:
     """All operations under one fault."""
     task = Run(say, directory, saved)
-    if fault["point"] is None:
-        Shim().reset()
+    Shim().reset()
     with armed(directory, Fault(**fault), say) as disarm:
         task.carry_out(0, Fault(**fault), disarm)
         task.driver.close()
