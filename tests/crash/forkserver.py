@@ -108,7 +108,7 @@ def say(**words: Any) -> None:
 
 
 def main() -> None:
-    for module in ("tests.crash.workload", "tests.crash.damage", "tests.crash.resources"):
+    for module in ("tests.crash.workload", "tests.crash.damage", "tests.crash.resources", "tests.crash.home"):
         importlib.import_module(module)
     threads = len(os.listdir("/proc/self/task"))
     assert threads == 1, f"{threads} threads: a child would lack all but one"

@@ -6,7 +6,9 @@ was not synced. FACEGRID_TORTURE takes every call (`make torture`); otherwise a 
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -88,4 +90,24 @@ def test_after_a_failed_fsync_what_is_acknowledged_survives_a_loss_of_power(
         found += [f"{calls[at - 1]}: {told(fault, report, wrong)}"] if wrong else []
     print(f"{len(found)} of {len(places)} cases wrong; {failed} operations failed, the power failed {lost} times")
     assert lost > 0
+    assert not found, "\n".join(found[:8])
+
+
+@pytest.mark.parametrize("action", ["kill", "eio", "enospc"])
+def test_a_fault_in_a_local_home_is_named_and_loses_nothing(action: str, forkserver: ForkServer, case: Path) -> None:
+    """The same through `Cluster`: the catalog, the lock and the files of the home may fail too."""
+    counted = forkserver.call("tests.crash.home:run", home=str(case), fault=dataclasses.asdict(Fault()))
+    calls = counted.said("calls")[0]
+    rng = np.random.default_rng([SEED, 9])
+    places = list(range(1, len(calls) + 1))
+    found: list[str] = []
+    for at in places if IS_LONG else rng.choice(places, SAMPLE, replace=False).tolist():
+        shutil.rmtree(case)
+        case.mkdir()
+        report = forkserver.call("tests.crash.home:run", home=str(case), fault=dataclasses.asdict(Fault(action, at)))
+        after = forkserver.call("tests.crash.home:look", home=str(case), done=report.said("done"))
+        wrong = report.said("wrong") + after.said("wrong")
+        if wrong or after.said("end") != [True]:
+            found.append(f"{action} at {calls[at - 1]}: {wrong or after.lines}")
+    print(f"{len(found)} cases wrong; {len(calls)} calls")
     assert not found, "\n".join(found[:8])
