@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 from shard import failpoints
 
+_PAGE = 4096
 SOURCE = Path(__file__).with_name("faults.c")
 SyscallAction = Literal["kill", "eio", "enospc", "short", "erofs", "lose power"]
 _ACTIONS = {"kill": 1, "eio": 2, "enospc": 2, "erofs": 2, "short": 3, "lose power": 4}
@@ -102,3 +104,30 @@ def armed(directory: str, fault: Fault, say: Callable[..., None]) -> Iterator[Ca
     if shim is None and fault.action == "count":
         say(hits=dict(hits))
     disarm()
+
+
+def lose_pages(say: Callable[..., None], *, directory: str) -> None:
+    """A task of a child: six pages of one file, written and synced in different ways, and then the power fails."""
+    shim, path = Shim(), Path(directory) / "pages"
+    path.parent.mkdir()
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+
+    def write(pages: str, byte: bytes) -> None:
+        for page in pages:
+            os.pwrite(fd, byte * _PAGE, int(page) * _PAGE)
+
+    shim.reset()
+    shim.arm(directory, Fault())
+    write("0123", b"a")
+    os.fsync(fd)
+    write("12", b"b")
+    shim.arm(directory, Fault("eio", 1))
+    with contextlib.suppress(OSError):
+        os.fsync(fd)
+    shim.disarm()
+    write("2", b"c")  # dirty again, unlike page 1
+    write("34", b"d")
+    os.fsync(fd)
+    write("05", b"e")
+    say(seen=[os.pread(fd, 1, page * _PAGE).decode() for page in range(6)])
+    shim.lose_power()
