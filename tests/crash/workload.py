@@ -272,7 +272,7 @@ class Run:
     """The operations in order, from one of them on, against the states that they must give."""
 
     def __init__(self, say: Say, directory: str, saved: str, extras: Sequence[int] = ()) -> None:
-        """extras: the operations after whose failure one more template was enrolled (`_enroll_extra`)."""
+        """extras: the operations after whose failure one more template was enrolled (`_extra`)."""
         self.say, self.driver = say, Driver(Path(directory), Path(saved))
         self._states, self._extras = states(), list(extras)
 
