@@ -20,7 +20,7 @@ from coordinator.replication import Replication, ReplicationPolicy
 from coordinator.runtime import Runtime
 from coordinator.snapshots.control import SnapshotControl
 from coordinator.training import count_templates, draw_sample, is_training_due
-from coordinator.types import UP, GalleryRoute, GallerySpec, ModelData, TrainReport
+from coordinator.types import UP, GalleryRoute, GallerySpec, HostRecord, ModelData, ShardConfig, TrainReport
 from shard.errors import (
     AlreadyExists,
     ClusterNotReady,
@@ -86,6 +86,26 @@ class Coordinator:
         """A write was not confirmed; see `Replication.report`."""
         self.replication.report(gallery_id, shard, epoch, error)
 
+    def drain(self, host: str) -> None:
+        """Have a host emptied; see `Replication.drain`."""
+        self.replication.drain(host)
+
+    def undrain(self, host: str) -> None:
+        """Have a host hold shards again."""
+        self.replication.undrain(host)
+
+    def host_records(self) -> list[HostRecord]:
+        """Every host that was ever part of the home, with its state, by name."""
+        return self.replication.hosts()
+
+    def replicas_left(self, host: str) -> int:
+        """Replicas that a host holds still."""
+        return self.replication.left_on(host)
+
+    def shard_configs(self) -> list[ShardConfig]:
+        """Who holds each shard of every gallery."""
+        return self._catalog.shards()
+
     def hosts(self) -> tuple[str, ...]:
         """Names of the shard hosts."""
         return self._runtime.hosts()
@@ -113,11 +133,12 @@ class Coordinator:
             held = self._catalog.shards_per_host()
             here = [r.host for r in self.replication.hosts() if r.state == UP and r.host in self._runtime.hosts()]
             places = place_replicas(gallery_id, spec.shards, spec.replicas, {host: held.get(host, 0) for host in here})
-            self._catalog.add_gallery(gallery_id, spec, places)
-            self._runtime.control(
-                [(host, CreateShard(gallery_id, i, spec.dim)) for i, hosts in enumerate(places) for host in hosts]
-            )
-            self._catalog.set_state(gallery_id, state)
+            with self.replication.creating(gallery_id):
+                self._catalog.add_gallery(gallery_id, spec, places)
+                self._runtime.control(
+                    [(host, CreateShard(gallery_id, i, spec.dim)) for i, hosts in enumerate(places) for host in hosts]
+                )
+                self._catalog.set_state(gallery_id, state)
             self.replication.tell(gallery_id)
             return self._in_state(spec.name, state)
 

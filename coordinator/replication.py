@@ -12,7 +12,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -30,6 +30,7 @@ from coordinator.messages import (
     InventoryReply,
     InventoryRequest,
     Reply,
+    SetPeers,
     ShardHealth,
 )
 from coordinator.placement import balance_moves, spare_host
@@ -69,10 +70,12 @@ class Replication:
         self._deciding = threading.RLock()
         self._seen: dict[str, float] = {}
         self._present: frozenset[str] = frozenset()
+        self._addresses: dict[str, tuple[str, int]] = {}
         self._incarnations: dict[str, int] = {}
         self._told: dict[tuple[str, Key], int] = {}
         self._left: dict[Key, str] = {}
         self._copying: dict[tuple[Key, str], Future[None]] = {}
+        self._creating: set[str] = set()
         self._copier = ThreadPoolExecutor(self.policy.copies, thread_name_prefix="facegrid-copy")
         self._is_closed = False
 
@@ -133,13 +136,30 @@ class Replication:
     def _look(self) -> dict[str, HealthReply]:
         replies = self._probe(self._runtime.hosts(), "", ())
         self._present = frozenset(replies)
-        for host, reply in replies.items():
+        self._introduce(replies)
+        for host in replies:
             self._seen[host] = self._clock()
-            if self._incarnations.get(host) != reply.incarnation:
-                self._incarnations[host] = reply.incarnation
-                self._told = {key: epoch for key, epoch in self._told.items() if key[0] != host}
-                self._clean(host)
+        for host in self._started(replies):
+            self._incarnations[host] = replies[host].incarnation
+            self._told = {key: epoch for key, epoch in self._told.items() if key[0] != host}
+            self._clean(host)
         return replies
+
+    def _introduce(self, replies: dict[str, HealthReply]) -> None:
+        """Tell the hosts where the others are, those that have just started and, if one has moved, all."""
+        addresses = self._runtime.addresses()
+        told = replies if addresses != self._addresses else self._started(replies)
+        self._addresses = addresses
+        if not addresses:
+            return
+        names = tuple(sorted(addresses))
+        message = SetPeers(names, tuple(addresses[n][0] for n in names), tuple(addresses[n][1] for n in names))
+        for host in told:
+            with contextlib.suppress(FacegridError):  # silent by now; it is told when it is seen again
+                self._runtime.control([(host, message)])
+
+    def _started(self, replies: dict[str, HealthReply]) -> list[str]:
+        return [host for host, reply in replies.items() if self._incarnations.get(host) != reply.incarnation]
 
     def _probe(self, hosts: Iterable[str], gallery_id: str, shards: tuple[int, ...]) -> dict[str, HealthReply]:
         deadline = time.monotonic() + PROBE_S
@@ -351,10 +371,12 @@ class Replication:
     def _move(self) -> None:
         """Towards even hosts, and none on those that are drained."""
         records = self._catalog.hosts()
-        eligible = [record.host for record in records if record.state == UP and self._is_there(record.host)]
+        eligible = [record.host for record in records if record.state == UP]
         configs = self._catalog.shards()
-        if any(config.joining for config in configs) or any(map(self._may_come_back, records)) or not eligible:
-            return
+        is_silent = any(record.state in (UP, DRAINING) and not self._is_there(record.host) for record in records)
+        may_return = any(map(self._may_come_back, records))
+        if is_silent or may_return or not eligible or any(config.joining for config in configs):
+            return  # one thing at a time: a host that is missed is seen to first
         away = {record.host for record in records if record.state in (DOWN, GONE)}
         configs = [config for config in configs if not away & set(config.in_sync)]
         moves = balance_moves(configs, eligible, self._catalog.shards_per_host())
@@ -412,13 +434,24 @@ class Replication:
             _LOG.warning("what shard host %s holds could not be seen: %s", host, error)
             self._incarnations.pop(host, None)
 
+    @contextlib.contextmanager
+    def creating(self, gallery_id: str) -> Iterator[None]:
+        """Inside, a gallery that is not completely created yet is not taken for one that was left so."""
+        self._creating.add(gallery_id)
+        try:
+            yield
+        finally:
+            self._creating.discard(gallery_id)
+
     def finish_drops(self) -> None:
         """Remove galleries that were dropped, or not completely created, from the hosts that are there.
 
         The catalog remembers one until every host has removed it: a host that is away may hold it still. What the
         catalog does not know at all is never removed.
         """
-        unfinished = self._catalog.galleries(DROPPING, CREATING)
+        idle = {route.gallery_id for route in self._catalog.galleries(DROPPING, CREATING)} - self._creating
+        # Asked again: one may have been completed before it was found that nobody is creating it any more.
+        unfinished = [route for route in self._catalog.galleries(DROPPING, CREATING) if route.gallery_id in idle]
         names = [record.host for record in self._catalog.hosts() if record.state != GONE]
         for route in unfinished:
             left = 0
