@@ -350,14 +350,19 @@ class Compacting(LocalRuntime):
     def submit(self, host: str, request: DataRequest, *, deadline: float) -> Future[Reply]:
         if isinstance(request, ExportRequest | ExportMovedRequest):
             with self._lock:
-                # One of each segment goes, so that all of them are given up.
-                gone = tuple(f"t{first + self.rounds}" for first in range(0, 600, 100))
+                # The last segment is given up first, so that some rows are read before they are moved, some after.
+                gone = (deleted_in(self.rounds),)
                 enroll(self._opened, 3, first=10_000 + 3 * self.rounds)
                 delete = DeleteRequest(GALLERY_ID, (0,), (1,), b"", gone, ())
                 self._opened.submit(host, delete, deadline=deadline).result()
                 self._opened.control([(host, CompactShards(GALLERY_ID, (0,), 0.0))])
                 self.rounds += 1
         return self._opened.submit(host, request, deadline=deadline)
+
+
+def deleted_in(round_number: int) -> str:
+    """One of a hundred rows of each of six segments, in turns, the last segment first."""
+    return f"t{100 * (5 - round_number % 6) + round_number // 6}"
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
@@ -373,12 +378,13 @@ def test_compaction_between_every_two_exports_loses_and_doubles_nothing(
     store, compacting = SnapshotStore.open(tmp_path / "store"), Compacting(runtime)
     made = make(store, compacting)
     assert compacting.rounds >= 30
+    assert {block.segment for block in made.blocks()} >= {0, 1}, "some were read before they were moved, some after"
     assert verify_snapshot(store, made).damage == ()
     found: dict[str, bytes] = {}
     for batch in read_blocks(store, made):
         assert found.keys().isdisjoint(batch.template_ids)
         found.update(zip(batch.template_ids, (row.tobytes() for row in batch.embeddings), strict=True))
-    deleted = {f"t{first + i}" for first in range(0, 600, 100) for i in range(compacting.rounds)}
+    deleted = {deleted_in(i) for i in range(compacting.rounds)}
     assert {f"t{i}" for i in range(600)} - deleted <= found.keys() <= {f"t{i}" for i in range(600)}
     rows = np.concatenate([unit_rows(100, DIM, seed=first) for first in range(0, 600, 100)])
     assert all(floats == rows[int(template_id[1:])].tobytes() for template_id, floats in found.items())
