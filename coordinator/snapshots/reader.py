@@ -59,7 +59,7 @@ AT_ONCE = 4
 
 _AWAY = (HostUnavailable, HostBusy, DeadlineExceeded, StaleRoute, ShardClosed)
 _GONE = (UnknownGallery, CorruptData)
-"""What a host says that has given the shard up; it counts if the shard has no newer configuration."""
+"""What a host says that has given the shard up, or whose files are damaged."""
 _MOVED = 0
 """Segment of blocks of rows that were moved, which are of any."""
 _PAUSING = threading.Event()
@@ -173,9 +173,10 @@ class GalleryReader:
             raise _Failed(error) from error
 
     def _tell(self, failed: Sequence[_Shard]) -> None:
-        """Let the coordinator look at hosts that do not answer, by one shard of each: it looks after them too."""
+        """Let the coordinator look at hosts in trouble, by one shard of each: it looks after all of them too."""
         route = self._route
-        silent = {route.hosts[s.number]: s for s in failed if isinstance(s.error, HostUnavailable | DeadlineExceeded)}
+        kinds = (HostUnavailable, DeadlineExceeded, CorruptData)
+        silent = {route.hosts[s.number]: s for s in failed if isinstance(s.error, kinds)}
         for shard in silent.values() if self._report is not None else ():
             assert self._report is not None
             why = f"a snapshot could not read it: {shard.error}"
@@ -194,7 +195,9 @@ class GalleryReader:
             self._route = self._routes.refresh(self._route)
         for shard in failed:
             is_same = before.epochs[shard.number] == self._route.epochs[shard.number]
-            if is_same and isinstance(shard.error, _GONE):
+            # Where there is another replica in sync, the coordinator goes on without a damaged one.
+            others = len(self._route.in_sync[shard.number]) - 1 if isinstance(shard.error, CorruptData) else 0
+            if is_same and isinstance(shard.error, _GONE) and not others:
                 raise shard.error
             _LOG.info("shard %d of %s is read again: %s", shard.number, before.name, shard.error)
 

@@ -150,6 +150,24 @@ def test_what_follows_an_unconfirmed_write_is_not_taken_for_what_was_there(grid:
     assert made.shards[0].lsn == lsn - 1
 
 
+def test_a_primary_whose_file_is_damaged_is_followed(grid: Grid, store: SnapshotStore) -> None:
+    grid.create(shards=1)
+    rows = unit_rows(400, DIM, seed=1)
+    grid.enroll(batch_of(rows, prefix="a"))
+    grid.router.flush(grid.route())
+    primary, backup = grid.route().in_sync[0]
+    (file,) = (grid.directory / "hosts" / primary).glob("galleries/*/shard-0000/segment-000001/floats.f32")
+    with file.open("r+b") as floats:
+        floats.seek(300 * DIM * 4)
+        floats.write(b"damage")
+    made = make(grid, store)
+    assert grid.route().in_sync[0] == (backup,)
+    assert ids_in(store, made) == {f"a{i}" for i in range(400)}
+    assert {row.tobytes() for batch in read_blocks(store, made) for row in batch.embeddings} == {
+        row.tobytes() for row in rows
+    }
+
+
 def test_a_gallery_without_a_host_fails_by_name(
     grid: Grid, store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
