@@ -103,6 +103,19 @@ def index_rows(connection: sqlite3.Connection, first: int, last: int) -> None:
     )
 
 
+def index_rows_again(connection: sqlite3.Connection, first: int, last: int) -> None:
+    """As `index_rows`, whatever is said of the rows first <= row < last already."""
+    for table in ("template_keys", "identity_rows"):
+        connection.execute(f"DELETE FROM {table} WHERE row >= ? AND row < ?", (first, last))
+    index_rows(connection, first, last)
+
+
+def set_keys_again(connection: sqlite3.Connection, first: int, last: int) -> None:
+    """Write the keys of rows first <= row < last of `templates` as their ids give them, in the caller's transaction."""
+    connection.create_function("template_key", 1, _key_of, deterministic=True)
+    connection.execute("UPDATE templates SET key = template_key(template_id) WHERE row >= ? AND row < ?", (first, last))
+
+
 def _key_of(template_id: str) -> int:
     return int(template_keys([template_id]).view(np.int64)[0])
 

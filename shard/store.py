@@ -25,6 +25,7 @@ from shard.keys import template_keys
 from shard.log import Entry
 from shard.types import EnrollBatch, IdentityCount, KeyArray, RowArray, TemplateRecord
 
+_MANY = 16_384  # records read at a time where all of them are
 _FEW = 16  # rows that are asked for by a parameter each
 _WRITER_CACHE_KIB, _READER_CACHE_KIB = 1_024, 64
 """Page caches. The reader's is small: it is resident for every open shard, and the kernel caches the file too."""
@@ -175,6 +176,20 @@ class Store:
             except sqlite3.DatabaseError as error:
                 raise CorruptData(f"{self.path} is not a sound shard database: {error}") from error
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own that sees one state and changes nothing; StorageError if it cannot be had.
+
+        The log cannot be cut meanwhile, so nobody may `scrub`: a shard is `frozen` around it.
+        """
+        try:
+            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise StorageError(f"could not read {self.path}: {error}") from error
+        with contextlib.closing(connection):
+            connection.execute("BEGIN")
+            yield connection
+
     def meta(self, key: str) -> str | None:
         """One value of the meta table, None if it is not there."""
         with self._reading() as db:
@@ -265,6 +280,15 @@ class Store:
         """Live templates."""
         with self._reading() as db:
             return int(db.execute("SELECT count(*) FROM template_keys").fetchone()[0])
+
+    def index_again(self) -> int:
+        """Write the tables that find rows again from the records; how many there are. CorruptData if one is wrong."""
+        with self._reading() as db:
+            (last,) = db.execute("SELECT coalesce(max(row), -1) FROM templates").fetchone()
+        live = sum(len(self.templates_between(row, row + _MANY)) for row in range(0, last + 1, _MANY))
+        with self.transaction() as db:
+            schema.index_rows_again(db, 0, last + 1)
+        return live
 
     def keys_of_rows(self, first: int, last: int) -> tuple[RowArray, KeyArray]:
         """(rows, keys) of the live rows first <= row < last, ascending."""
