@@ -116,7 +116,7 @@ class FanOut:
         for host, shards in plan.items():
             self._desk.budget.earn()
             self._send(self.progress.add(shards), host, "first")
-        if not (self._health.all_closed or self._question.primaries_only):
+        if not self._health.all_closed:
             self._try_opened(plan)
 
     def _send(self, group: Group, host: str, purpose: Purpose) -> None:
@@ -148,7 +148,7 @@ class FanOut:
             p95 = policy.unknown_p95_s
         attempt.patience_s = p95 + policy.late_margin_s
         assert attempt.group is not None
-        if not question.primaries_only and any(len(self.route.in_sync[shard]) > 1 for shard in attempt.group.shards):
+        if any(len(self.route.in_sync[shard]) > 1 for shard in attempt.group.shards):
             attempt.hedge_at = attempt.began + max(p95, policy.hedge_floor_s)
             attempt.late_at = attempt.began + attempt.patience_s
 
@@ -175,8 +175,6 @@ class FanOut:
     def _options(self, shard: int, *, closed_only: bool = False) -> Sequence[str]:
         """The replicas that were not asked for the shard; those with a closed breaker if there are any."""
         hosts = self.route.in_sync[shard]
-        if self._question.primaries_only:
-            hosts = hosts[:1]
         spent = self._spent.get(shard)
         if spent:
             hosts = tuple([host for host in hosts if host not in spent])

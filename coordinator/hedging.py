@@ -23,7 +23,7 @@ class ReadPolicy:
     late_margin_s: float = 0.3
     unknown_p95_s: float = 1.0
     refresh_s: float = 0.5
-    stale_pauses_s: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
+    stale_pauses_s: tuple[float, ...] = (0.02, 0.05, 0.1, *(0.2,) * 300)
 
 
 class HedgeBudget:

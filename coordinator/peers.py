@@ -25,6 +25,8 @@ LEASE_S = 3.0
 """How long a host counts on another after it last said so."""
 BEACON_S = 0.5
 """Pause between two questions to one host."""
+SOON_S = 0.05
+"""Pause before a host is asked again that has not been told yet what this one has been told."""
 DRIFT = 0.1
 """How much clocks of two machines may run apart, as a share of the lease."""
 
@@ -119,15 +121,18 @@ class Leases:
         config = self._configs.get((gallery_id, shard))
         return config is not None and config.epoch == epoch
 
-    def renew(self, host: str, question: Callable[[BeaconRequest], BeaconReply]) -> None:
-        """Ask a host to count on this one; with all shards by name only where the two think differently."""
+    def renew(self, host: str, question: Callable[[BeaconRequest], BeaconReply]) -> bool:
+        """Ask a host to count on this one; with all shards by name only where the two think differently.
+
+        Returns whether it does so for all that the two share.
+        """
         sent = self._clock()
         with self._lock:
             shared = self._shared(host)
             digest = self._digest(host)
         reply = question(BeaconRequest(self._host, digest, (), (), ()))
         stale: set[int] = set()
-        if not reply.is_granted:
+        if not reply.is_granted and shared:
             sent = self._clock()
             galleries, shards, epochs = zip(*((c.gallery_id, c.shard, c.epoch) for c in shared), strict=True)
             reply = question(BeaconRequest(self._host, digest, galleries, shards, epochs))
@@ -137,6 +142,7 @@ class Leases:
                 current = self._configs.get((config.gallery_id, config.shard))
                 if number not in stale and current is not None and current.epoch == config.epoch:
                     self._until[host, config.gallery_id, config.shard] = sent + LEASE_S
+        return not stale
 
     def partners(self) -> set[str]:
         """Hosts that this one needs leases of."""
@@ -163,12 +169,16 @@ class Beacons:
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
+        self._wake: dict[str, threading.Event] = {}
 
     def start_for(self, hosts: Sequence[str]) -> None:
-        """Ask these hosts too from now on, each beside the others: one that is silent delays none."""
+        """Ask these hosts now and from now on, each beside the others: one that is silent delays none."""
         with self._lock:
             for host in hosts:
-                if host not in self._threads and not self._closing.is_set():
+                if host in self._threads:
+                    self._wake[host].set()
+                elif not self._closing.is_set():
+                    self._wake[host] = threading.Event()
                     thread = threading.Thread(target=self._run, args=(host,), name=f"facegrid-beacon-{host}")
                     thread.daemon = True
                     self._threads[host] = thread
@@ -176,16 +186,20 @@ class Beacons:
 
     def _run(self, host: str) -> None:
         while not self._closing.is_set():
+            is_whole = True
             if host in self._leases.partners():
                 # What fails lets the lease run out, which is what it is for.
                 with contextlib.suppress(FacegridError):
-                    self._leases.renew(
+                    is_whole = self._leases.renew(
                         host, lambda question: ask(self._peers, host, question, BeaconReply, LEASE_S / 2)
                     )
-            self._closing.wait(BEACON_S)
+            self._wake[host].wait(BEACON_S if is_whole else SOON_S)
+            self._wake[host].clear()
 
     def close(self) -> None:
         """End the threads."""
         self._closing.set()
+        for wake in self._wake.values():
+            wake.set()
         for thread in self._threads.values():
             thread.join()

@@ -17,13 +17,12 @@ ReplyT = TypeVar("ReplyT", bound=Reply)
 @dataclass(slots=True)
 class Question(Generic[ReplyT]):
     """What is asked of every shard. `kind` and `probes` say whose latency it is like; `request` makes the request to
-    one host from (shards, epochs); primaries_only: other replicas are not asked."""
+    one host from (shards, epochs)."""
 
     kind: str
     probes: int
     request: Callable[[tuple[int, ...], tuple[int, ...]], DataRequest]
     reply: type[ReplyT]
-    primaries_only: bool = False
 
 
 @dataclass(slots=True)

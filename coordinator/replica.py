@@ -148,16 +148,21 @@ class Replica:
         if self._leases is not None and not self._leases.may_read(config):
             raise StaleRoute(f"{self._name}: the other hosts in sync have not been heard; others may go on without it")
 
-    def check_write(self, epoch: int) -> ShardConfig:
-        """The configuration, if this replica is its primary under the epoch (0: whatever it is).
-
-        Raises StaleRoute, or NotEnoughReplicas if fewer than the gallery's min_in_sync would confirm.
-        """
+    def check_primary(self, epoch: int) -> ShardConfig:
+        """The configuration, if this replica is its primary under the epoch (0: whatever it is); else StaleRoute."""
         config = self.config
         if config is None or not self._is_ready:
             raise StaleRoute(f"{self._name} has no configuration yet")
         if config.primary != self._host or epoch not in (0, config.epoch):
             raise StaleRoute(f"{self._name}: {config.primary} is primary in epoch {config.epoch}, asked for {epoch}")
+        return config
+
+    def check_write(self, epoch: int) -> ShardConfig:
+        """The configuration, if this replica may write under the epoch; see `check_primary`.
+
+        Raises StaleRoute, or NotEnoughReplicas if fewer than the gallery's min_in_sync would confirm.
+        """
+        config = self.check_primary(epoch)
         if len(config.in_sync) < self._min_in_sync:
             raise NotEnoughReplicas(
                 f"{self._name}: {len(config.in_sync)} replicas in sync ({', '.join(config.in_sync)}),"
@@ -245,7 +250,7 @@ class Replica:
 
     def admit(self, epoch: int, host: str) -> None:
         """Bring a joining host's replica level; from then on no write is confirmed without it."""
-        config = self.check_write(epoch)
+        config = self.check_primary(epoch)
         with self._levelling:
             self._level(config, host, is_new=True)
 

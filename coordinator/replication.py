@@ -30,6 +30,7 @@ from coordinator.messages import (
     InventoryReply,
     InventoryRequest,
     Reply,
+    SetPeers,
     ShardHealth,
 )
 from coordinator.placement import balance_moves, spare_host
@@ -49,7 +50,7 @@ class ReplicationPolicy:
     are copied to a spare one. copies: shards copied at a time.
     """
 
-    dead_s: float = 3.0
+    dead_s: float = 2.0
     away_s: float = 60.0
     copies: int = 2
 
@@ -68,6 +69,8 @@ class Replication:
         self.policy = policy or ReplicationPolicy()
         self._deciding = threading.RLock()
         self._seen: dict[str, float] = {}
+        self._present: frozenset[str] = frozenset()
+        self._addresses: dict[str, tuple[str, int]] = {}
         self._incarnations: dict[str, int] = {}
         self._told: dict[tuple[str, Key], int] = {}
         self._left: dict[Key, str] = {}
@@ -131,13 +134,31 @@ class Replication:
 
     def _look(self) -> dict[str, HealthReply]:
         replies = self._probe(self._runtime.hosts(), "", ())
-        for host, reply in replies.items():
+        self._present = frozenset(replies)
+        self._introduce(replies)
+        for host in replies:
             self._seen[host] = self._clock()
-            if self._incarnations.get(host) != reply.incarnation:
-                self._incarnations[host] = reply.incarnation
-                self._told = {key: epoch for key, epoch in self._told.items() if key[0] != host}
-                self._clean(host)
+        for host in self._started(replies):
+            self._incarnations[host] = replies[host].incarnation
+            self._told = {key: epoch for key, epoch in self._told.items() if key[0] != host}
+            self._clean(host)
         return replies
+
+    def _introduce(self, replies: dict[str, HealthReply]) -> None:
+        """Tell the hosts where the others are, those that have just started and, if one has moved, all."""
+        addresses = self._runtime.addresses()
+        told = replies if addresses != self._addresses else self._started(replies)
+        self._addresses = addresses
+        if not addresses:
+            return
+        names = tuple(sorted(addresses))
+        message = SetPeers(names, tuple(addresses[n][0] for n in names), tuple(addresses[n][1] for n in names))
+        for host in told:
+            with contextlib.suppress(FacegridError):  # silent by now; it is told when it is seen again
+                self._runtime.control([(host, message)])
+
+    def _started(self, replies: dict[str, HealthReply]) -> list[str]:
+        return [host for host, reply in replies.items() if self._incarnations.get(host) != reply.incarnation]
 
     def _probe(self, hosts: Iterable[str], gallery_id: str, shards: tuple[int, ...]) -> dict[str, HealthReply]:
         deadline = time.monotonic() + PROBE_S
@@ -269,7 +290,8 @@ class Replication:
         return faults
 
     def _is_there(self, host: str) -> bool:
-        return host in self._seen and self._clock() - self._seen[host] < self.policy.dead_s
+        """It answered when it was asked last."""
+        return host in self._present
 
     def _control(self, host: str, request: ConfigureShards) -> Reply | None:
         try:

@@ -130,7 +130,7 @@ class Router:
         ids = () if new_ids else batch.template_ids
         with self._writes.reserve(route, ids):
             # An id is unique in the gallery, but its shard follows from the identity: ask all of them.
-            existing = {r.template_id for r in self.records(route, ids, primaries_only=True)} if ids else set()
+            existing = self._writes.existing(route, ids) if ids else set()
             if existing and not skip_existing:
                 raise DuplicateTemplate(
                     f"{len(existing)} of {len(batch)} template ids are in {route.name} already, the first"
@@ -146,20 +146,14 @@ class Router:
         """Delete by template id and identity; returns how many templates. Repeatable after an error."""
         return self._writes.delete(route, template_ids, identities)
 
-    def records(
-        self, route: GalleryRoute, template_ids: tuple[str, ...], *, primaries_only: bool = False
-    ) -> list[TemplateRecord]:
-        """Labels and metadata of the templates that are there, in no particular order.
-
-        primaries_only: for a write that follows from what is there.
-        """
+    def records(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> list[TemplateRecord]:
+        """Labels and metadata of the templates that are there, in no particular order."""
         replies = self._read(
             route,
             "records",
             len(template_ids),
             lambda shards, epochs: RecordsRequest(route.gallery_id, shards, template_ids, epochs),
             RecordsReply,
-            primaries_only,
         )
         return [record for _, reply in replies for record in reply.records]
 
@@ -194,10 +188,9 @@ class Router:
         size: int,
         request: Callable[[tuple[int, ...], tuple[int, ...]], DataRequest],
         reply: type[ReplyT],
-        primaries_only: bool = False,
     ) -> list[tuple[tuple[int, ...], ReplyT]]:
         """Replies for every shard, each with its shards; IncompleteCoverage or DeadlineExceeded if one is missing."""
-        question = Question(kind, size, request, reply, primaries_only)
+        question = Question(kind, size, request, reply)
         answers = self._reads.ask(route, question, time.monotonic() + DEFAULT_DEADLINE_MS / 1000)
         answers.check_complete()
         return answers.replies

@@ -25,6 +25,8 @@ from coordinator.messages import (
     Done,
     EnrollRequest,
     FlushRequest,
+    RecordsReply,
+    RecordsRequest,
     Reply,
 )
 from coordinator.routes import RouteTable
@@ -86,6 +88,15 @@ class Writes:
     def reserve(self, route: GalleryRoute, template_ids: Collection[str]) -> contextlib.AbstractContextManager[None]:
         """Inside, no other caller of this process writes one of these ids: an id is unique in its gallery."""
         return self._taken.reserve(route.gallery_id, template_ids)
+
+    def existing(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> set[str]:
+        """Those of the ids that the gallery has, as the primaries of all its shards know."""
+        replies = self._everywhere(
+            route,
+            lambda shards, epochs: RecordsRequest(route.gallery_id, shards, template_ids, epochs),
+            RecordsReply,
+        )
+        return {record.template_id for reply in replies for record in reply.records}
 
     def enroll(self, route: GalleryRoute, batch: EnrollBatch, shards: RowArray, skip_existing: bool) -> int:
         """Write rows to their shards; how many became durable. shards: (n,) int64, -1 for rows to leave out.

@@ -228,6 +228,12 @@ class Store:
             row = db.execute("SELECT crc FROM codes WHERE segment = ? AND model_id = ?", (segment, model_id)).fetchone()
         return bytes(row[0]) if row else None
 
+    def operations_after(self, lsn: int) -> list[tuple[bytes, int, int, int]]:
+        """(operation, LSN, done, left out) of the writes after an LSN that are remembered, by LSN."""
+        sql = "SELECT operation, lsn, done, left_out FROM operations WHERE lsn > ? ORDER BY lsn"
+        with self._reading() as db:
+            return list(db.execute(sql, (lsn,)))
+
     def tombstones(self) -> list[int]:
         """Rows that were deleted and not compacted, ascending."""
         with self._reading() as db:
@@ -395,6 +401,11 @@ def put_history(connection: sqlite3.Connection, lsn: int, epochs: Iterable[tuple
     set_meta(connection, "lsn", str(lsn))
     connection.execute("DELETE FROM epochs")
     connection.executemany("INSERT INTO epochs VALUES (?, ?)", list(epochs))
+
+
+def put_operations(connection: sqlite3.Connection, operations: Iterable[tuple[bytes, int, int, int]]) -> None:
+    """Remember writes that were carried out elsewhere, inside the caller's transaction; see `operations_after`."""
+    connection.executemany("INSERT OR IGNORE INTO operations VALUES (?, ?, ?, ?)", operations)
 
 
 def put_append(connection: sqlite3.Connection, first_row: int, rows: int, crc: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,7 @@ class FaultyRuntime:
         self.faults: dict[str, Fault] = {}
         self.holding: set[str] = set()
         self.epochs: dict[tuple[str, int], int] = {}
-        """Epoch of a host's shard, where it has another than the first; hosts do not check epochs themselves yet."""
+        """Epoch of a host's shard, where it has another than the first; the hosts are in the first one all the time."""
         self.sent: list[tuple[str, Any]] = []
         self.held: list[Held] = []
         self.on_submit: Callable[[str, Any], None] = lambda host, request: None
@@ -45,6 +46,9 @@ class FaultyRuntime:
 
     def control(self, calls: Sequence[tuple[str, ControlRequest]]) -> list[Reply]:
         return [self._hosts[host].execute(request) for host, request in calls]
+
+    def addresses(self) -> dict[str, tuple[str, int]]:
+        return {}
 
     def close(self) -> None:
         """The hosts are the test's."""
@@ -101,4 +105,6 @@ class FaultyRuntime:
             has = self.epochs.get((host, shard), 1)
             if has != epoch:
                 raise StaleRoute(f"{host} has shard {shard} in epoch {has}, not {epoch}")
+        if getattr(request, "epochs", ()):
+            request = dataclasses.replace(request, epochs=(0,) * len(request.epochs))
         return self._hosts[host].execute(request)

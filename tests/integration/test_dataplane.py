@@ -16,8 +16,6 @@ from coordinator.dataplane.client import ClientLoop, DataClient
 from coordinator.dataplane.server import DataServer
 from coordinator.host import ShardHost
 from coordinator.messages import (
-    ConfigureShards,
-    CreateShard,
     DataRequest,
     DeleteRequest,
     DropGallery,
@@ -30,10 +28,10 @@ from coordinator.messages import (
     SearchRequest,
     StatsRequest,
 )
-from coordinator.types import ShardConfig
 from shard.errors import DuplicateTemplate, FacegridError, InvalidEmbedding, InvalidParameter, UnknownGallery
 from shard.types import CandidateBatch, EnrollBatch, SearchParams
 from tests.faces_like import unit_rows
+from tests.hosts import create_alone
 
 GALLERY = "0123456789abcdef"
 DIM, ROWS, SHARDS = 64, 400, (0, 1, 2, 3)
@@ -46,8 +44,7 @@ SOON = 20.0
 def host(tmp_path: Path) -> Iterator[ShardHost]:
     opened = ShardHost("a", tmp_path / "a")
     for shard in SHARDS:
-        opened.execute(CreateShard(GALLERY, shard, DIM))
-        opened.execute(ConfigureShards((ShardConfig(GALLERY, shard, 1, "a", ("a",), ()),), (1,)))
+        create_alone(opened, GALLERY, shard, DIM)
     yield opened
     opened.close()
 

@@ -17,7 +17,7 @@ import pytest
 from coordinator.actors import HEALTH
 from coordinator.dataplane.client import ClientLoop, DataClient
 from coordinator.home import Home
-from coordinator.messages import OpenShards, StatsReply, StatsRequest
+from coordinator.messages import ScrubShards, StatsReply, StatsRequest
 from coordinator.ray_cluster import RayCluster, RayOptions
 from coordinator.router import Router
 from coordinator.runtime import LocalRuntime
@@ -25,7 +25,6 @@ from coordinator.types import GalleryRoute, GallerySpec
 from shard.errors import (
     AuthenticationFailed,
     ClusterNotReady,
-    CorruptData,
     FacegridError,
     HomeLocked,
     HostUnavailable,
@@ -127,8 +126,8 @@ def test_errors_of_the_coordinator_keep_their_class(cluster: RayCluster) -> None
 
 
 def test_errors_of_a_host_keep_their_class(cluster: RayCluster, route: GalleryRoute) -> None:
-    call = ("a", OpenShards("0123456789abcdef", (0,)))
-    with pytest.raises(CorruptData, match="has no gallery 0123456789abcdef"):
+    call = ("a", ScrubShards("0123456789abcdef", (0,)))
+    with pytest.raises(UnknownGallery, match="has no gallery 0123456789abcdef"):
         cluster.runtime.control([call])
     future = cluster.runtime.submit("a", StatsRequest("0123456789abcdef", (0,), (1,)), deadline=time.monotonic() + SOON)
     with pytest.raises(UnknownGallery, match="has no gallery 0123456789abcdef"):
@@ -139,7 +138,7 @@ def test_an_unknown_host_is_named(cluster: RayCluster) -> None:
     with pytest.raises(HostUnavailable, match="no shard host 'z'; this cluster has a, b, c"):
         cluster.runtime.submit("z", StatsRequest("g", (0,), (1,)), deadline=time.monotonic() + SOON).result(SOON)
     with pytest.raises(HostUnavailable, match="no shard host 'z'"):
-        cluster.runtime.control([("z", OpenShards("g", (0,)))])
+        cluster.runtime.control([("z", ScrubShards("g", (0,)))])
 
 
 def test_the_data_port_refuses_another_secret(cluster: RayCluster, route: GalleryRoute) -> None:

@@ -14,11 +14,12 @@ import pytest
 
 from coordinator.dataplane.client import ClientLoop, DataClient
 from coordinator.host import ShardHost
-from coordinator.messages import ControlRequest, CreateShard, DataRequest, EnrollRequest, Reply
+from coordinator.messages import ControlRequest, DataRequest, EnrollRequest, Reply
 from coordinator.router import Router
 from coordinator.types import Coverage, GalleryRoute
 from shard.types import SearchParams
 from tests.faces_like import batch_of, unit_rows
+from tests.hosts import create_alone
 
 SECRET = "0123456789abcdef0123456789abcdef"
 GALLERY, DIM, SHARDS = "0123456789abcdef", 64, 2
@@ -65,8 +66,10 @@ class Served:
 
 def _fill(host: ShardHost) -> None:
     for shard in range(SHARDS):
-        host.execute(CreateShard(GALLERY, shard, DIM))
-        host.execute(EnrollRequest(GALLERY, shard, batch_of(ROWS[shard::SHARDS], f"s{shard}-"), skip_existing=False))
+        create_alone(host, GALLERY, shard, DIM)
+        host.execute(
+            EnrollRequest(GALLERY, shard, 1, b"", batch_of(ROWS[shard::SHARDS], f"s{shard}-"), skip_existing=False)
+        )
     host.close()
 
 

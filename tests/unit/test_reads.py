@@ -22,7 +22,7 @@ from coordinator import merge
 from coordinator.health import HealthPolicy, HealthTable
 from coordinator.hedging import HedgeBudget, ReadPolicy
 from coordinator.host import ShardHost
-from coordinator.messages import CreateShard, EnrollRequest, SearchReply, SearchRequest
+from coordinator.messages import EnrollRequest, SearchReply, SearchRequest
 from coordinator.questions import Answers, Question
 from coordinator.reads import Reads
 from coordinator.router import Router
@@ -43,6 +43,7 @@ from shard.errors import (
 from shard.types import CandidateBatch, SearchParams
 from tests.faces_like import batch_of, unit_rows
 from tests.faulty_runtime import Fault, FaultyRuntime
+from tests.hosts import create_alone
 
 DIM, SHARDS, ROWS = 64, 4, 10
 K = SHARDS * ROWS
@@ -71,9 +72,9 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ShardH
     opened = {name: ShardHost(name, tmp_path_factory.mktemp("hosts") / name) for name in HOSTS}
     for host in opened.values():
         for shard in range(SHARDS):
-            host.execute(CreateShard(GALLERY, shard, DIM))
+            create_alone(host, GALLERY, shard, DIM)
             batch = batch_of(unit_rows(ROWS, DIM, seed=shard), f"s{shard}-", identity=f"person {shard}")
-            host.execute(EnrollRequest(GALLERY, shard, batch, skip_existing=False))
+            host.execute(EnrollRequest(GALLERY, shard, 1, b"", batch, skip_existing=False))
     yield opened
     for host in opened.values():
         host.close()
@@ -177,17 +178,6 @@ def test_each_request_bears_the_epochs_of_its_shards(runtime: FaultyRuntime) -> 
     router.stats(route)
     for _, request in runtime.sent:
         assert request.epochs == tuple(epochs[shard] for shard in request.shards)
-
-
-def test_a_write_reads_from_primaries_alone(runtime: FaultyRuntime) -> None:
-    router = router_of(runtime)
-    for _ in range(4):
-        router.records(route_of(), ("s0-1",), primaries_only=True)
-    assert runtime.asked() == {"a": [(0, 3)] * 4, "b": [(1,)] * 4, "c": [(2,)] * 4}
-    runtime.faults["b"] = always(HostUnavailable)
-    with pytest.raises(IncompleteCoverage, match="3 of 4 shards"):
-        router.records(route_of(), ("s0-1",), primaries_only=True)
-    assert router.records(route_of(), ("s1-1",))[0].template_id == "s1-1"
 
 
 # --- failures
