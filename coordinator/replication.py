@@ -370,10 +370,12 @@ class Replication:
     def _move(self) -> None:
         """Towards even hosts, and none on those that are drained."""
         records = self._catalog.hosts()
-        eligible = [record.host for record in records if record.state == UP and self._is_there(record.host)]
+        eligible = [record.host for record in records if record.state == UP]
         configs = self._catalog.shards()
-        if any(config.joining for config in configs) or any(map(self._may_come_back, records)) or not eligible:
-            return
+        is_silent = any(record.state in (UP, DRAINING) and not self._is_there(record.host) for record in records)
+        may_return = any(map(self._may_come_back, records))
+        if is_silent or may_return or not eligible or any(config.joining for config in configs):
+            return  # one thing at a time: a host that is missed is seen to first
         away = {record.host for record in records if record.state in (DOWN, GONE)}
         configs = [config for config in configs if not away & set(config.in_sync)]
         moves = balance_moves(configs, eligible, self._catalog.shards_per_host())

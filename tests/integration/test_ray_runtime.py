@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from coordinator.actors import HEALTH
+from coordinator.catalog import Catalog
+from coordinator.coordinator import Coordinator
 from coordinator.dataplane.client import ClientLoop, DataClient
 from coordinator.home import Home
 from coordinator.messages import ScrubShards, StatsReply, StatsRequest
@@ -261,6 +263,8 @@ def test_closing_releases_the_directories_and_a_local_runtime_reads_them(
     """Last in this file: it closes the cluster that the others use."""
     cluster.close()
     runtime = LocalRuntime(home.hosts_directory, home.local_hosts())
+    coordinator = Coordinator(Catalog(home.catalog_path), runtime)
     probes = unit_rows(5, DIM, seed=10)
     assert found(Router(runtime), route, probes) == expected(rows, probes)
+    coordinator.close()
     runtime.close()
