@@ -124,7 +124,7 @@ def _missing_model(check: str, spec: ModelSpec, settings: Settings) -> Finding:
 def check_home(settings: Settings, *, is_deep: bool) -> Iterator[Finding | GalleryRoute]:
     """The home's manifest, lock and catalog, then every shard that lies in it; yields the galleries' routes too.
 
-    is_deep: read every sealed file and compare its checksums.
+    is_deep: read everything of every shard and compare it with its checksums.
     """
     from coordinator.home import Home, checked_directory
 
