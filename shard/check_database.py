@@ -113,12 +113,15 @@ def _segment_damage(path: Path, number: object, what: str, first_row: int = 0, r
 
 def _files(db: sqlite3.Connection, path: Path, contents: Contents) -> list[Damage]:
     """What is compared with the files: appends and codes."""
-    contents.appends = db.execute("SELECT first_row, rows, crc FROM appends ORDER BY first_row").fetchall()
+    appends = db.execute("SELECT first_row, rows, crc FROM appends ORDER BY first_row").fetchall()
+    contents.appends = [append for append in appends if tuple(map(type, append)) == (int, int, bytes)]
+    what = "appends: expected rows and checksums, found others"
+    damages = [Damage(path, "tail", what, a[0], a[0] + 1) for a in appends if a not in contents.appends]
     stated = db.execute("SELECT value FROM meta WHERE key = 'model_id'").fetchone()
     contents.model_id = None if stated is None else str(stated[0])
     codes = db.execute("SELECT segment, crc FROM codes WHERE model_id = ?", (contents.model_id,))
     contents.codes = {segment: crc for segment, crc in codes if type(crc) is bytes}
-    return []
+    return damages
 
 
 def _records(db: sqlite3.Connection, path: Path, contents: Contents) -> list[Damage]:
@@ -206,13 +209,14 @@ def _log(db: sqlite3.Connection, path: Path, contents: Contents) -> Iterator[Dam
         if youngest is not None and (type(youngest) is not int or youngest > lsn):
             yield Damage(path, "log", f"{table}: expected no LSN after the last, {lsn}, found {youngest!r}")
     starts = [first for _, first in db.execute("SELECT epoch, first_lsn FROM epochs ORDER BY epoch")]
-    if starts != sorted(set(starts)):
+    if any(type(start) is not int for start in starts) or starts != sorted(set(starts)):
         yield Damage(path, "log", f"epochs: expected them to begin one after another, found {starts}")
 
 
 def _template_keys(db: sqlite3.Connection, path: Path, contents: Contents) -> list[Damage]:
     """The entries are those of the ids, no more and no less."""
-    pairs = [pair for pair in db.execute("SELECT key, row FROM template_keys") if set(map(type, pair)) == {int}]
+    found = db.execute("SELECT key, row FROM template_keys").fetchall()
+    pairs = [pair for pair in found if set(map(type, pair)) == {int}]
     keys, rows = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     at = np.searchsorted(contents.rows, rows)
     is_right = np.zeros(len(rows), bool)
@@ -221,7 +225,7 @@ def _template_keys(db: sqlite3.Connection, path: Path, contents: Contents) -> li
     is_right[inside] = (contents.rows[at] == rows[inside]) & (own[at] == keys[inside])
     extra = np.setdiff1d(rows[~is_right], contents.unsound)
     lacking = np.setdiff1d(contents.rows, rows[is_right])
-    return _finders(path, "template_keys", extra, lacking)
+    return _finders(path, "template_keys", extra, lacking) + _no_rows(path, "template_keys", len(found) - len(pairs))
 
 
 def _identity_rows(db: sqlite3.Connection, path: Path, contents: Contents) -> list[Damage]:
@@ -233,9 +237,16 @@ def _identity_rows(db: sqlite3.Connection, path: Path, contents: Contents) -> li
         "SELECT t.row FROM templates t WHERE t.identity IS NOT NULL AND NOT EXISTS"
         " (SELECT 1 FROM identity_rows i WHERE i.identity = t.identity AND i.row = t.row)"
     ).fetchall()
-    found = (np.array(rows, dtype=np.int64).reshape(-1) for rows in (extra, lacking))
-    extra_rows, lacking_rows = (np.setdiff1d(rows, contents.unsound) for rows in found)
-    return _finders(path, "identity_rows", extra_rows, lacking_rows)
+    rows = [row for (row,) in extra if type(row) is int]
+    extra_rows = np.setdiff1d(np.array(rows, dtype=np.int64), contents.unsound)
+    lacking_rows = np.setdiff1d(np.array(lacking, dtype=np.int64).reshape(-1), contents.unsound)
+    damages = _finders(path, "identity_rows", extra_rows, lacking_rows)
+    return damages + _no_rows(path, "identity_rows", len(extra) - len(rows))
+
+
+def _no_rows(path: Path, table: Part, count: int) -> list[Damage]:
+    what = f"{table}: expected integers as keys and rows, {count} entries are others"
+    return [Damage(path, table, what, is_mendable=True)] if count else []
 
 
 def _finders(path: Path, table: Part, extra: RowArray, lacking: RowArray) -> list[Damage]:

@@ -106,7 +106,10 @@ def index_rows(connection: sqlite3.Connection, first: int, last: int) -> None:
 def index_rows_again(connection: sqlite3.Connection, first: int, last: int) -> None:
     """As `index_rows`, whatever is said of the rows first <= row < last already."""
     for table in ("template_keys", "identity_rows"):
-        connection.execute(f"DELETE FROM {table} WHERE row >= ? AND row < ?", (first, last))
+        # A row that is no integer is one of no range; damage can make such a one.
+        connection.execute(
+            f"DELETE FROM {table} WHERE (row >= ? AND row < ?) OR typeof(row) != 'integer'", (first, last)
+        )
     index_rows(connection, first, last)
 
 
