@@ -29,7 +29,8 @@ class Contents:
     """What a sound database says, and which damage was found on the way.
 
     rows, keys: (n,) int64 and uint64, the live rows whose records are right, ascending, and the keys of their ids.
-    appends: (first row, rows, checksums). codes: segment to checksums of the active model's codes.
+    named: those of them with an identity. unsound: rows whose records are wrong. appends: (first row, rows, checksums).
+    codes: segment to checksums of the active model's codes.
     """
 
     damages: list[Damage] = field(default_factory=list)
@@ -37,6 +38,7 @@ class Contents:
     is_layout_sound: bool = True
     rows: RowArray = field(default_factory=lambda: _NO_ROWS)
     keys: KeyArray = field(default_factory=lambda: np.empty(0, np.uint64))
+    named: RowArray = field(default_factory=lambda: _NO_ROWS)
     unsound: RowArray = field(default_factory=lambda: _NO_ROWS)
     appends: list[tuple[int, int, bytes]] = field(default_factory=list)
     model_id: str | None = None
@@ -49,7 +51,7 @@ def read_database(db: sqlite3.Connection, path: Path) -> Contents:
     db.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     contents = Contents()
     steps: Sequence[Callable[[sqlite3.Connection, Path, Contents], Iterable[Damage]]] = (
-        _integrity, _segments, _files, _records, _rows, _log, _template_keys, _identity_rows
+        _integrity, _segments, _files, _records, _rows, _log, _template_keys, _identity_rows, _sums
     )  # fmt: skip
     for step in steps:
         try:
@@ -129,6 +131,7 @@ def _records(db: sqlite3.Connection, path: Path, contents: Contents) -> list[Dam
     damages: list[Damage] = []
     rows: list[RowArray] = []
     keys: list[KeyArray] = []
+    named: list[int] = []
     unsound: list[int] = []
     found = db.execute("SELECT row, key, template_id, identity, metadata, lsn, digest FROM templates ORDER BY row")
     while batch := found.fetchmany(_BATCH):
@@ -137,6 +140,7 @@ def _records(db: sqlite3.Connection, path: Path, contents: Contents) -> list[Dam
         unsound += wrong
         what = "expected a record that its digest belongs to, found another"
         damages += [Damage(path, "record", f"row {row}: {what}", row, row + 1) for row in wrong]
+        named += [record[0] for record in sound if record[3] is not None]
         true = template_keys([record[2] for record in sound])
         rows.append(np.array([record[0] for record in sound], dtype=np.int64))
         keys.append(true)
@@ -146,6 +150,7 @@ def _records(db: sqlite3.Connection, path: Path, contents: Contents) -> list[Dam
                 damages.append(Damage(path, "key", what, record[0], record[0] + 1, is_mendable=True))
     if rows:
         contents.rows, contents.keys = np.concatenate(rows), np.concatenate(keys)
+    contents.named = np.array(named, dtype=np.int64)
     contents.unsound = np.array(unsound, dtype=np.int64)
     return [*damages, *_named_twice(db, path, contents)]
 
@@ -242,6 +247,19 @@ def _identity_rows(db: sqlite3.Connection, path: Path, contents: Contents) -> li
     lacking_rows = np.setdiff1d(np.array(lacking, dtype=np.int64).reshape(-1), contents.unsound)
     damages = _finders(path, "identity_rows", extra_rows, lacking_rows)
     return damages + _no_rows(path, "identity_rows", len(extra) - len(rows))
+
+
+def _sums(db: sqlite3.Connection, path: Path, contents: Contents) -> Iterator[Damage]:
+    """What the tables that find rows should add up to, of `schema.add_sums`, where every record is right."""
+    if any(damage.part in ("database", "record", "rows") for damage in contents.damages):
+        return
+    rows, keys = contents.rows, contents.keys
+    low, high = (int(half.sum()) for half in (keys & np.uint64(0xFFFFFFFF), keys >> np.uint64(32)))
+    expected = f"{len(rows)} {low} {high} {rows.sum()} {len(contents.named)} {contents.named.sum()}"
+    stated = db.execute("SELECT value FROM meta WHERE key = 'sums'").fetchone()
+    found = stated[0] if stated is not None else "0 0 0 0 0 0"
+    if found != expected:
+        yield Damage(path, "sums", f"meta: sums: expected {expected!r}, found {found!r}", is_mendable=True)
 
 
 def _no_rows(path: Path, table: Part, count: int) -> list[Damage]:

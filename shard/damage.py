@@ -28,6 +28,7 @@ Part = Literal[
     "key",
     "template_keys",
     "identity_rows",
+    "sums",
     "floats",
     "tail",
     "keys",
@@ -36,8 +37,9 @@ Part = Literal[
     "file",
 ]
 """database: SQLite itself. segments, rows, log: tables that contradict themselves or each other. record: a row of
-`templates`; key: its column `key`. template_keys, identity_rows: the tables that find rows. floats: of a sealed
-segment; tail: of the open one. keys, codes: files made from the others. model: cannot be loaded. file: of nobody."""
+`templates`; key: its column `key`. template_keys, identity_rows: the tables that find rows; sums: what they add up to.
+floats: of a sealed segment; tail: of the open one. keys, codes: files made from the others. model: cannot be loaded.
+file: of nobody."""
 
 
 @dataclass(frozen=True, slots=True)

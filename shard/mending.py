@@ -26,7 +26,7 @@ __all__ = ["Fetch", "mend"]
 Fetch = Callable[[int, int], FloatArray]
 """(first, last) to the rows first <= row < last of another replica, (n, dim) float32; FacegridError if it has not."""
 
-_ORDER: tuple[Part, ...] = ("floats", "tail", "key", "keys", "codes", "template_keys", "identity_rows")
+_ORDER: tuple[Part, ...] = ("floats", "tail", "key", "keys", "codes", "template_keys", "identity_rows", "sums")
 """Codes are made from floats and tables from keys, so what is made comes after what it is made from."""
 _REMEDY = "copy this replica anew from another, or restore a snapshot"
 
@@ -138,13 +138,15 @@ def _mend_codes(shard: Inspected, damage: Damage) -> None:
 
 
 def _mend_tables(shard: Inspected, damage: Damage) -> None:
-    """Keys in `templates`, or the tables that find rows; CorruptData if a record of theirs is not right."""
+    """Keys in `templates`, tables that find rows, or their sums; CorruptData if a record of theirs is not right."""
     first, last = damage.first_row or 0, damage.last_row or 0
     with shard.frozen():
         shard.store.templates_between(first, last)
         with shard.amending() as db:
             if damage.part == "key":
                 schema.set_keys_again(db, first, last)
+            elif damage.part == "sums":
+                schema.sum_again(db)
             else:
                 schema.index_rows_again(db, first, last)
 

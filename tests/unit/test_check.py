@@ -249,6 +249,13 @@ CASES = [
         "expected integers as keys and rows, 1 entries are others",
     ),
     Case(
+        "sums",
+        lambda d: execute(d, "UPDATE meta SET value = '1 2 3 4 5 6' WHERE key = 'sums'"),
+        "sums",
+        (None, None),
+        "found '1 2 3 4 5 6'",
+    ),
+    Case(
         "a row found by another identity",
         lambda d: execute(d, "UPDATE identity_rows SET identity = 'person 299' WHERE row = 11"),
         "identity_rows",
@@ -558,7 +565,7 @@ def test_tables_that_find_rows_are_made_again_on_opening(directory: Path, caplog
     with caplog.at_level(logging.WARNING), open_shard(directory) as shard:
         searches_are_right(shard)
         assert check_shard(shard) == []
-    assert [r.message for r in caplog.records if "tables that find rows were written again" in r.message]
+    assert [r.message for r in caplog.records if "writing the tables that find rows again" in r.message]
 
 
 def test_a_damaged_page_of_the_database_is_told_and_the_files_are_still_checked(directory: Path) -> None:
