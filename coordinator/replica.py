@@ -21,6 +21,7 @@ from coordinator.peers import Leases, Peers, ask
 from coordinator.types import ShardConfig
 from shard.catchup import changes_after
 from shard.errors import (
+    CorruptData,
     FacegridError,
     HostUnavailable,
     NotEnoughReplicas,
@@ -132,12 +133,16 @@ class Replica:
         self._links: dict[str, Link] = {}
         self._admitted: frozenset[str] = frozenset()
         self._unconfirmed: frozenset[str] = frozenset()
+        self.damage: CorruptData | None = None
+        """Set by whoever reads the shard and comes upon damage; it answers no reads from then on."""
         shard.on_commit = self._forward
 
     # Who may do what
 
     def check_read(self, epoch: int) -> None:
         """StaleRoute unless this replica may answer for its shard under the epoch (0: whatever it is)."""
+        if self.damage is not None:
+            raise self.damage
         config = self.config
         if config is None or not self._is_ready:
             raise StaleRoute(f"{self._name} has no configuration yet")
@@ -343,5 +348,8 @@ class Replica:
 
     @property
     def fault(self) -> str:
-        """Why it refuses writes, "" if it does not."""
-        return "" if self.shard.write_error is None else str(self.shard.write_error) or repr(self.shard.write_error)
+        """What is wrong with it, as "code: message": damage that a read came upon, or why it refuses writes; or ""."""
+        error = self.damage or self.shard.write_error
+        if error is None:
+            return ""
+        return f"{error.code if isinstance(error, FacegridError) else 'write_failed'}: {error}"
