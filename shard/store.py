@@ -432,12 +432,18 @@ class Store:
         return np.array(found, dtype=np.int64).reshape(-1)
 
     def rows_to_delete(self, template_ids: Sequence[str], identities: Sequence[str]) -> list[int]:
-        """Live rows that bear one of the ids or identities, ascending."""
+        """Live rows that bear one of the ids or identities, ascending; CorruptData if the record of one is wrong."""
         wanted = set(template_ids)
         with self._reading() as db:
             found = self._labelled(db, template_keys(template_ids))
             rows = {row for row, template_id in found if template_id in wanted}
             rows.update(row for (row,) in db.execute(_ROWS_OF_IDENTITIES, (json.dumps(list(identities)),)).fetchall())
+            # What finds a row goes by what its record says: of a wrong one the entries of others would stay or go.
+            sql = (
+                "SELECT row, template_id, identity, digest FROM templates WHERE row IN (SELECT value FROM json_each(?))"
+            )
+            records = db.execute(sql, (json.dumps(sorted(rows)),)).fetchall()
+        self._check_labels(records)
         return sorted(rows)
 
 
