@@ -312,7 +312,11 @@ class ShardHost:
 
     def admit_replica(self, request: AdmitReplica) -> Done:
         """As primary: bring another host's replica level, and from then on confirm nothing without it."""
+        if self._beacons is not None:
+            self._beacons.start_for((request.host,))
         self._replica(request.gallery_id, request.shard).admit(request.epoch, request.host)
+        if self._beacons is not None:
+            self._beacons.start_for((request.host,))  # it counts from now on
         return Done()
 
     def set_peers(self, request: SetPeers) -> Done:

@@ -193,17 +193,20 @@ class Replica:
             if config.epoch < self.shard.configured_epoch:
                 return
             self._is_ready = False
-            left_out = set(self.shard.configured_hosts) - set(config.in_sync) - {self._host}
-            self.shard.take_epoch(config.epoch, config.in_sync)
+            known = set(self.shard.configured_hosts)
+            # Whoever was admitted in this epoch may be in sync by the catalog already: it counts until the next one.
+            admitted = known - set(config.in_sync) if config.epoch == self.shard.configured_epoch else set()
+            left_out = known - set(config.in_sync) - admitted - {self._host}
+            self.shard.take_epoch(config.epoch, (*config.in_sync, *sorted(admitted)))
             # The shard's lock comes before this one, since entries are forwarded under it.
             with self._lock:
                 links, self._links = self._links, {}
-                self._admitted, self._unconfirmed = frozenset(), frozenset()
+                self._admitted, self._unconfirmed = frozenset(admitted), frozenset()
                 self._min_in_sync, self.config = min_in_sync, config
             for link in links.values():
                 link.close(f"{self._name}: epoch {config.epoch} has begun")
             if self._leases is not None:
-                self._leases.configure(config)
+                self._leases.configure(config, admitted)
                 if config.primary == self._host:
                     self._leases.wait_out(left_out, since_start=before is None)
             self._is_ready = True
@@ -259,40 +262,57 @@ class Replica:
         with self._levelling:
             self._level(config, host, is_new=True)
 
+    def _admit(self, config: ShardConfig, host: str) -> None:
+        """From now on nothing is confirmed without the host, and nothing read: the catalog may count on it any moment.
+
+        Durable, since this process may end before the catalog's word comes.
+        """
+        with self._configuring:
+            if self.config is not config:
+                raise StaleRoute(f"{self._name}: epoch {config.epoch} is over")
+            self.shard.take_epoch(config.epoch, (*config.in_sync, *sorted(self._admitted | {host})))
+            if self._leases is not None:
+                self._leases.configure(config, self._admitted | {host})
+            self._admitted |= {host}
+
     def _level(self, config: ShardConfig, host: str, *, is_new: bool = False) -> Link:
         """Bring a replica to exactly where this one is, and forward every later entry to it."""
         progress = self._ask(config, host, ReplicateRequest(config.gallery_id, config.shard, config.epoch, ()))
         if is_new or progress.position != self.shard.position:
-            progress = self._send_changes(config, host, progress)
+            progress = self._send_changes(config, host, progress, ABSORB_S)
+        if is_new:
+            self._admit(config, host)
         with self.shard.frozen():
-            progress = self._send_changes(config, host, progress)
+            progress = self._send_changes(config, host, progress, REPLICATE_S)
             link = Link(self._peers, host, config, self.shard.lsn)
             with self._lock:
                 if self.config is not config:
                     raise StaleRoute(f"{self._name}: epoch {config.epoch} is over")
                 self._links = {**self._links, host: link}
-                if is_new:
-                    self._admitted |= {host}
         return link
 
-    def _send_changes(self, config: ShardConfig, host: str, progress: ProgressReply) -> ProgressReply:
+    def _send_changes(self, config: ShardConfig, host: str, progress: ProgressReply, timeout_s: float) -> ProgressReply:
+        """Send what a replica lacks, piece by piece, each within the time."""
         while progress.position != self.shard.position or progress.settled_lsn != progress.position.lsn:
             changes = changes_after(self.shard, progress.position, progress.settled_lsn)
             if changes.is_divergent:
                 _LOG.warning("%s: the replica on %s has another past and begins anew", self._name, host)
                 restart = RestartRequest(config.gallery_id, config.shard, config.epoch)
-                progress = self._ask(config, host, restart)
+                progress = self._ask(config, host, restart, ABSORB_S)
                 continue
             piece = AbsorbRequest(config.gallery_id, config.shard, config.epoch, changes)
-            progress = self._ask(config, host, piece)
+            progress = self._ask(config, host, piece, timeout_s)
             if changes.is_last:
                 return progress
         return progress
 
     def _ask(
-        self, config: ShardConfig, host: str, request: ReplicateRequest | AbsorbRequest | RestartRequest
+        self,
+        config: ShardConfig,
+        host: str,
+        request: ReplicateRequest | AbsorbRequest | RestartRequest,
+        timeout_s: float = REPLICATE_S,
     ) -> ProgressReply:
-        timeout_s = REPLICATE_S if isinstance(request, ReplicateRequest) else ABSORB_S
         return ask(self._peers, host, request, ProgressReply, timeout_s)
 
     # At a backup
