@@ -98,7 +98,7 @@ class Coordinator:
         """Look after the replicas in the background, a round every so many seconds, until `close`."""
 
         def run() -> None:
-            erased_at = compared_at = time.monotonic()
+            erased_at = compared_at = scrubbed_at = time.monotonic()
             while not self._closing.wait(interval_s):
                 try:
                     self.replication.tick()
@@ -108,6 +108,9 @@ class Coordinator:
                     if time.monotonic() - compared_at > COMPARE_EVERY_S:
                         self.replication.compare()
                         compared_at = time.monotonic()
+                    if time.monotonic() - scrubbed_at > self.replication.scrub_pause_s():
+                        self.replication.scrub_next()
+                        scrubbed_at = time.monotonic()
                 except FacegridError as error:
                     # The catalog or a host is away: the next round sees.
                     _LOG.warning("a round of looking after replicas failed: %s", error)

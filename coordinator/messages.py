@@ -417,7 +417,9 @@ class ErasureReply:
 
 @dataclass(frozen=True, slots=True)
 class CheckShard:
-    """Compare every checksum of one shard on this host; `is_mended`: take what is damaged from the replica `source`."""
+    """Compare the files of one shard's sealed segments with their checksums, and mend them from the replica on `source`
+    ("" for none). A replica that cannot be mended answers nothing more, until it is copied anew.
+    """
 
     gallery_id: str
     shard: int

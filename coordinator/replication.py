@@ -20,6 +20,8 @@ from coordinator.catalog import CREATING, DROPPING, LOOKED_AFTER, Catalog
 from coordinator.messages import (
     ActivateModel,
     AdmitReplica,
+    CheckReply,
+    CheckShard,
     ConfiguredReply,
     ConfigureShards,
     CreateShard,
@@ -44,6 +46,10 @@ PROBE_S = 1.0
 """How long a host may take to say that it is there."""
 DIGEST_S = 60.0
 """How long a host may take to read all records of a shard."""
+SCRUB_ALL_S = 24 * 3_600.0
+"""Time in which every replica's files are read once."""
+SCRUB_PAUSE_S = 30.0
+"""Shortest pause between two replicas."""
 Key = tuple[str, int]
 _LOG = logging.getLogger(__name__)
 
@@ -81,6 +87,8 @@ class Replication:
         self._copying: dict[tuple[Key, str], Future[None]] = {}
         self._creating: set[str] = set()
         self._copier = ThreadPoolExecutor(self.policy.copies, thread_name_prefix="facegrid-copy")
+        self._scrubbing: Future[None] | None = None
+        self._turn = 0
         self._is_closed = False
 
     def start(self) -> None:
@@ -433,6 +441,30 @@ class Replication:
                 if self._lose((config.gallery_id, config.shard), host, "it differs from its primary"):
                     self._drop(host, self._catalog.shard(config.gallery_id, config.shard))
         return found
+
+    def scrub_next(self) -> None:
+        """Have the next replica, in turn, read all its sealed files, and mend them from another; beside everything."""
+        turns = [(config, host) for config in self._catalog.shards() for host in config.in_sync]
+        if turns and not self._is_closed and (self._scrubbing is None or self._scrubbing.done()):
+            config, host = turns[self._turn % len(turns)]
+            self._turn += 1
+            others = [other for other in config.in_sync if other != host and self._is_there(other)]
+            self._scrubbing = self._copier.submit(self._scrub, config, host, others[0] if others else "")
+
+    def scrub_pause_s(self) -> float:
+        """Pause after which the next replica's turn comes, so that each has one a day."""
+        replicas = sum(len(config.in_sync) for config in self._catalog.shards())
+        return max(SCRUB_PAUSE_S, SCRUB_ALL_S / max(1, replicas))
+
+    def _scrub(self, config: ShardConfig, host: str, source: str) -> None:
+        try:
+            (reply,) = self._runtime.control([(host, CheckShard(config.gallery_id, config.shard, source))])
+        except FacegridError as error:
+            _LOG.warning("shard %d of %s on %s was not checked: %s", config.shard, config.gallery_id, host, error)
+            return
+        assert isinstance(reply, CheckReply)
+        for fault in reply.faults:
+            _LOG.error("shard %d of %s on %s was damaged: %s", config.shard, config.gallery_id, host, fault)
 
     def _digest(self, config: ShardConfig, host: str) -> DigestReply | None:
         request = DigestRequest(config.gallery_id, config.shard)
