@@ -41,18 +41,9 @@ def join_rows(
         raise ModelMismatch(f"join: {left.directory} has dimension {left.dim}, {other.directory} {other.dim}")
     if not 0 <= start <= stop <= left.index.rows:
         raise InvalidParameter(f"join: expected rows from 0 to {left.index.rows}, got {start} to {stop}")
-    model = None if exact or recall > MAX_RECALL else other.model
-    cascade = None if model is None else model.cascade(recall)
-    second = None if right is None else right.index
-    try:
-        found = join_indexes(left.index, second, (start, stop), cascade, threshold)
-        is_of_model = other.model is model or model is None
-    except ValueError:
-        # The codes of another model may have another width.
-        if other.model is model:
-            raise
-        is_of_model = False
-    if not is_of_model:
-        # Codes of one model were compared with those of another; floats are the same under every model.
-        found = join_indexes(left.index, second, (start, stop), None, threshold)
+    index, model = other.view()
+    cascade = None if model is None or exact or recall > MAX_RECALL else model.cascade(recall)
+    found = join_indexes(
+        index if right is None else left.index, None if right is None else index, (start, stop), cascade, threshold
+    )
     return Pairs(*found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from shard import sealing
+from shard import rollout, sealing
 from shard.errors import (
     CorruptData,
     DuplicateTemplate,
@@ -33,7 +34,15 @@ from shard.keys import template_keys
 from shard.model import SearchModel
 from shard.seen import SeenKeys
 from shard.segments import SegmentFiles, remove_unnamed_segments
-from shard.store import SegmentRow, Store, bury_templates, next_lsn, put_segment, put_templates, set_meta
+from shard.store import (
+    SegmentRow,
+    Store,
+    bury_templates,
+    next_lsn,
+    put_segment,
+    put_templates,
+    set_meta,
+)
 from shard.tail import Tail
 from shard.tail_codes import TailCodes
 from shard.types import (
@@ -67,8 +76,10 @@ class Shard:
             raise CorruptData(f"{directory} is not a shard: it has no shard.db")
         self.directory = directory
         self._write_lock = threading.RLock()
+        self._rollout_lock = threading.RLock()  # taken before the write lock
+        self._view_lock = threading.Lock()
         self._write_error: BaseException | None = None
-        self._is_closed = False
+        self._is_closed = self._is_closing = False
         self._seen, self._tail_codes = SeenKeys(), TailCodes()
         with contextlib.ExitStack() as undo:
             lock = undo.enter_context(DirectoryLock(directory))
@@ -122,7 +133,7 @@ class Shard:
             self.index.seal(row.segment - 1, str(files.keys_path))
         else:
             self.index.append(sealing.keys_of(self._store, row), None)
-        files.remove_codes_except(self._model.model_id if self._model else None)
+        files.remove_codes_except(self._store.code_models(row.segment))
         return sealing.load_codes(self._store, files, row, self._model)
 
     def files(self, row: SegmentRow) -> SegmentFiles:
@@ -284,35 +295,107 @@ class Shard:
         self._segments[row.segment - 1] = sealed
         self.index.seal(row.segment - 1, str(self.files(row).keys_path))
 
-    def activate(self, model: SearchModel) -> None:
-        """Encode every row with the model, store the codes of sealed segments, and search with them from now on.
+    # Models
 
-        Searches go on with the old codes until then; writes wait only while the open tail is encoded.
-        Raises ModelMismatch for another dimension.
+    def view(self) -> tuple[Index, SearchModel | None]:
+        """The index that searches use and the model of its codes, None if it has none. They belong together.
+
+        A search that took them is right to the end, whatever is activated meanwhile: a switch replaces both.
         """
+        with self._view_lock:
+            return self.index, self._model
+
+    def model_ids(self) -> set[str]:
+        """Ids of the active model and of those whose codes are kept: the models that this shard needs."""
+        return rollout.kept_models(self._store) | ({self._model.model_id} if self._model else set())
+
+    def prepare(self, model: SearchModel) -> int:
+        """Encode every sealed segment with the model, in files beside the codes in use; returns how many were encoded.
+
+        Searches and writes go on. What is stored and sound already is left, so a call that a crash or an error ended is
+        completed by the next. Raises ModelMismatch for another dimension, WriteFailed.
+        """
+        self._check_model(model)
+        with self._rollout_lock:
+            if model.model_id not in (kept := rollout.kept_models(self._store)):
+                with self._committing() as db:
+                    rollout.keep_models(db, kept | self.model_ids() | {model.model_id})
+            return rollout.prepare(self._store, self.files, model, self._committing)
+
+    def stage(self, model: SearchModel | None) -> rollout.StagedIndex:
+        """Prepare what is not, and build an index of the model beside the one in use; None for one without codes.
+
+        Both are in memory until `switch`, which should follow soon. Raises as `prepare` does.
+        """
+        with self._rollout_lock:
+            if model is not None:
+                self.prepare(model)
+            return rollout.stage(self.dim, self._store, self.files, model)
+
+    def switch(self, staged: rollout.StagedIndex) -> None:
+        """Search with a staged index from now on, durably. Writes wait while the rows of the last moments are encoded.
+
+        The codes of the model before stay in their files until `discard`, so the way back is a switch too.
+        """
+        with self._rollout_lock:
+            with self._writing():
+                staged = self._caught_up(staged)
+                model_id = "" if staged.model is None else staged.model.model_id
+                with self._store.transaction() as db:
+                    set_meta(db, "model_id", model_id)
+                    rollout.keep_models(db, self.model_ids() | {model_id} - {""})
+                with self._view_lock:
+                    self.index, self._model = staged.index, staged.model
+                if staged.model is None or staged.tail is None or staged.tail_codes is None:
+                    self._tail_codes.drop()
+                else:
+                    files = self.files(staged.tail)
+                    self._tail_codes.write(files, staged.tail, staged.model.model_id, 0, staged.tail_codes)
+            if staged.model is not None:  # a segment may have been sealed between staging and switching
+                self.prepare(staged.model)
+
+    def _caught_up(self, staged: rollout.StagedIndex) -> rollout.StagedIndex:
+        """The staged index with every row and deletion of the shard. In this shard's turn to write."""
+        if self._segments[: len(staged.segments)] != staged.segments:  # replaced since it was staged
+            staged = rollout.stage(self.dim, self._store, self.files, staged.model)
+        rollout.complete(staged, self.index, self._segments, self.files)
+        staged.index.delete(np.array(self._store.tombstones(), dtype=np.int64))
+        if staged.index.live_rows != self._templates:
+            raise CorruptData(
+                f"{self.directory}: {self._templates} templates are live, an index of its segments has"
+                f" {staged.index.live_rows}; the model was not switched"
+            )
+        return staged
+
+    def activate(self, model: SearchModel | None) -> None:
+        """Search with the model from now on, None for scans of floats; prepares what is not prepared.
+
+        Searches go on with the old codes until then; writes wait only while the rows of the last moments are encoded.
+        Raises ModelMismatch for another dimension, WriteFailed.
+        """
+        with self._rollout_lock:
+            if (model and model.model_id) != (self._model and self._model.model_id):
+                self.switch(self.stage(model))
+
+    def discard(self, keep: Collection[str]) -> None:
+        """Remove the codes of all models but these and the active one. Raises WriteFailed."""
+        with self._rollout_lock:
+            kept = {*keep, *([self._model.model_id] if self._model else [])}
+            with self._committing() as db:
+                rollout.keep_models(db, kept & self.model_ids())
+            rollout.discard(self._store, self._store.segments(), self.files)
+
+    def _check_model(self, model: SearchModel) -> None:
         if model.dim != self.dim:
             raise ModelMismatch(f"{self.directory}: model {model.model_id} has dimension {model.dim}, not {self.dim}")
-        ready = {
-            row.segment: sealing.encode_segment(self._store, self.files(row), row, model)
-            for row in self._store.segments()
-            if row.is_sealed
-        }
-        with self._writing():
-            for row in self._segments:
-                if row.segment not in ready:
-                    ready[row.segment] = sealing.encode_segment(self._store, self.files(row), row, model)
-            with self._store.transaction() as db:
-                set_meta(db, "model_id", model.model_id)
-                db.execute("DELETE FROM codes WHERE model_id != ?", (model.model_id,))
-            # Searches scan floats while there is no model, and one that began before finds that its model is gone.
-            self._model = None
-            codes = [ready[row.segment] for row in self._segments]
-            self.index.set_codes(model.planes, model.lists, codes)
-            self._model = model
-            for row in self._segments:
-                self.files(row).remove_codes_except(model.model_id)
-            if self._segments and not (tail := self._segments[-1]).is_sealed:
-                self._tail_codes.write(self.files(tail), tail, model.model_id, 0, ready[tail.segment])
+
+    @contextlib.contextmanager
+    def _committing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction of its own in this shard's turn to write; ShardClosed as soon as the shard is being closed."""
+        if self._is_closing:
+            raise ShardClosed(f"{self.directory} is being closed")
+        with self._writing(), self._store.transaction() as db:
+            yield db
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -333,7 +416,8 @@ class Shard:
 
     def close(self) -> None:
         """Close files and release the lock. Everything acknowledged is durable already. Idempotent."""
-        with self._write_lock:
+        self._is_closing = True  # a model that is being prepared is left after the segment under way
+        with self._rollout_lock, self._write_lock:
             if not self._is_closed:
                 self._is_closed = True
                 self._tail.close()

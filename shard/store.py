@@ -146,6 +146,11 @@ class Store:
             row = db.execute("SELECT crc FROM codes WHERE segment = ? AND model_id = ?", (segment, model_id)).fetchone()
         return bytes(row[0]) if row else None
 
+    def code_models(self, segment: int) -> set[str]:
+        """Ids of the models that the segment has stored codes of."""
+        with self._reading() as db:
+            return {str(i) for (i,) in db.execute("SELECT model_id FROM codes WHERE segment = ?", (segment,))}
+
     def tombstones(self) -> list[int]:
         """Rows that were deleted and not compacted, ascending."""
         with self._reading() as db:
@@ -265,6 +270,13 @@ def put_segment(connection: sqlite3.Connection, row: SegmentRow) -> None:
 def put_codes(connection: sqlite3.Connection, segment: int, model_id: str, crc: bytes) -> None:
     """Write the checksums of one segment's codes inside the caller's transaction."""
     connection.execute("INSERT OR REPLACE INTO codes VALUES (?, ?, ?)", (segment, model_id, crc))
+
+
+def delete_codes_except(connection: sqlite3.Connection, model_ids: Collection[str]) -> None:
+    """Forget the stored codes of all models but these, inside the caller's transaction."""
+    connection.execute(
+        "DELETE FROM codes WHERE model_id NOT IN (SELECT value FROM json_each(?))", (json.dumps(sorted(model_ids)),)
+    )
 
 
 def put_templates(connection: sqlite3.Connection, first_row: int, batch: EnrollBatch, keys: KeyArray, lsn: int) -> None:
