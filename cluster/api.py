@@ -226,4 +226,6 @@ def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[
     undo.callback(catalog.close)
     runtime = LocalRuntime(home.hosts_directory, sorted({FIRST_HOST, *home.local_hosts()}))
     undo.callback(runtime.close)
-    return runtime, Coordinator(catalog, runtime)
+    coordinator = Coordinator(catalog, runtime)
+    undo.callback(coordinator.close)
+    return runtime, coordinator

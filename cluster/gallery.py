@@ -14,7 +14,8 @@ from cluster.images import Progress
 from cluster.progress import show_progress
 from cluster.results import EnrollResult, FolderReport, GalleryStats, ImageSearch, SearchBatch, Template
 from coordinator.router import DEFAULT_DEADLINE_MS
-from coordinator.types import GalleryRoute, TrainReport
+from coordinator.types import GalleryRoute, RolloutStatus, TrainReport
+from shard.drift import Drift
 from shard.errors import InvalidParameter, UnknownTemplate
 from shard.types import DEFAULT_RECALL, EnrollBatch, FloatArray, IdentityCount, SearchParams
 from shard.validate import check_embeddings, check_label, normalised
@@ -232,6 +233,17 @@ class Gallery:
         Galleries train by themselves when they reach that size; this does it now.
         """
         return self._cluster.coordinator.train(self.name)
+
+    def drift(self) -> Drift | None:
+        """How far the templates enrolled since the last training are from those trained on, as codes see them.
+
+        From a `score` of 1 on, the next enrollment trains the gallery anew. None for too few of them, or no model.
+        """
+        return self._cluster.coordinator.drift(self.name)
+
+    def roll_back(self) -> RolloutStatus:
+        """Search by the model before the last training again; NotFound if there is none to go back to."""
+        return self._cluster.coordinator.roll_back(self.name)
 
     def flush(self) -> None:
         """Seal the open segment of every shard. Nothing is lost without it; sealed files are checksummed."""

@@ -120,7 +120,7 @@ class Catalog:
         with self.writing() as db:
             db.execute(_SHARDS.delete().where(_SHARDS.c.gallery_id == gallery_id))
             db.execute(_GALLERIES.delete().where(_GALLERIES.c.gallery_id == gallery_id))
-            _remove_unused_models(db)
+            remove_unused_models(db)
 
     def set_model(self, gallery_id: str, model_id: str, data: bytes, templates: int) -> None:
         """Make a model the gallery's, in one step with storing it. `templates`: how many there were at training."""
@@ -128,7 +128,7 @@ class Catalog:
             if db.execute(sa.select(_MODELS.c.model_id).where(_MODELS.c.model_id == model_id)).first() is None:
                 db.execute(_MODELS.insert(), {"model_id": model_id, "templates": templates, "data": data})
             db.execute(_changed(gallery_id).values(model_id=model_id, version=_GALLERIES.c.version + 1))
-            _remove_unused_models(db)
+            remove_unused_models(db)
 
     def model_templates(self, model_id: str) -> int:
         """How many templates the gallery had when the model was trained."""
@@ -165,9 +165,15 @@ def _changed(gallery_id: str) -> sa.Update:
     return _GALLERIES.update().where(_GALLERIES.c.gallery_id == gallery_id)
 
 
-def _remove_unused_models(db: Connection) -> None:
-    used = sa.select(_GALLERIES.c.model_id).where(_GALLERIES.c.model_id.is_not(None))
-    db.execute(_MODELS.delete().where(_MODELS.c.model_id.not_in(used)))
+def remove_unused_models(db: Connection) -> None:
+    """Remove models that no gallery, rollout or other table refers to; what goes with a model does not count."""
+    references = [
+        sa.select(key.parent).where(key.parent.is_not(None))
+        for table in METADATA.sorted_tables
+        for key in table.foreign_keys
+        if key.column is _MODELS.c.model_id and key.ondelete != "CASCADE"
+    ]
+    db.execute(_MODELS.delete().where(_MODELS.c.model_id.not_in(sa.union(*references))))
 
 
 def _route(db: Connection, row: Row[Any]) -> GalleryRoute:

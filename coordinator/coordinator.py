@@ -14,19 +14,40 @@ import time
 from dataclasses import replace
 
 from coordinator.catalog import CREATING, DROPPING, READY, Catalog
-from coordinator.messages import ActivateModel, CreateShard, DropGallery, OpenShards
+from coordinator.messages import CreateShard, DropGallery, OpenShards
 from coordinator.placement import place_shards
+from coordinator.rollout import Rollouts
+from coordinator.rollout_catalog import Baseline, RolloutState
 from coordinator.runtime import Runtime
-from coordinator.training import count_templates, draw_sample, is_training_due
-from coordinator.types import GalleryRoute, GallerySpec, TrainReport
-from shard.errors import AlreadyExists, ClusterNotReady, InvalidParameter, NotEnoughData
-from shard.model import check_code_bits
+from coordinator.training import (
+    MIN_DRIFT_ROWS,
+    GallerySizes,
+    draw_recent,
+    draw_sample,
+    gallery_sizes,
+    is_drift_due,
+    is_training_due,
+)
+from coordinator.types import GalleryRoute, GallerySpec, RolloutStatus, TrainReport
+from shard.drift import Drift, code_statistics, measure_drift
+from shard.errors import (
+    AlreadyExists,
+    ClusterNotReady,
+    FacegridError,
+    InvalidParameter,
+    NotEnoughData,
+    ShardClosed,
+    UnknownGallery,
+)
+from shard.model import SearchModel, check_code_bits
 from shard.training import MIN_TRAIN, train
 from shard.validate import check_dim
 
 MAX_SHARDS = 1_024
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}")
 _STATS_TIMEOUT_S = 60.0
+RETRY_GROWTH = 1.1
+"""A training whose rollout failed is tried again by itself when the gallery has grown by this factor."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -41,6 +62,8 @@ class Coordinator:
         self._catalog, self._runtime = catalog, runtime
         self._lock = threading.RLock()
         self._training = threading.Lock()
+        self._rollouts = Rollouts(catalog, runtime)
+        self._looked_at: dict[str, GallerySizes] = {}
         self._check_hosts()
         self._remove_unfinished()
         runtime.control(
@@ -50,6 +73,9 @@ class Coordinator:
                 for host, shards in route.shards_by_host().items()
             ]
         )
+        if any(route.model_id for route in catalog.galleries()) or self._rollouts.statuses():
+            # Beside the caller: encoding a large gallery takes minutes, and searches are right meanwhile.
+            threading.Thread(target=self._resume_beside, name="facegrid-rollouts", daemon=True).start()
 
     def _check_hosts(self) -> None:
         missing = sorted(set(self._catalog.shards_per_host()) - set(self._runtime.hosts()))
@@ -104,39 +130,127 @@ class Coordinator:
         self._runtime.control([(host, DropGallery(route.gallery_id)) for host in sorted(set(route.hosts))])
         self._catalog.remove_gallery(route.gallery_id)
 
-    def train(self, name: str, *, seed: int = 0) -> TrainReport:
-        """Train a model on a sample across the gallery's shards and activate it on all of them.
+    # Models
 
-        Raises NotEnoughData below MIN_TRAIN templates, UnknownGallery.
+    def train(self, name: str, *, seed: int = 0) -> TrainReport:
+        """Train a model on a sample across the gallery's shards and roll it out to all of them.
+
+        Raises NotEnoughData below MIN_TRAIN templates, UnknownGallery, and what `Rollouts.start` does.
         """
         with self._training:
-            return self._train(self._catalog.gallery(name), seed)
+            self._rollouts.resume(name)
+            route = self._catalog.gallery(name)
+            return self._train(route, self._sizes(route), seed, self._drift(route))
 
-    def _train(self, route: GalleryRoute, seed: int) -> TrainReport:
+    def _train(self, route: GalleryRoute, sizes: GallerySizes, seed: int, drift: Drift | None) -> TrainReport:
         started = time.monotonic()
-        counts = count_templates(self._runtime, route, started + _STATS_TIMEOUT_S)
-        templates = sum(counts.values())
+        templates = sizes.templates
         if templates < MIN_TRAIN:
             raise NotEnoughData(f"{route.name} has {templates} templates; training needs at least {MIN_TRAIN}")
-        sample = draw_sample(self._runtime, route, counts, seed)
+        sample = draw_sample(self._runtime, route, sizes.by_host, seed)
         model = train(sample, code_bits=route.code_bits, seed=seed)
-        message = ActivateModel(route.gallery_id, model.to_bytes())
-        self._runtime.control([(host, message) for host in route.shards_by_host()])
-        self._catalog.set_model(route.gallery_id, model.model_id, message.model, templates)
+        self._looked_at.pop(route.gallery_id, None)
+        if model.model_id != route.model_id:
+            baseline = Baseline(code_statistics(model, sample), sizes.lsns)
+            self._rollouts.start(route.name, model, templates, baseline)
         seconds = time.monotonic() - started
         _LOG.info("trained %s on %d of %d templates in %.1f s", route.name, len(sample), templates, seconds)
-        return TrainReport(model.model_id, templates, len(sample), seconds)
+        return TrainReport(model.model_id, templates, len(sample), seconds, drift)
 
     def train_if_due(self, name: str) -> TrainReport | None:
-        """Train if the gallery has become large enough for a first or a better model; None if it has not."""
+        """Train if the gallery has grown or changed enough for a first or a better model; None if it has not."""
         with self._training:
+            self._rollouts.resume(name)
             route = self._catalog.gallery(name)
-            counts = count_templates(self._runtime, route, time.monotonic() + _STATS_TIMEOUT_S)
-            trained_at = self._catalog.model_templates(route.model_id) if route.model_id else None
-            return self._train(route, seed=0) if is_training_due(sum(counts.values()), trained_at) else None
+            sizes = self._sizes(route)
+            trained_at = self._trained_at(route, sizes.templates)
+            drift = self._drift_if_due(route, sizes, trained_at)
+            if not is_training_due(sizes.templates, trained_at, drift):
+                return None
+            return self._train(route, sizes, 0, drift)
+
+    def _trained_at(self, route: GalleryRoute, templates: int) -> int | None:
+        """Templates at the last training. A model that was rolled back counts, or it would be trained right again.
+
+        One that could not be rolled out counts until the gallery has grown a little.
+        """
+        last = self._rollouts.records.rollout(route.gallery_id)
+        if last is not None and last.state is RolloutState.ROLLED_BACK and last.model_id is not None:
+            tried_at = self._catalog.model_templates(last.model_id)
+            if last.error is None or templates < RETRY_GROWTH * tried_at:
+                return tried_at
+        return self._catalog.model_templates(route.model_id) if route.model_id else None
+
+    def drift(self, name: str) -> Drift | None:
+        """How far the templates since the last training are from those trained on; None for too few, or no model."""
+        return self._drift(self._catalog.gallery(name))
+
+    def _drift(self, route: GalleryRoute) -> Drift | None:
+        baseline = self._rollouts.records.baseline(route.model_id) if route.model_id else None
+        if baseline is None or route.model_id is None:
+            return None
+        recent = draw_recent(self._runtime, route, baseline.lsns, seed=0)
+        if len(recent) < MIN_DRIFT_ROWS:
+            return None
+        model = SearchModel.from_bytes(self._catalog.model_data(route.model_id))
+        return measure_drift(model, baseline.statistics, recent)
+
+    def _drift_if_due(self, route: GalleryRoute, sizes: GallerySizes, trained_at: int | None) -> Drift | None:
+        baseline = self._rollouts.records.baseline(route.model_id) if route.model_id else None
+        if baseline is None or trained_at is None:
+            return None
+        last = self._looked_at.get(route.gallery_id)
+        templates, lsns = (trained_at, baseline.lsns) if last is None else (last.templates, last.lsns)
+        if not is_drift_due(sizes, templates, lsns):
+            return None
+        self._looked_at[route.gallery_id] = sizes
+        return self._drift(route)
+
+    def rollouts(self) -> list[RolloutStatus]:
+        """The last rollout of every gallery that had one, by gallery name; while one goes on, how far it is."""
+        return self._rollouts.statuses()
+
+    def roll_back(self, name: str) -> RolloutStatus:
+        """Bring a gallery back to the model before its last rollout; one that is under way is waited for first.
+
+        Raises UnknownGallery, NotFound if there is nothing to undo.
+        """
+        with self._training:
+            self._rollouts.roll_back(name)
+        return next(status for status in self.rollouts() if status.gallery == name)
+
+    def resume_rollouts(self) -> None:
+        """Finish rollouts that were interrupted, and bring replicas that missed one to their gallery's model.
+
+        Done by itself when the coordinator opens. Raises the first failure, after every gallery had its turn.
+        """
+        failures: list[FacegridError] = []
+        with self._training:
+            for route in self._catalog.galleries():
+                try:
+                    self._rollouts.resume(route.name)
+                    self._rollouts.reconcile([self._catalog.gallery(route.name)])
+                except UnknownGallery:
+                    _LOG.info("%s was dropped meanwhile", route.name)
+                except FacegridError as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _resume_beside(self) -> None:
+        try:
+            self.resume_rollouts()
+        except ShardClosed:
+            pass  # whoever opens the home next goes on
+        except FacegridError:
+            _LOG.exception("a rollout that was interrupted could not be finished; it is tried again at the next one")
+
+    def _sizes(self, route: GalleryRoute) -> GallerySizes:
+        return gallery_sizes(self._runtime, route, time.monotonic() + _STATS_TIMEOUT_S)
 
     def close(self) -> None:
         """Close the catalog; the runtime is its owner's to close."""
+        self._rollouts.stop()
         self._catalog.close()
 
 

@@ -16,7 +16,10 @@ from coordinator.outcome import Outcome, outcome_of
 from coordinator.ray_runtime import RayRuntime
 from shard.errors import InvalidParameter
 
-METHODS = ("hosts", "gallery", "galleries", "create_gallery", "drop_gallery", "train", "train_if_due")
+METHODS = (
+    "hosts", "gallery", "galleries", "create_gallery", "drop_gallery", "train", "train_if_due", "drift", "rollouts",
+    "roll_back", "resume_rollouts",
+)  # fmt: skip
 
 
 class CoordinatorProcess:

@@ -8,7 +8,8 @@ It executes messages; it knows no network, no Ray, no catalog. Thread-safe.
 
 from __future__ import annotations
 
-import mmap
+import contextlib
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterable
@@ -17,22 +18,28 @@ from typing import Any
 
 import numpy as np
 
+from coordinator.host_models import HostModels
 from coordinator.messages import (
     ActivateModel,
     CreateShard,
     DeleteReply,
     DeleteRequest,
+    DiscardModels,
     Done,
     DropGallery,
     EnrollRequest,
     FlushRequest,
     IdentitiesReply,
     IdentitiesRequest,
+    ModelsReply,
+    ModelsRequest,
     OpenShards,
+    PrepareModel,
     RecordsReply,
     RecordsRequest,
     Reply,
     Request,
+    SampleRecent,
     SampleReply,
     SampleRows,
     SearchReply,
@@ -40,14 +47,14 @@ from coordinator.messages import (
     StatsReply,
     StatsRequest,
 )
-from shard.errors import CorruptData, InvalidParameter, ShardClosed, UnknownGallery, UnknownModel
-from shard.files import DirectoryLock, make_directory, remove_tree, write_file
+from shard.errors import CorruptData, FacegridError, InvalidParameter, ShardClosed, UnknownGallery
+from shard.files import DirectoryLock, make_directory, remove_tree
 from shard.keys import template_keys
-from shard.model import SearchModel
-from shard.search import search_shards
+from shard.search import search_by_model
 from shard.shard import Shard
 from shard.types import EnrollReceipt
 
+_LOG = logging.getLogger(__name__)
 _GALLERY_ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -62,7 +69,8 @@ class ShardHost:
         self._lock = DirectoryLock(directory)
         self._opening = threading.RLock()
         self._shards: dict[tuple[str, int], Shard] = {}
-        self._models: dict[str, SearchModel] = {}
+        self._models = HostModels(directory / "models", name)
+        self._switching = threading.Lock()
         self._is_closed = False
 
     def execute(self, request: Request) -> Reply:
@@ -84,7 +92,8 @@ class ShardHost:
     def search(self, request: SearchRequest) -> SearchReply:
         """Search the asked shards together."""
         shards = self._open_all(request.gallery_id, request.shards)
-        return SearchReply(search_shards(shards, request.probes, request.params), request.shards)
+        candidates, model_id = search_by_model(shards, request.probes, request.params)
+        return SearchReply(candidates, request.shards, model_id)
 
     def enroll(self, request: EnrollRequest) -> EnrollReceipt:
         """Write to one shard."""
@@ -127,7 +136,7 @@ class ShardHost:
             key = (request.gallery_id, request.shard)
             if key not in self._shards:
                 directory = self._shard_directory(*key)
-                self._shards[key] = Shard.create(directory, dim=request.dim, load_model=self._load_model)
+                self._shards[key] = Shard.create(directory, dim=request.dim, load_model=self._models.load)
         return Done()
 
     def open_shards(self, request: OpenShards) -> Done:
@@ -146,6 +155,7 @@ class ShardHost:
             directory = self._gallery_directory(request.gallery_id)
             if directory.exists():
                 remove_tree(directory)
+            self._remove_unused_models()
         return Done()
 
     def sample(self, request: SampleRows) -> SampleReply:
@@ -156,17 +166,58 @@ class ShardHost:
         rows = [shard.sample(int(np.ceil(len(shard) * share)), request.seed + i) for i, shard in enumerate(shards)]
         return SampleReply(np.concatenate(rows)[: request.rows], templates)
 
-    def activate_model(self, request: ActivateModel) -> Done:
-        """Store the model, then switch every shard of the gallery here to it."""
-        model = SearchModel.from_bytes(request.model)
-        with self._opening:
-            make_directory(self._model_path(model.model_id).parent)
-            write_file(self._model_path(model.model_id), request.model)
-            model = self._models.setdefault(model.model_id, model)
-            numbers = sorted(int(p.name[6:]) for p in self._gallery_directory(request.gallery_id).glob("shard-*"))
-        for shard in self._open_all(request.gallery_id, numbers):
-            shard.activate(model)
+    def sample_recent(self, request: SampleRecent) -> SampleReply:
+        """The same number of recent rows from each shard: shards fill evenly."""
+        shards = self._open_all(request.gallery_id, request.shards)
+        share = -(-request.rows // max(1, len(shards)))
+        found = [s.recent(share, request.seed, lsn) for s, lsn in zip(shards, request.since, strict=True)]
+        return SampleReply(np.concatenate([rows for rows, _ in found])[: request.rows], sum(n for _, n in found))
+
+    def prepare_model(self, request: PrepareModel) -> Done:
+        """Store the model, and the codes it makes of every sealed row."""
+        shards = self._open_all(request.gallery_id, request.shards)
+        with self._models.storing(request.model) as model:
+            for shard in shards:
+                shard.prepare(model)
         return Done()
+
+    def activate_model(self, request: ActivateModel) -> Done:
+        """Build what all the shards need, then switch one right after the other, so that searches meet few mixtures."""
+        shards = self._open_all(request.gallery_id, request.shards)
+        with self._switching, contextlib.ExitStack() as stack:
+            wanted = request.model_id
+            model = None if wanted is None else stack.enter_context(self._models.using(wanted))
+            late = [shard for shard in shards if (shard.model and shard.model.model_id) != wanted]
+            for shard, staged in [(shard, shard.stage(model)) for shard in late]:
+                shard.switch(staged)
+            for shard in late:
+                if model is not None:  # what was sealed between staging and switching
+                    shard.prepare(model)
+        return Done()
+
+    def discard_models(self, request: DiscardModels) -> Done:
+        """Remove codes that are no longer needed, then models that no shard of this host needs."""
+        for shard in self._open_all(request.gallery_id, request.shards):
+            shard.discard(request.keep)
+        self._remove_unused_models()
+        return Done()
+
+    def models(self, request: ModelsRequest) -> ModelsReply:
+        """The active model of each shard."""
+        views = [shard.view() for shard in self._open_all(request.gallery_id, request.shards)]
+        return ModelsReply(tuple(model.model_id if model else None for _, model in views))
+
+    def _remove_unused_models(self) -> None:
+        with self._opening:
+            try:
+                needed: set[str] = set()
+                for path in sorted((self._directory / "galleries").glob("*/shard-*")):
+                    needed |= self._shard(path.parent.name, int(path.name[6:])).model_ids()
+            except FacegridError as error:
+                # What a shard that does not open needs is not known, and a file too many does no harm.
+                _LOG.warning("shard host %s keeps every model file: %s", self.name, error)
+            else:
+                self._models.remove_except(needed)
 
     # Opening
 
@@ -190,22 +241,8 @@ class ShardHost:
                     raise CorruptData(
                         f"shard host {self.name} has no shard {number} of gallery {gallery_id}: expected {directory}"
                     )
-                self._shards[gallery_id, number] = Shard(directory, self._load_model)
+                self._shards[gallery_id, number] = Shard(directory, self._models.load)
             return self._shards[gallery_id, number]
-
-    def _load_model(self, model_id: str) -> SearchModel:
-        """One copy of a model, mapped from its file, however many shards use it."""
-        with self._opening:
-            if model_id not in self._models:
-                path = self._model_path(model_id)
-                if not path.is_file():
-                    raise UnknownModel(f"shard host {self.name} has no file of model {model_id}: {path}")
-                with path.open("rb") as file:
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                self._models[model_id] = SearchModel.from_bytes(memoryview(mapped))
-                # Hashing read it all, and searches have what they need; only encoding will want these pages again.
-                mapped.madvise(mmap.MADV_DONTNEED)
-            return self._models[model_id]
 
     def _gallery_directory(self, gallery_id: str) -> Path:
         # It becomes a path, and one that is removed on demand: nothing but an id that a coordinator made may pass.
@@ -215,9 +252,6 @@ class ShardHost:
 
     def _shard_directory(self, gallery_id: str, number: int) -> Path:
         return self._gallery_directory(gallery_id) / f"shard-{number:04d}"
-
-    def _model_path(self, model_id: str) -> Path:
-        return self._directory / "models" / f"{model_id}.model"
 
 
 _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
@@ -232,5 +266,9 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     OpenShards: ShardHost.open_shards,
     DropGallery: ShardHost.drop_gallery,
     SampleRows: ShardHost.sample,
+    SampleRecent: ShardHost.sample_recent,
+    PrepareModel: ShardHost.prepare_model,
     ActivateModel: ShardHost.activate_model,
+    DiscardModels: ShardHost.discard_models,
+    ModelsRequest: ShardHost.models,
 }

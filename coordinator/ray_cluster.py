@@ -20,7 +20,8 @@ from coordinator.coordinator_process import CoordinatorProcess
 from coordinator.dataplane.handshake import checked_secret
 from coordinator.host_process import ShardHostProcess
 from coordinator.ray_runtime import RayRuntime
-from coordinator.types import GalleryRoute, GallerySpec, TrainReport
+from coordinator.types import GalleryRoute, GallerySpec, RolloutStatus, TrainReport
+from shard.drift import Drift
 from shard.errors import ClusterNotReady, FacegridError, HostUnavailable
 
 RESOURCE_PREFIX = "facegrid_host_"
@@ -150,6 +151,25 @@ class RayCoordinator:
         """See Coordinator.train_if_due."""
         report: TrainReport | None = self._call("train_if_due", name)
         return report
+
+    def drift(self, name: str) -> Drift | None:
+        """See Coordinator.drift."""
+        drift: Drift | None = self._call("drift", name)
+        return drift
+
+    def rollouts(self) -> list[RolloutStatus]:
+        """See Coordinator.rollouts."""
+        statuses: list[RolloutStatus] = self._call("rollouts")
+        return statuses
+
+    def roll_back(self, name: str) -> RolloutStatus:
+        """See Coordinator.roll_back."""
+        status: RolloutStatus = self._call("roll_back", name)
+        return status
+
+    def resume_rollouts(self) -> None:
+        """See Coordinator.resume_rollouts."""
+        self._call("resume_rollouts")
 
     def close(self) -> None:
         """The actor is RayCluster's to close."""

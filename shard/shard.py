@@ -181,10 +181,19 @@ class Shard:
 
     def sample(self, rows: int, seed: int) -> FloatArray:
         """Up to `rows` live embeddings, (n, dim) float32, drawn without replacement; the same for the same seed."""
-        live = np.setdiff1d(np.arange(self.index.rows), np.array(self._store.tombstones(), dtype=np.int64))
-        if len(live) > rows:
+        return self._sample(0, rows, seed)[0]
+
+    def recent(self, rows: int, seed: int, since_lsn: int) -> tuple[FloatArray, int]:
+        """As `sample`, of templates with a later LSN than that; and how many there are."""
+        return self._sample(self._store.first_row_after(since_lsn), rows, seed)
+
+    def _sample(self, first_row: int, rows: int, seed: int) -> tuple[FloatArray, int]:
+        index, _ = self.view()
+        live = np.setdiff1d(np.arange(first_row, index.rows), np.array(self._store.tombstones(), dtype=np.int64))
+        count = len(live)
+        if count > rows:
             live = np.sort(np.random.default_rng(seed).choice(live, rows, replace=False))
-        return self.index.gather(live)
+        return index.gather(live), count
 
     def stats(self) -> ShardStats:
         """Sizes, from memory and from the directory."""
@@ -335,24 +344,21 @@ class Shard:
     def switch(self, staged: rollout.StagedIndex) -> None:
         """Search with a staged index from now on, durably. Writes wait while the rows of the last moments are encoded.
 
-        The codes of the model before stay in their files until `discard`, so the way back is a switch too.
+        The codes of the model before stay in their files until `discard`, so the way back is a switch too. Codes of a
+        segment that was sealed since staging are in memory only: `prepare` stores them.
         """
-        with self._rollout_lock:
-            with self._writing():
-                staged = self._caught_up(staged)
-                model_id = "" if staged.model is None else staged.model.model_id
-                with self._store.transaction() as db:
-                    set_meta(db, "model_id", model_id)
-                    rollout.keep_models(db, self.model_ids() | {model_id} - {""})
-                with self._view_lock:
-                    self.index, self._model = staged.index, staged.model
-                if staged.model is None or staged.tail is None or staged.tail_codes is None:
-                    self._tail_codes.drop()
-                else:
-                    files = self.files(staged.tail)
-                    self._tail_codes.write(files, staged.tail, staged.model.model_id, 0, staged.tail_codes)
-            if staged.model is not None:  # a segment may have been sealed between staging and switching
-                self.prepare(staged.model)
+        with self._rollout_lock, self._writing():
+            staged = self._caught_up(staged)
+            model_id = "" if staged.model is None else staged.model.model_id
+            with self._store.transaction() as db:
+                set_meta(db, "model_id", model_id)
+                rollout.keep_models(db, self.model_ids() | {model_id} - {""})
+            with self._view_lock:
+                self.index, self._model = staged.index, staged.model
+            if staged.tail is None or staged.tail_codes is None:
+                self._tail_codes.drop()
+            else:
+                self._tail_codes.write(self.files(staged.tail), staged.tail, model_id, 0, staged.tail_codes)
 
     def _caught_up(self, staged: rollout.StagedIndex) -> rollout.StagedIndex:
         """The staged index with every row and deletion of the shard. In this shard's turn to write."""
@@ -376,11 +382,15 @@ class Shard:
         with self._rollout_lock:
             if (model and model.model_id) != (self._model and self._model.model_id):
                 self.switch(self.stage(model))
+                if model is not None:
+                    self.prepare(model)
 
     def discard(self, keep: Collection[str]) -> None:
         """Remove the codes of all models but these and the active one. Raises WriteFailed."""
         with self._rollout_lock:
             kept = {*keep, *([self._model.model_id] if self._model else [])}
+            if self.model_ids() <= kept:
+                return
             with self._committing() as db:
                 rollout.keep_models(db, kept & self.model_ids())
             rollout.discard(self._store, self._store.segments(), self.files)

@@ -156,6 +156,19 @@ class Store:
         with self._reading() as db:
             return [row for (row,) in db.execute("SELECT row FROM tombstones ORDER BY row")]
 
+    def first_row_after(self, lsn: int) -> int:
+        """The first row that was written later than that; rows are in the order of their LSNs."""
+        later = "SELECT lsn > ? FROM templates WHERE row >= ? ORDER BY row LIMIT 1"
+        with self._reading() as db:
+            low, high = 0, int(db.execute("SELECT coalesce(max(row) + 1, 0) FROM templates").fetchone()[0])
+            while low < high:
+                middle = (low + high) // 2
+                if db.execute(later, (lsn, middle)).fetchone()[0]:
+                    high = middle
+                else:
+                    low = middle + 1
+        return low
+
     def template_count(self) -> int:
         """Live templates."""
         with self._reading() as db:
