@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cluster import images
+from cluster import images, rollouts
 from cluster.faces import ImageSource
 from cluster.images import Progress
 from cluster.progress import show_progress
@@ -227,12 +227,14 @@ class Gallery:
             hosts=tuple(sorted(set(route.hosts))),
         )
 
-    def train(self) -> TrainReport:
+    def train(self, *, progress: Progress | bool = False) -> TrainReport:
         """Train a SearchModel on a sample of this gallery and search with it. NotEnoughData below 1,000 templates.
 
-        Galleries train by themselves when they reach that size; this does it now.
+        Galleries train by themselves when they reach that size; this does it now. Searches go on, by the model before,
+        until the new one is ready everywhere. progress: as in `enroll_folder`, of replicas prepared and activated.
         """
-        return self._cluster.coordinator.train(self.name)
+        with show_progress(progress, "rolling out") as tell:
+            return rollouts.train(self._cluster, self.name, tell)
 
     def drift(self) -> Drift | None:
         """How far the templates enrolled since the last training are from those trained on, as codes see them.

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from cluster.cli import bench, doctor, enroll, find, galleries, models, search, status, templates
+from cluster.cli import bench, doctor, enroll, find, galleries, models, search, status, templates, training
 from cluster.cli.invocation import Invocation, invocation_of
 from cluster.cli.output import Output
 
@@ -27,13 +27,14 @@ _app = typer.Typer(
 _app.add_typer(galleries.app, name="gallery")
 _app.add_typer(models.app, name="models")
 _app.add_typer(bench.app, name="bench")
+_app.add_typer(training.app, name="rollout")
 for _verb in (
     enroll.enroll,
     search.search,
     search.verify,
     find.find,
     templates.delete,
-    templates.train,
+    training.train,
     status.status,
     doctor.doctor,
 ):
