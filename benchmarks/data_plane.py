@@ -87,7 +87,8 @@ def measured(search: Search, route: GalleryRoute, seconds: float) -> dict[str, f
     """Milliseconds of one search at a time, and searches a second from CALLERS threads."""
     probes = unit_rows(256, seed=2)
     requests = [
-        SearchRequest(route.gallery_id, tuple(range(SHARDS)), probes[i : i + 1], SearchParams(K)) for i in range(256)
+        SearchRequest(route.gallery_id, tuple(range(SHARDS)), probes[i : i + 1], SearchParams(K), route.epochs)
+        for i in range(256)
     ]
     times = []
     for request in itertools.islice(itertools.cycle(requests), 2_000):

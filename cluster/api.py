@@ -24,7 +24,7 @@ from cluster.config import Settings, load_settings, pipeline_options
 from cluster.faces import FacePipeline, ImageSource, model_spec
 from cluster.gallery import Gallery
 from cluster.results import Verification
-from coordinator.catalog import Catalog
+from coordinator.catalog import open_catalog
 from coordinator.coordinator import Coordinator, check_gallery_name
 from coordinator.home import Home
 from coordinator.ray_cluster import RayCluster, RayCoordinator, RayOptions
@@ -36,8 +36,8 @@ from shard.index import use_kernel
 
 DEFAULT_SHARDS = 4
 DEFAULT_CODE_BITS = 512
-FIRST_HOST = "host-0"
-"""The shard host of a new home in this process."""
+LOCAL_WATCH_S = 30.0
+"""Pause between two rounds of looking after the shards of a home in this process, whose hosts do not come and go."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -61,7 +61,7 @@ class Cluster:
             undo.callback(self.home.close)
             self.runtime, self.coordinator = _start(self.home, settings, undo)
             undo.callback(self._maintenance.shutdown)
-            self.router = Router(self.runtime)
+            self.router = Router(self.runtime, self.coordinator.gallery, self.coordinator.report)
             self._closing = undo.pop_all()
 
     @classmethod
@@ -83,28 +83,46 @@ class Cluster:
         dim: int | None = None,
         code_bits: int | None = None,
         embedder: str | None = None,
+        replicas: int | None = None,
+        min_in_sync: int | None = None,
     ) -> Gallery:
         """The gallery of that name, `tenant/gallery`; with `create`, made where there is none.
 
         shards (4 if not given), code_bits (512), and either dim, for embeddings made elsewhere, or embedder, the
-        network that makes them here (the configured one if neither is given) are fixed at creation. A gallery that is
-        there must have what is given. Raises UnknownGallery, InvalidParameter, AlreadyExists for a different one.
+        network that makes them here (the configured one if neither is given) are fixed at creation, and so are replicas
+        (1), copies of each shard on hosts of their own, and min_in_sync (1), copies without which writes are refused. A
+        gallery that is there must have what is given.
+        Raises UnknownGallery, InvalidParameter, ClusterNotReady for too few hosts, AlreadyExists for a different one.
         """
         check_gallery_name(name)
-        wanted = {"shards": shards, "dim": dim, "code_bits": code_bits, "embedder": embedder}
+        wanted = {
+            "shards": shards,
+            "dim": dim,
+            "code_bits": code_bits,
+            "embedder": embedder,
+            "replicas": replicas,
+            "min_in_sync": min_in_sync,
+        }
         try:
             route = self.coordinator.gallery(name)
         except UnknownGallery:
             if not create:
                 raise
-            return Gallery(self, self._create(name, shards, dim, code_bits, embedder))
+            copies = (1 if replicas is None else replicas, 1 if min_in_sync is None else min_in_sync)
+            return Gallery(self, self._create(name, shards, dim, code_bits, embedder, copies))
         for field, value in wanted.items():
             if value is not None and value != getattr(route, field):
                 raise AlreadyExists(f"gallery {name!r} exists with {field}={getattr(route, field)!r}, not {value!r}")
         return Gallery(self, route)
 
     def _create(
-        self, name: str, shards: int | None, dim: int | None, code_bits: int | None, embedder: str | None
+        self,
+        name: str,
+        shards: int | None,
+        dim: int | None,
+        code_bits: int | None,
+        embedder: str | None,
+        copies: tuple[int, int],
     ) -> GalleryRoute:
         if dim is None or embedder is not None:
             embedder = embedder or self.settings.embedder
@@ -117,6 +135,8 @@ class Cluster:
             shards=DEFAULT_SHARDS if shards is None else shards,
             code_bits=DEFAULT_CODE_BITS if code_bits is None else code_bits,
             embedder=embedder,
+            replicas=copies[0],
+            min_in_sync=copies[1],
         )
         return self.coordinator.create_gallery(spec)
 
@@ -215,17 +235,27 @@ class Cluster:
 
 def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[Runtime, Coordinator | RayCoordinator]:
     """The shard hosts and the control plane, as the settings ask; closed by `undo`."""
-    catalog = Catalog(home.catalog_path)
+    catalog = open_catalog(home, settings.catalog)
     if settings.runtime == "ray":
         with contextlib.closing(catalog):
             known = tuple(catalog.shards_per_host())
         options = RayOptions(address=settings.ray_address, shard_hosts=settings.shard_hosts)
-        ray = RayCluster.start(options, home.directory, home.home_id, home.secret, known, kernel=settings.kernel)
+        ray = RayCluster.start(
+            options,
+            home.directory,
+            home.home_id,
+            home.secret,
+            known,
+            kernel=settings.kernel,
+            catalog=settings.catalog,
+        )
         undo.callback(ray.close)
         return ray.runtime, ray.coordinator
     undo.callback(catalog.close)
-    runtime = LocalRuntime(home.hosts_directory, sorted({FIRST_HOST, *home.local_hosts()}))
+    names = {f"host-{i}" for i in range(settings.shard_hosts or 1)}
+    runtime = LocalRuntime(home.hosts_directory, sorted(names | set(home.local_hosts())))
     undo.callback(runtime.close)
     coordinator = Coordinator(catalog, runtime)
     undo.callback(coordinator.close)
+    coordinator.watch(LOCAL_WATCH_S)
     return runtime, coordinator

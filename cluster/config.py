@@ -25,11 +25,17 @@ class Settings(BaseModel):
     ray_address: str = Field(
         default="local", description="Ray cluster to join (host:port), or `local` to start one on this machine."
     )
+    catalog: str | None = Field(
+        default=None,
+        # It may have a password in it.
+        repr=False,
+        description="Database of the catalog, as a SQLAlchemy URL; `catalog.db` in the home if not set.",
+    )
     shard_hosts: int | None = Field(
         default=None,
         ge=1,
         le=1024,
-        description="Shard hosts to run on a Ray that Facegrid starts itself; 1 if not set.",
+        description="Shard hosts to run in this process, or on a Ray that Facegrid starts itself; 1 if not set.",
     )
     kernel: str | None = Field(default=None, description="SIMD kernel by name; the fastest that runs here if not set.")
     models: tuple[Path, ...] = Field(

@@ -1,168 +1,265 @@
-"""The catalog: which galleries exist, where their shards are, which model each uses. SQL through SQLAlchemy Core.
+"""The catalog: which galleries exist, which hosts hold their shards, which model each uses.
 
-Owns the schema and its statements. It decides nothing: `coordinator.coordinator` does, and writes it here first.
+Owns the statements on the tables of `coordinator.catalog_tables`, through SQLAlchemy Core. It is the one place where
+the configuration of a shard changes, by compare-and-set on its epoch. It decides nothing: its callers do, and write it
+here first.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine, Row
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
 
-from coordinator.types import GalleryRoute, GallerySpec
-from shard.errors import AlreadyExists, CorruptData, ShardClosed, StorageError, UnknownGallery, WriteFailed
+from coordinator.catalog_rows import checked, configs, placed, replica_rows, routes
+from coordinator.catalog_tables import GALLERIES, HOSTS, META, METADATA, MODELS, REPLICAS, SHARDS, prepare
+from coordinator.database import Database
+from coordinator.home import Home
+from coordinator.types import HOST_STATES, UP, GalleryRoute, GallerySpec, HostRecord, ShardConfig
+from shard.errors import AlreadyExists, CorruptData, InvalidParameter, NotFound, StaleRoute, UnknownGallery
+
+__all__ = ["CREATING", "DROPPING", "METADATA", "READY", "Catalog", "open_catalog"]
 
 CREATING, READY, DROPPING = "creating", "ready", "dropping"
-
-METADATA = sa.MetaData()
-_GALLERIES = sa.Table(
-    "galleries",
-    METADATA,
-    sa.Column("gallery_id", sa.String(32), primary_key=True),
-    sa.Column("name", sa.String(130), nullable=False, unique=True),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("dim", sa.Integer, nullable=False),
-    sa.Column("code_bits", sa.Integer, nullable=False),
-    sa.Column("embedder", sa.String(64)),
-    sa.Column("model_id", sa.String(64), sa.ForeignKey("models.model_id")),
-    sa.Column("version", sa.Integer, nullable=False),
-)
-_SHARDS = sa.Table(
-    "shards",
-    METADATA,
-    sa.Column("gallery_id", sa.String(32), sa.ForeignKey("galleries.gallery_id"), primary_key=True),
-    sa.Column("shard", sa.Integer, primary_key=True),
-    sa.Column("host", sa.String(64), nullable=False),
-)
-_MODELS = sa.Table(
-    "models",
-    METADATA,
-    sa.Column("model_id", sa.String(64), primary_key=True),
-    sa.Column("templates", sa.Integer, nullable=False),
-    sa.Column("data", sa.LargeBinary, nullable=False),
-)
-
-
-def _durable(connection: Any, _record: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}").close()
+_PREPARING = 0x66616365
+"""Key of the lock that PostgreSQL gives to one process at a time that creates or upgrades the tables."""
 
 
 class Catalog:
-    """One home's catalog. Every method is one transaction."""
+    """One home's catalog. Every method is one transaction. Thread-safe.
 
-    def __init__(self, path: Path) -> None:
-        """Open or create the SQLite file; CorruptData if it is something else. Its format is the home's."""
-        self._path = path
-        self._is_closed = False
-        self._engine: Engine = sa.create_engine(f"sqlite:///{path}")
-        sa.event.listen(self._engine, "connect", _durable)
+    Methods that read raise StorageError if the database cannot be read, those that write WriteFailed if it cannot be
+    written. Transactions that change a gallery lock its row first, so that they take turns and do not deadlock.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        """Open the database, create its tables where there are none, or upgrade those of an older version.
+
+        url: a SQLite file, or a SQLAlchemy URL (`postgresql+psycopg://user@host/database`, `sqlite:///path`).
+        Raises InvalidParameter (the URL), MissingExtra, CorruptData for a file or tables that are something else,
+        FormatTooNew, StorageError if the database cannot be reached. No message shows a password.
+        """
+        self._database = Database(url)
+        self.shown = self._database.shown
+        """Where it is, without password."""
         try:
-            METADATA.create_all(self._engine)
-        except sa.exc.DatabaseError as error:
-            self._engine.dispose()
-            raise CorruptData(f"{path} is not a readable catalog: {error.orig}") from error
+            with self._database.preparing(_PREPARING) as db:
+                prepare(db, self.shown)
+        except BaseException:
+            self._database.close()
+            raise
 
     def close(self) -> None:
-        """Close all connections; calls after it raise ShardClosed."""
-        self._is_closed = True
-        self._engine.dispose()
+        """Close all connections; calls after it raise ShardClosed. Idempotent."""
+        self._database.close()
 
-    def _check_open(self) -> None:
-        # The engine would connect again, to a home whose lock may be another process's by now.
-        if self._is_closed:
-            raise ShardClosed(f"the catalog {self._path} is closed")
+    def reading(self) -> AbstractContextManager[Connection]:
+        """A connection that sees one state of the catalog; StorageError if the database cannot be read."""
+        return self._database.reading()
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A connection to read with; StorageError if the database cannot be read."""
-        self._check_open()
-        try:
-            with self._engine.connect() as db:
-                yield db
-        except sa.exc.DBAPIError as error:
-            raise StorageError(f"could not read the catalog {self._path}: {error.orig}") from error
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self) -> AbstractContextManager[Connection]:
         """One transaction; WriteFailed if it could not be committed."""
-        self._check_open()
-        try:
-            with self._engine.begin() as db:
-                yield db
-        except sa.exc.DBAPIError as error:
-            raise WriteFailed(f"could not write the catalog {self._path}: {error.orig}") from error
+        return self._database.writing()
 
-    def add_gallery(self, gallery_id: str, spec: GallerySpec, hosts: Sequence[str]) -> None:
-        """Enter a gallery in state CREATING with its placement; AlreadyExists if the name is taken."""
+    def claim(self, home_id: str) -> None:
+        """Make the catalog this home's for good; InvalidParameter if it is another's, whose galleries it holds."""
+        with self.writing() as db:
+            insert_new(db, META, [{"name": "home", "value": home_id}])
+            owner = db.execute(sa.select(META.c.value).where(META.c.name == "home")).scalar_one()
+        if owner != home_id:
+            raise InvalidParameter(f"catalog: {self.shown} belongs to home {owner}, not to {home_id}")
+
+    def add_gallery(self, gallery_id: str, spec: GallerySpec, placement: Sequence[Sequence[str]]) -> None:
+        """Enter a gallery in state CREATING; AlreadyExists if the name is taken.
+
+        placement: for each shard its hosts, all different, the primary first; they are in sync, at epoch 1.
+        """
         row = {
             "gallery_id": gallery_id, "name": spec.name, "state": CREATING, "dim": spec.dim,
             "code_bits": spec.code_bits, "embedder": spec.embedder, "version": 1,
+            "replicas": spec.replicas, "min_in_sync": spec.min_in_sync,
         }  # fmt: skip
-        placed = [{"gallery_id": gallery_id, "shard": i, "host": host} for i, host in enumerate(hosts)]
+        first = [checked(placed(gallery_id, shard, hosts)) for shard, hosts in enumerate(placement)]
+        if len(first) != spec.shards:
+            raise InvalidParameter(f"placement: expected hosts for {spec.shards} shards, got them for {len(first)}")
+        shards = [
+            {"gallery_id": gallery_id, "shard": config.shard, "primary": config.primary, "epoch": config.epoch}
+            for config in first
+        ]
         with self.writing() as db:
-            if db.execute(_GALLERIES.select().where(_GALLERIES.c.name == spec.name)).first() is not None:
+            if not insert_new(db, GALLERIES, [row], key="name"):
                 raise AlreadyExists(f"gallery {spec.name!r} exists")
-            db.execute(_GALLERIES.insert(), row)
-            db.execute(_SHARDS.insert(), placed)
+            db.execute(SHARDS.insert(), shards)
+            db.execute(REPLICAS.insert(), [row for config in first for row in replica_rows(config)])
 
     def set_state(self, gallery_id: str, state: str) -> None:
         """Move a gallery to another state."""
         with self.writing() as db:
-            db.execute(_changed(gallery_id).values(state=state, version=_GALLERIES.c.version + 1))
+            db.execute(_changed(gallery_id).values(state=state, version=GALLERIES.c.version + 1))
+
+    def begin_drop(self, gallery_id: str) -> None:
+        """Move a gallery to DROPPING and free its name; it is remembered until every host has removed it."""
+        with self.writing() as db:
+            values = {"state": DROPPING, "name": f"#{gallery_id}", "version": GALLERIES.c.version + 1}
+            db.execute(_changed(gallery_id).values(**values))
 
     def remove_gallery(self, gallery_id: str) -> None:
         """Remove a gallery's entries, and models that no gallery uses any more."""
         with self.writing() as db:
-            db.execute(_SHARDS.delete().where(_SHARDS.c.gallery_id == gallery_id))
-            db.execute(_GALLERIES.delete().where(_GALLERIES.c.gallery_id == gallery_id))
+            db.execute(sa.select(GALLERIES.c.version).where(GALLERIES.c.gallery_id == gallery_id).with_for_update())
+            db.execute(REPLICAS.delete().where(REPLICAS.c.gallery_id == gallery_id))
+            db.execute(SHARDS.delete().where(SHARDS.c.gallery_id == gallery_id))
+            db.execute(GALLERIES.delete().where(GALLERIES.c.gallery_id == gallery_id))
             remove_unused_models(db)
 
     def set_model(self, gallery_id: str, model_id: str, data: bytes, templates: int) -> None:
         """Make a model the gallery's, in one step with storing it. `templates`: how many there were at training."""
         with self.writing() as db:
-            if db.execute(sa.select(_MODELS.c.model_id).where(_MODELS.c.model_id == model_id)).first() is None:
-                db.execute(_MODELS.insert(), {"model_id": model_id, "templates": templates, "data": data})
-            db.execute(_changed(gallery_id).values(model_id=model_id, version=_GALLERIES.c.version + 1))
+            insert_new(db, MODELS, [{"model_id": model_id, "templates": templates, "data": data}])
+            db.execute(_changed(gallery_id).values(model_id=model_id, version=GALLERIES.c.version + 1))
             remove_unused_models(db)
 
     def model_templates(self, model_id: str) -> int:
         """How many templates the gallery had when the model was trained."""
         with self.reading() as db:
-            return int(db.execute(sa.select(_MODELS.c.templates).where(_MODELS.c.model_id == model_id)).scalar_one())
+            return int(db.execute(sa.select(MODELS.c.templates).where(MODELS.c.model_id == model_id)).scalar_one())
 
     def model_data(self, model_id: str) -> bytes:
         """The model's bytes."""
         with self.reading() as db:
-            return bytes(db.execute(sa.select(_MODELS.c.data).where(_MODELS.c.model_id == model_id)).scalar_one())
+            return bytes(db.execute(sa.select(MODELS.c.data).where(MODELS.c.model_id == model_id)).scalar_one())
 
     def gallery(self, name: str) -> GalleryRoute:
         """A ready gallery by name; UnknownGallery otherwise."""
         with self.reading() as db:
-            row = db.execute(_GALLERIES.select().where(_GALLERIES.c.name == name, _GALLERIES.c.state == READY)).first()
-            if row is None:
-                raise UnknownGallery(f"no gallery {name!r}")
-            return _route(db, row)
+            found = routes(db, self.shown, GALLERIES.c.name == name, GALLERIES.c.state == READY)
+        if not found:
+            raise UnknownGallery(f"no gallery {name!r}")
+        return found[0]
 
     def galleries(self, state: str = READY) -> list[GalleryRoute]:
         """All galleries in a state, by name."""
         with self.reading() as db:
-            rows = db.execute(_GALLERIES.select().where(_GALLERIES.c.state == state).order_by(_GALLERIES.c.name))
-            return [_route(db, row) for row in rows.all()]
+            return routes(db, self.shown, GALLERIES.c.state == state)
+
+    def shard(self, gallery_id: str, shard: int) -> ShardConfig:
+        """A shard's configuration, whatever the state of its gallery; UnknownGallery if there is none."""
+        with self.reading() as db:
+            found = configs(db, self.shown, SHARDS.c.gallery_id == gallery_id, SHARDS.c.shard == shard)
+        if not found:
+            raise UnknownGallery(f"no shard {shard} of a gallery with the id {gallery_id!r}")
+        return found[0]
+
+    def shards(self) -> list[ShardConfig]:
+        """Every shard of the ready galleries, by gallery id and number."""
+        with self.reading() as db:
+            return configs(db, self.shown, GALLERIES.c.state == READY)
+
+    def shards_of(self, gallery_id: str) -> list[ShardConfig]:
+        """The shards of one gallery, by number; none unless it is ready."""
+        with self.reading() as db:
+            return configs(db, self.shown, GALLERIES.c.state == READY, SHARDS.c.gallery_id == gallery_id)
+
+    def shards_on(self, host: str) -> list[ShardConfig]:
+        """Those of `shards` that have a replica on a host, in sync or joining."""
+        return [config for config in self.shards() if host in config.in_sync or host in config.joining]
+
+    def reconfigure(self, config: ShardConfig) -> ShardConfig:
+        """Compare-and-set: give a shard these hosts if its epoch is still config.epoch; returns it with the next epoch.
+
+        Of two callers that read the same epoch one succeeds and the other gets StaleRoute, with nothing changed. The
+        gallery's version is raised. Raises UnknownGallery if the gallery is not ready or the shard is not there,
+        InvalidParameter for a primary that is not in sync or a host that is named twice. After WriteFailed the change
+        may be in effect if the connection broke while it was being committed: read the shard again.
+        """
+        config = checked(config)
+        changed = replace(config, epoch=config.epoch + 1)
+        where = (SHARDS.c.gallery_id == config.gallery_id, SHARDS.c.shard == config.shard)
+        with self.writing() as db:
+            is_ready = GALLERIES.c.state == READY
+            raised = db.execute(_changed(config.gallery_id).where(is_ready).values(version=GALLERIES.c.version + 1))
+            stored = db.execute(sa.select(SHARDS.c.epoch).where(*where)).scalar_one_or_none()
+            if raised.rowcount != 1 or stored is None:
+                raise UnknownGallery(f"no shard {config.shard} of a ready gallery with the id {config.gallery_id!r}")
+            swapped = db.execute(
+                SHARDS.update()
+                .where(*where, SHARDS.c.epoch == config.epoch)
+                .values(primary=changed.primary, epoch=changed.epoch)
+            )
+            if swapped.rowcount != 1:
+                raise StaleRoute(
+                    f"shard {config.shard} of {config.gallery_id} has epoch {stored}; the change was for {config.epoch}"
+                )
+            db.execute(
+                REPLICAS.delete().where(REPLICAS.c.gallery_id == config.gallery_id, REPLICAS.c.shard == config.shard)
+            )
+            db.execute(REPLICAS.insert(), replica_rows(changed))
+        return changed
 
     def shards_per_host(self) -> dict[str, int]:
-        """Host name to the number of shards placed there, for hosts that have any."""
-        query = sa.select(_SHARDS.c.host, sa.func.count()).group_by(_SHARDS.c.host)
+        """Host name to the number of replicas placed there, in sync or joining, for hosts that have any."""
+        query = sa.select(REPLICAS.c.host, sa.func.count()).group_by(REPLICAS.c.host)
         with self.reading() as db:
             return {str(host): int(count) for host, count in db.execute(query).all()}
 
+    def register_hosts(self, names: Iterable[str], now: float | None = None) -> None:
+        """Enter hosts that are not known yet, as UP since `now` (unix seconds; the clock's if None). Others stay."""
+        since = time.time() if now is None else now
+        rows = [{"host": name, "state": UP, "since": since} for name in sorted(set(names))]
+        with self.writing() as db:
+            insert_new(db, HOSTS, rows)
+
+    def hosts(self) -> list[HostRecord]:
+        """Every host that was registered, by name."""
+        with self.reading() as db:
+            rows = db.execute(HOSTS.select()).all()
+        return sorted((HostRecord(row.host, row.state, row.since) for row in rows), key=lambda record: record.host)
+
+    def set_host_state(self, host: str, state: str, now: float) -> None:
+        """Move a host to one of HOST_STATES as of `now` (unix seconds); `since` stays where it has that state already.
+
+        Raises InvalidParameter for another state, NotFound for a host that was never registered.
+        """
+        if state not in HOST_STATES:
+            raise InvalidParameter(f"host state: expected one of {', '.join(HOST_STATES)}; got {state!r}")
+        since = sa.case((HOSTS.c.state == state, HOSTS.c.since), else_=now)
+        with self.writing() as db:
+            if db.execute(HOSTS.update().where(HOSTS.c.host == host).values(state=state, since=since)).rowcount != 1:
+                raise NotFound(f"no host {host!r} in the catalog")
+
+
+def open_catalog(home: Home, url: str | None) -> Catalog:
+    """The catalog of a home: <home>/catalog.db, or the database at the URL where one is set.
+
+    A home never gets a second, empty catalog beside the one that knows its shards: InvalidParameter if a URL is set
+    and the home has a catalog.db, or the database belongs to another home; CorruptData if none is set and the home has
+    shard hosts and no catalog.db. And what `Catalog` raises.
+    """
+    is_here = home.catalog_path.exists()
+    if url is None and not is_here and home.local_hosts():
+        raise CorruptData(
+            f"{home.directory} has shard hosts and no catalog: expected {home.catalog_path}, or the setting `catalog`"
+            " with the URL of the database that it was created with"
+        )
+    if url is not None and is_here:
+        raise InvalidParameter(f"catalog: this home has its catalog in {home.catalog_path}; expected no URL")
+    catalog = Catalog(home.catalog_path if url is None else url)
+    try:
+        catalog.claim(home.home_id)
+    except BaseException:
+        catalog.close()
+        raise
+    return catalog
+
 
 def _changed(gallery_id: str) -> sa.Update:
-    return _GALLERIES.update().where(_GALLERIES.c.gallery_id == gallery_id)
+    return GALLERIES.update().where(GALLERIES.c.gallery_id == gallery_id)
 
 
 def remove_unused_models(db: Connection) -> None:
@@ -171,22 +268,17 @@ def remove_unused_models(db: Connection) -> None:
         sa.select(key.parent).where(key.parent.is_not(None))
         for table in METADATA.sorted_tables
         for key in table.foreign_keys
-        if key.column is _MODELS.c.model_id and key.ondelete != "CASCADE"
+        if key.column is MODELS.c.model_id and key.ondelete != "CASCADE"
     ]
-    db.execute(_MODELS.delete().where(_MODELS.c.model_id.not_in(sa.union(*references))))
+    db.execute(MODELS.delete().where(MODELS.c.model_id.not_in(sa.union(*references))))
 
 
-def _route(db: Connection, row: Row[Any]) -> GalleryRoute:
-    query = sa.select(_SHARDS.c.host).where(_SHARDS.c.gallery_id == row.gallery_id).order_by(_SHARDS.c.shard)
-    hosts = tuple(db.execute(query).scalars())
-    return GalleryRoute(
-        gallery_id=row.gallery_id,
-        name=row.name,
-        dim=row.dim,
-        code_bits=row.code_bits,
-        embedder=row.embedder,
-        in_sync=tuple((host,) for host in hosts),
-        epochs=(1,) * len(hosts),
-        model_id=row.model_id,
-        version=row.version,
-    )
+def insert_new(db: Connection, table: sa.Table, rows: Sequence[Mapping[str, object]], key: str | None = None) -> bool:
+    """Insert rows unless their key, the primary one if not named, is there; whether the last of them was inserted."""
+    names = [column.name for column in table.primary_key] if key is None else [key]
+    is_new = False
+    for row in rows:
+        insert = (postgresql if db.dialect.name == "postgresql" else sqlite).insert(table).values(**row)
+        statement = insert.on_conflict_do_nothing(index_elements=names)
+        is_new = db.execute(statement, execution_options={"preserve_rowcount": True}).rowcount == 1
+    return is_new

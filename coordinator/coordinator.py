@@ -6,16 +6,19 @@ that spans hosts is written to the catalog first, so that an interrupted one is 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import secrets
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
-from coordinator.catalog import CREATING, DROPPING, READY, Catalog
-from coordinator.messages import CreateShard, DropGallery, OpenShards
-from coordinator.placement import place_shards
+from coordinator.catalog import READY, Catalog
+from coordinator.messages import CreateShard
+from coordinator.placement import place_replicas
+from coordinator.replication import Replication, ReplicationPolicy
 from coordinator.rollout import Rollouts
 from coordinator.rollout_catalog import Baseline, RolloutState
 from coordinator.runtime import Runtime
@@ -28,7 +31,7 @@ from coordinator.training import (
     is_drift_due,
     is_training_due,
 )
-from coordinator.types import GalleryRoute, GallerySpec, RolloutStatus, TrainReport
+from coordinator.types import UP, GalleryRoute, GallerySpec, RolloutStatus, TrainReport
 from shard.drift import Drift, code_statistics, measure_drift
 from shard.errors import (
     AlreadyExists,
@@ -44,46 +47,66 @@ from shard.training import MIN_TRAIN, train
 from shard.validate import check_dim
 
 MAX_SHARDS = 1_024
+MAX_REPLICAS = 7
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}")
 _STATS_TIMEOUT_S = 60.0
 RETRY_GROWTH = 1.1
 """A training whose rollout failed is tried again by itself when the gallery has grown by this factor."""
+TEND_AGAIN_S = 5.0
+"""Pause before what hosts missed is brought to them again after that failed."""
 _LOG = logging.getLogger(__name__)
 
 
 class Coordinator:
     """Control plane over a catalog and a runtime. Thread-safe."""
 
-    def __init__(self, catalog: Catalog, runtime: Runtime) -> None:
+    def __init__(self, catalog: Catalog, runtime: Runtime, policy: ReplicationPolicy | None = None) -> None:
         """Finish or undo what an earlier process left half done, and open every shard.
 
-        Raises ClusterNotReady if a host that holds shards is missing.
+        Raises ClusterNotReady if a shard has no host in sync here, and what keeps its only replica from opening.
         """
         self._catalog, self._runtime = catalog, runtime
         self._lock = threading.RLock()
         self._training = threading.Lock()
         self._rollouts = Rollouts(catalog, runtime)
+        self.replication = Replication(catalog, runtime, self._rollouts.bring, policy)
         self._looked_at: dict[str, GallerySizes] = {}
+        self._closing = threading.Event()
+        self._watch: threading.Thread | None = None
+        self._tending: threading.Thread | None = None
+        self._tend_after = 0.0
         self._check_hosts()
-        self._remove_unfinished()
-        runtime.control(
-            [
-                (host, OpenShards(route.gallery_id, shards))
-                for route in catalog.galleries()
-                for host, shards in route.shards_by_host().items()
-            ]
-        )
-        if any(route.model_id for route in catalog.galleries()) or self._rollouts.statuses():
-            # Beside the caller: encoding a large gallery takes minutes, and searches are right meanwhile.
-            threading.Thread(target=self._resume_beside, name="facegrid-rollouts", daemon=True).start()
+        self.replication.start()
+        self.tend_models()
 
     def _check_hosts(self) -> None:
-        missing = sorted(set(self._catalog.shards_per_host()) - set(self._runtime.hosts()))
-        if missing:
+        present = set(self._runtime.hosts())
+        away = [config for config in self._catalog.shards() if not present & set(config.in_sync)]
+        if away:
+            missing = sorted({host for config in away for host in config.in_sync})
             raise ClusterNotReady(
                 f"shards of this home are on hosts {', '.join(missing)}, which are not here;"
                 f" present: {', '.join(self._runtime.hosts()) or 'none'}"
             )
+
+    def watch(self, interval_s: float) -> None:
+        """Look after replicas and their models in the background, a round every so many seconds, until `close`."""
+
+        def run() -> None:
+            while not self._closing.wait(interval_s):
+                try:
+                    self.replication.tick()
+                    self.tend_models()
+                except FacegridError as error:
+                    # The catalog or a host is away: the next round sees.
+                    _LOG.warning("a round of looking after replicas failed: %s", error)
+
+        self._watch = threading.Thread(target=run, name="facegrid-watch", daemon=True)
+        self._watch.start()
+
+    def report(self, gallery_id: str, shard: int, epoch: int, error: str) -> None:
+        """A write was not confirmed; see `Replication.report`."""
+        self.replication.report(gallery_id, shard, epoch, error)
 
     def hosts(self) -> tuple[str, ...]:
         """Names of the shard hosts."""
@@ -103,32 +126,25 @@ class Coordinator:
         with self._lock:
             if any(route.name == spec.name for route in self._catalog.galleries()):
                 raise AlreadyExists(f"gallery {spec.name!r} exists")
-            self._remove_unfinished(spec.name)
+            self.replication.finish_drops()
             gallery_id = secrets.token_hex(8)
             held = self._catalog.shards_per_host()
-            hosts = place_shards(gallery_id, spec.shards, {host: held.get(host, 0) for host in self._runtime.hosts()})
-            self._catalog.add_gallery(gallery_id, spec, hosts)
-            self._runtime.control([(h, CreateShard(gallery_id, i, spec.dim)) for i, h in enumerate(hosts)])
+            here = [r.host for r in self.replication.hosts() if r.state == UP and r.host in self._runtime.hosts()]
+            places = place_replicas(gallery_id, spec.shards, spec.replicas, {host: held.get(host, 0) for host in here})
+            self._catalog.add_gallery(gallery_id, spec, places)
+            self._runtime.control(
+                [(host, CreateShard(gallery_id, i, spec.dim)) for i, hosts in enumerate(places) for host in hosts]
+            )
             self._catalog.set_state(gallery_id, READY)
+            self.replication.tell(gallery_id)
             return self._catalog.gallery(spec.name)
 
     def drop_gallery(self, name: str) -> None:
         """Remove a gallery and every file of it; UnknownGallery."""
         with self._lock:
             route = self._catalog.gallery(name)
-            self._catalog.set_state(route.gallery_id, DROPPING)
-            self._remove(route)
-
-    def _remove_unfinished(self, name: str | None = None) -> None:
-        """Finish or undo what failed half way, for one name or all: it must not hold a name that nobody can use."""
-        for route in self._catalog.galleries(CREATING) + self._catalog.galleries(DROPPING):
-            if name in (None, route.name):
-                _LOG.warning("gallery %s was not completely created or dropped; removing what is left", route.name)
-                self._remove(route)
-
-    def _remove(self, route: GalleryRoute) -> None:
-        self._runtime.control([(host, DropGallery(route.gallery_id)) for host in sorted(set(route.hosts))])
-        self._catalog.remove_gallery(route.gallery_id)
+            self._catalog.begin_drop(route.gallery_id)
+            self.replication.finish_drops()
 
     # Models
 
@@ -137,7 +153,7 @@ class Coordinator:
 
         Raises NotEnoughData below MIN_TRAIN templates, UnknownGallery, and what `Rollouts.start` does.
         """
-        with self._training:
+        with self._changing_models():
             self._rollouts.resume(name)
             route = self._catalog.gallery(name)
             return self._train(route, self._sizes(route), seed, self._drift(route))
@@ -159,7 +175,7 @@ class Coordinator:
 
     def train_if_due(self, name: str) -> TrainReport | None:
         """Train if the gallery has grown or changed enough for a first or a better model; None if it has not."""
-        with self._training:
+        with self._changing_models():
             self._rollouts.resume(name)
             route = self._catalog.gallery(name)
             sizes = self._sizes(route)
@@ -215,14 +231,14 @@ class Coordinator:
 
         Raises UnknownGallery, NotFound if there is nothing to undo.
         """
-        with self._training:
+        with self._changing_models():
             self._rollouts.roll_back(name)
         return next(status for status in self.rollouts() if status.gallery == name)
 
     def resume_rollouts(self) -> None:
         """Finish rollouts that were interrupted, and bring replicas that missed one to their gallery's model.
 
-        Done by itself when the coordinator opens. Raises the first failure, after every gallery had its turn.
+        Done by itself, see `tend_models`. Raises the first failure, after every gallery had its turn.
         """
         failures: list[FacegridError] = []
         with self._training:
@@ -237,20 +253,54 @@ class Coordinator:
         if failures:
             raise failures[0]
 
-    def _resume_beside(self) -> None:
+    @contextlib.contextmanager
+    def _changing_models(self) -> Iterator[None]:
+        """The caller's turn to train or roll out; what it leaves unfinished is finished by `tend_models`."""
+        with self._training:
+            try:
+                yield
+            except BaseException:
+                self.replication.arrivals.set()
+                raise
+
+    def tend_models(self) -> None:
+        """Finish what rollouts left, and bring hosts that came back to their galleries' models, where there is need.
+
+        Beside the caller: encoding a large gallery takes minutes, and searches are right meanwhile.
+        """
+        if self._tending is not None and self._tending.is_alive():
+            return
+        if not self.replication.arrivals.is_set() or time.monotonic() < self._tend_after:
+            return
+        self.replication.arrivals.clear()
+        if any(route.model_id for route in self._catalog.galleries()) or self._rollouts.statuses():
+            self._tending = threading.Thread(target=self._tend, name="facegrid-rollouts", daemon=True)
+            self._tending.start()
+
+    def _tend(self) -> None:
         try:
             self.resume_rollouts()
         except ShardClosed:
-            pass  # whoever opens the home next goes on
+            if not self._closing.is_set():  # a host was restarting; else whoever opens the home next goes on
+                self._tend_again()
         except FacegridError:
-            _LOG.exception("a rollout that was interrupted could not be finished; it is tried again at the next one")
+            _LOG.exception("a rollout that was interrupted could not be finished; it is tried again")
+            self._tend_again()
+
+    def _tend_again(self) -> None:
+        self._tend_after = time.monotonic() + TEND_AGAIN_S
+        self.replication.arrivals.set()
 
     def _sizes(self, route: GalleryRoute) -> GallerySizes:
         return gallery_sizes(self._runtime, route, time.monotonic() + _STATS_TIMEOUT_S)
 
     def close(self) -> None:
-        """Close the catalog; the runtime is its owner's to close."""
+        """End the watch, then close the catalog; the runtime is its owner's to close."""
+        self._closing.set()
         self._rollouts.stop()
+        if self._watch is not None:
+            self._watch.join()
+        self.replication.close()
         self._catalog.close()
 
 
@@ -270,4 +320,14 @@ def checked_spec(spec: GallerySpec) -> GallerySpec:
     if isinstance(spec.shards, bool) or not isinstance(spec.shards, int) or not 1 <= spec.shards <= MAX_SHARDS:
         raise InvalidParameter(f"shards: expected an integer from 1 to {MAX_SHARDS}, got {spec.shards!r}")
     check_code_bits(spec.code_bits)
+    if isinstance(spec.replicas, bool) or not isinstance(spec.replicas, int) or not 1 <= spec.replicas <= MAX_REPLICAS:
+        raise InvalidParameter(f"replicas: expected an integer from 1 to {MAX_REPLICAS}, got {spec.replicas!r}")
+    if (
+        isinstance(spec.min_in_sync, bool)
+        or not isinstance(spec.min_in_sync, int)
+        or not (1 <= spec.min_in_sync <= spec.replicas)
+    ):
+        raise InvalidParameter(
+            f"min_in_sync: expected an integer from 1 to the {spec.replicas} replicas, got {spec.min_in_sync!r}"
+        )
     return replace(spec, dim=check_dim(spec.dim), code_bits=int(spec.code_bits))

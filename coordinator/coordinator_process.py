@@ -18,16 +18,16 @@ from shard.errors import InvalidParameter
 
 METHODS = (
     "hosts", "gallery", "galleries", "create_gallery", "drop_gallery", "train", "train_if_due", "drift", "rollouts",
-    "roll_back", "resume_rollouts",
+    "roll_back", "resume_rollouts", "report",
 )  # fmt: skip
 
 
 class CoordinatorProcess:
     """The coordinator of a home, over the hosts' actors."""
 
-    def __init__(self, catalog_path: str, hosts: Mapping[str, ActorName], secret: bytes) -> None:
-        """hosts: the hosts' actors by host name. secret: the cluster's."""
-        self._catalog_path = Path(catalog_path)
+    def __init__(self, catalog: str | Path, hosts: Mapping[str, ActorName], secret: bytes) -> None:
+        """catalog: its URL or SQLite file. hosts: the hosts' actors by host name. secret: the cluster's."""
+        self._where = catalog
         self._hosts, self._secret = hosts, secret
         self._opening = threading.Lock()
         self._runtime: RayRuntime | None = None
@@ -59,7 +59,7 @@ class CoordinatorProcess:
                 actors = {name: Actor.find(where) for name, where in self._hosts.items()}
                 self._runtime = RayRuntime(actors, self._secret)
             if self._coordinator is None:
-                self._coordinator = Coordinator(Catalog(self._catalog_path), self._runtime)
+                self._coordinator = Coordinator(Catalog(self._where), self._runtime)
             return self._coordinator
 
     def _close(self) -> None:

@@ -15,17 +15,29 @@ from typing import Any, NamedTuple, TypeAlias
 
 from coordinator.codec import Codec, Reader, pack, pack_array_header, read, struct_codec
 from coordinator.messages import (
+    AbsorbRequest,
+    BeaconReply,
+    BeaconRequest,
     DataRequest,
     DeleteReply,
     DeleteRequest,
+    DigestReply,
+    DigestRequest,
     Done,
     EnrollRequest,
     FlushRequest,
+    HealthReply,
+    HealthRequest,
     IdentitiesReply,
     IdentitiesRequest,
+    ProgressReply,
     RecordsReply,
     RecordsRequest,
+    ReplicateRequest,
     Reply,
+    RestartRequest,
+    RowsReply,
+    RowsRequest,
     SearchReply,
     SearchRequest,
     StatsReply,
@@ -34,7 +46,7 @@ from coordinator.messages import (
 from shard.errors import FacegridError, ProtocolError, error_from_code
 from shard.types import EnrollReceipt
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_FRAME_BYTES = 160 << 20
 """Longest body: the largest search (MAX_PROBES of MAX_DIM float32, 128 MiB) and what surrounds it."""
 MAX_MESSAGE_BYTES = MAX_FRAME_BYTES - 64
@@ -53,6 +65,13 @@ _REQUEST_TAGS: dict[int, type[Any]] = {
     5: IdentitiesRequest,
     6: FlushRequest,
     7: StatsRequest,
+    10: ReplicateRequest,
+    11: AbsorbRequest,
+    12: RestartRequest,
+    13: RowsRequest,
+    14: DigestRequest,
+    15: BeaconRequest,
+    16: HealthRequest,
 }
 _REPLY_TAGS: dict[int, type[Any]] = {
     1: SearchReply,
@@ -62,6 +81,11 @@ _REPLY_TAGS: dict[int, type[Any]] = {
     5: IdentitiesReply,
     6: Done,
     7: StatsReply,
+    10: ProgressReply,
+    13: RowsReply,
+    14: DigestReply,
+    15: BeaconReply,
+    16: HealthReply,
 }
 _REQUEST_CODECS = {tag: struct_codec(cls) for tag, cls in _REQUEST_TAGS.items()}
 _REPLY_CODECS = {tag: struct_codec(cls) for tag, cls in _REPLY_TAGS.items()}

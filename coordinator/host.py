@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import secrets
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +22,71 @@ import numpy as np
 
 from coordinator.host_models import HostModels
 from coordinator.messages import (
+    AbsorbRequest,
     ActivateModel,
+    AdmitReplica,
+    BeaconReply,
+    BeaconRequest,
+    CompactShards,
+    ConfiguredReply,
+    ConfigureShards,
     CreateShard,
+    DataRequest,
     DeleteReply,
     DeleteRequest,
+    DigestReply,
+    DigestRequest,
     DiscardModels,
     Done,
     DropGallery,
+    DropShard,
     EnrollRequest,
+    ErasureReply,
+    ErasureRequest,
     FlushRequest,
+    HealthReply,
+    HealthRequest,
     IdentitiesReply,
     IdentitiesRequest,
+    InventoryReply,
+    InventoryRequest,
     ModelsReply,
     ModelsRequest,
-    OpenShards,
     PrepareModel,
+    ProgressReply,
     RecordsReply,
     RecordsRequest,
+    ReplicateRequest,
     Reply,
     Request,
+    RestartRequest,
+    RowsReply,
+    RowsRequest,
     SampleRecent,
     SampleReply,
     SampleRows,
+    ScrubShards,
     SearchReply,
     SearchRequest,
+    SetPeers,
+    ShardHealth,
     StatsReply,
     StatsRequest,
 )
-from shard.errors import CorruptData, FacegridError, InvalidParameter, ShardClosed, UnknownGallery
+from coordinator.peers import Beacons, Leases, Peers
+from coordinator.replica import Replica
+from shard.catchup import segment_states
+from shard.compaction import compact
+from shard.digests import combined
+from shard.errors import (
+    CorruptData,
+    FacegridError,
+    HostUnavailable,
+    InvalidParameter,
+    ShardClosed,
+    StaleRoute,
+    UnknownGallery,
+)
 from shard.files import DirectoryLock, make_directory, remove_tree
 from shard.keys import template_keys
 from shard.search import search_by_model
@@ -58,19 +97,40 @@ _LOG = logging.getLogger(__name__)
 _GALLERY_ID = re.compile(r"[0-9a-f]{16}")
 
 
+class _Alone:
+    """The peers of a host that has none."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+
+    def submit(self, host: str, request: DataRequest, *, deadline: float) -> Future[Reply]:
+        raise HostUnavailable(f"shard host {self._host} knows no other hosts, asked for {host!r}")
+
+    def locate(self, addresses: Mapping[str, tuple[str, int]]) -> None:
+        """It talks to nobody."""
+
+
 class ShardHost:
     """Opens shards on first use and keeps them open. One process at a time (HomeLocked for the second)."""
 
-    def __init__(self, name: str, directory: Path) -> None:
-        """Open or create the host's directory."""
+    def __init__(self, name: str, directory: Path, peers: Peers | None = None, *, leases: Leases | None = None) -> None:
+        """Open or create the host's directory.
+
+        peers: how the other hosts are reached, for replication; a host without them is alone. leases: where hosts can
+        be cut off from each other; see `coordinator.peers`.
+        """
         self.name = name
+        self.incarnation = secrets.randbits(62)
         self._directory = directory
         make_directory(directory)
         self._lock = DirectoryLock(directory)
         self._opening = threading.RLock()
-        self._shards: dict[tuple[str, int], Shard] = {}
+        self._replicas: dict[tuple[str, int], Replica] = {}
         self._models = HostModels(directory / "models", name)
         self._switching = threading.Lock()
+        self._peers: Peers = peers or _Alone(name)
+        self._leases = leases
+        self._beacons = None if leases is None else Beacons(leases, self._peers)
         self._is_closed = False
 
     def execute(self, request: Request) -> Reply:
@@ -81,77 +141,210 @@ class ShardHost:
 
     def close(self) -> None:
         """Close every shard and release the directory. Idempotent."""
+        if self._beacons is not None:
+            self._beacons.close()
         with self._opening:
             self._is_closed = True
-            while self._shards:
-                self._shards.popitem()[1].close()
+            while self._replicas:
+                self._replicas.popitem()[1].close()
             self._lock.close()
 
-    # Data requests
+    # Reads
 
     def search(self, request: SearchRequest) -> SearchReply:
         """Search the asked shards together."""
-        shards = self._open_all(request.gallery_id, request.shards)
+        shards = self._readable(request.gallery_id, request.shards, request.epochs)
         candidates, model_id = search_by_model(shards, request.probes, request.params)
         return SearchReply(candidates, request.shards, model_id)
 
-    def enroll(self, request: EnrollRequest) -> EnrollReceipt:
-        """Write to one shard."""
-        shard = self._shard(request.gallery_id, request.shard)
-        return shard.enroll(request.batch, skip_existing=request.skip_existing)
-
-    def delete(self, request: DeleteRequest) -> DeleteReply:
-        """Delete from the asked shards."""
-        shards = self._open_all(request.gallery_id, request.shards)
-        counts = [s.delete(template_ids=request.template_ids, identities=request.identities) for s in shards]
-        return DeleteReply(sum(counts))
-
     def records(self, request: RecordsRequest) -> RecordsReply:
         """Labels and metadata by template id."""
-        shards = self._open_all(request.gallery_id, request.shards)
+        shards = self._readable(request.gallery_id, request.shards, request.epochs)
         keys = template_keys(request.template_ids)  # once for all shards
         return RecordsReply(tuple(record for s in shards for record in s.records(request.template_ids, keys)))
 
     def identities(self, request: IdentitiesRequest) -> IdentitiesReply:
         """One page of identities over the asked shards."""
-        shards = self._open_all(request.gallery_id, request.shards)
+        shards = self._readable(request.gallery_id, request.shards, request.epochs)
         pages = [entry for shard in shards for entry in shard.identities(request.start, request.limit)]
         return IdentitiesReply(tuple(sorted(pages, key=lambda entry: entry.identity.encode())[: request.limit]))
 
-    def flush(self, request: FlushRequest) -> Done:
-        """Seal the open tails."""
-        for shard in self._open_all(request.gallery_id, request.shards):
-            shard.flush()
-        return Done()
-
     def stats(self, request: StatsRequest) -> StatsReply:
         """Sizes, shard by shard."""
-        return StatsReply(tuple(shard.stats() for shard in self._open_all(request.gallery_id, request.shards)))
+        shards = self._readable(request.gallery_id, request.shards, request.epochs)
+        return StatsReply(tuple(shard.stats() for shard in shards))
+
+    # Writes
+
+    def enroll(self, request: EnrollRequest) -> EnrollReceipt:
+        """Write to one shard, at its primary."""
+        replica = self._replica(request.gallery_id, request.shard)
+        return replica.write(
+            request.epoch,
+            lambda shard: shard.enroll(request.batch, skip_existing=request.skip_existing, operation=request.operation),
+        )
+
+    def delete(self, request: DeleteRequest) -> DeleteReply:
+        """Delete from the asked shards, at their primaries."""
+        deleted = 0
+        for number, epoch in zip(request.shards, request.epochs, strict=True):
+            deleted += self._replica(request.gallery_id, number).write(
+                epoch,
+                lambda shard: shard.delete(
+                    template_ids=request.template_ids, identities=request.identities, operation=request.operation
+                ),
+            )
+        return DeleteReply(deleted)
+
+    def flush(self, request: FlushRequest) -> Done:
+        """Seal the open tails, at the primaries."""
+        for number, epoch in zip(request.shards, request.epochs, strict=True):
+            self._replica(request.gallery_id, number).write(epoch, Shard.flush)
+        return Done()
+
+    # Between hosts
+
+    def replicate(self, request: ReplicateRequest) -> ProgressReply:
+        """Carry out a primary's entries."""
+        return self._replica(request.gallery_id, request.shard).replicate(request)
+
+    def absorb(self, request: AbsorbRequest) -> ProgressReply:
+        """Take over a piece of a primary's state."""
+        return self._replica(request.gallery_id, request.shard).absorb(request)
+
+    def restart(self, request: RestartRequest) -> ProgressReply:
+        """Give up what this replica has, and begin from nothing."""
+        replica = self._replica(request.gallery_id, request.shard)
+        replica.accept(request.epoch)
+        model = replica.shard.model
+        with self._opening, contextlib.ExitStack() as stack:
+            if model is not None:
+                stack.enter_context(self._models.using(model.model_id))
+            self._remove(request.gallery_id, request.shard)
+            shard = self._create(request.gallery_id, request.shard, replica.shard.dim)
+            if model is not None:
+                shard.activate(model)  # before there is a row, so that each is encoded when it comes
+            fresh = self._replicas[request.gallery_id, request.shard]
+        fresh.accept(request.epoch)
+        if replica.config is not None:
+            fresh.configure(replica.config, 1)
+        return fresh.progress()
+
+    def rows(self, request: RowsRequest) -> RowsReply:
+        """Float rows, for a replica whose own are damaged."""
+        (shard,) = self._readable(request.gallery_id, (request.shard,))
+        return RowsReply(shard.gather(np.arange(request.first, request.last)))
+
+    def digest(self, request: DigestRequest) -> DigestReply:
+        """What replicas compare."""
+        shard = self._replica(request.gallery_id, request.shard).shard
+        with shard.frozen():
+            templates = shard.templates_between(0, shard.position.rows)
+            records = combined(stored.digest & (2**64 - 1) for stored in templates) & (2**63 - 1)
+            return DigestReply(shard.position, segment_states(shard.segments), records, len(templates))
+
+    def beacon(self, request: BeaconRequest) -> BeaconReply:
+        """Count on another host for a while."""
+        if self._leases is None:
+            raise InvalidParameter(f"shard host {self.name} has no leases: its home is of one process")
+        return self._leases.grant(request)
+
+    def health(self, request: HealthRequest) -> HealthReply:
+        """The host is there; which of its shards are in trouble, or asked for."""
+        asked = {(request.gallery_id, number) for number in request.shards}
+        told = [
+            ShardHealth(*key, r.epoch, r.shard.lsn, r.fault, r.unconfirmed)
+            for key, r in tuple(self._replicas.items())
+            if key in asked or r.config is None or r.fault or r.unconfirmed
+        ]
+        return HealthReply(self.name, self.incarnation, tuple(told))
+
+    def inventory(self, request: InventoryRequest) -> InventoryReply:
+        """Every shard that has a directory here."""
+        found = sorted(self._directory.glob("galleries/*/shard-*"))
+        return InventoryReply(
+            tuple(path.parent.name for path in found), tuple(int(path.name.removeprefix("shard-")) for path in found)
+        )
 
     # Control requests
 
     def create_shard(self, request: CreateShard) -> Done:
-        """Create a shard, or leave the same one as it is."""
+        """Create a shard, or leave the same one as it is. It answers nothing before it is configured."""
         with self._opening:
-            key = (request.gallery_id, request.shard)
-            if key not in self._shards:
-                directory = self._shard_directory(*key)
-                self._shards[key] = Shard.create(directory, dim=request.dim, load_model=self._models.load)
+            if (request.gallery_id, request.shard) not in self._replicas:
+                self._create(request.gallery_id, request.shard, request.dim)
         return Done()
 
-    def open_shards(self, request: OpenShards) -> Done:
-        """Open shards now instead of on first use. The catalog says that they are here: CorruptData if one is not."""
-        try:
-            self._open_all(request.gallery_id, request.shards)
-        except UnknownGallery as error:
-            raise CorruptData(str(error)) from error
+    def configure_shards(self, request: ConfigureShards) -> ConfiguredReply:
+        """Take up configurations, shard by shard; a shard that cannot be opened keeps no other from it."""
+        faults = []
+        for config, min_in_sync in zip(request.configs, request.min_in_sync, strict=True):
+            try:
+                self._replica(config.gallery_id, config.shard).configure(config, min_in_sync)
+                faults.append("")
+            except UnknownGallery as error:
+                # The catalog says that it is here.
+                faults.append(f"{CorruptData.code}: {error}")
+            except FacegridError as error:
+                faults.append(f"{error.code}: {error}")
+        if self._beacons is not None and self._leases is not None:
+            self._beacons.start_for(sorted(self._leases.partners()))
+        return ConfiguredReply(tuple(faults))
+
+    def admit_replica(self, request: AdmitReplica) -> Done:
+        """As primary: bring another host's replica level, and from then on confirm nothing without it."""
+        self._replica(request.gallery_id, request.shard).admit(request.epoch, request.host)
         return Done()
+
+    def set_peers(self, request: SetPeers) -> Done:
+        """Take note of where the other hosts are."""
+        addresses = zip(request.addresses, request.ports, strict=True)
+        self._peers.locate(dict(zip(request.hosts, addresses, strict=True)))
+        return Done()
+
+    def drop_shard(self, request: DropShard) -> Done:
+        """Close and remove one shard, unless a later configuration is known."""
+        with self._opening:
+            try:
+                replica = self._replica(request.gallery_id, request.shard)
+            except (UnknownGallery, CorruptData):
+                replica = None  # gone, or not to be opened: removed all the same
+            if replica is not None and replica.shard.configured_epoch > request.epoch:
+                raise StaleRoute(
+                    f"shard {request.shard} of {request.gallery_id} on {self.name} is of epoch"
+                    f" {replica.shard.configured_epoch}, asked to be dropped in {request.epoch}"
+                )
+            self._remove(request.gallery_id, request.shard)
+            self._remove_unused_models()
+        return Done()
+
+    def compact_shards(self, request: CompactShards) -> Done:
+        """As primary: give up segments with dead rows."""
+        for number in request.shards:
+            self._replica(request.gallery_id, number).write(
+                0, lambda shard: compact(shard, least_dead=request.least_dead)
+            )
+        return Done()
+
+    def scrub_shards(self, request: ScrubShards) -> Done:
+        """Leave no byte of deleted labels in the databases."""
+        for number in request.shards:
+            shard = self._replica(request.gallery_id, number).shard
+            if shard.erasure().needs_scrub:
+                shard.scrub()
+        return Done()
+
+    def erasure(self, request: ErasureRequest) -> ErasureReply:
+        """What the files of the asked shards still hold of deleted templates."""
+        return ErasureReply(
+            tuple(self._replica(request.gallery_id, number).shard.erasure() for number in request.shards)
+        )
 
     def drop_gallery(self, request: DropGallery) -> Done:
         """Close and remove every shard of the gallery."""
         with self._opening:
-            for key in [key for key in self._shards if key[0] == request.gallery_id]:
-                self._shards.pop(key).close()
+            for key in [key for key in self._replicas if key[0] == request.gallery_id]:
+                self._close(key)
             directory = self._gallery_directory(request.gallery_id)
             if directory.exists():
                 remove_tree(directory)
@@ -160,7 +353,7 @@ class ShardHost:
 
     def sample(self, request: SampleRows) -> SampleReply:
         """Rows from each shard in proportion to its templates."""
-        shards = self._open_all(request.gallery_id, request.shards)
+        shards = self._readable(request.gallery_id, request.shards)
         templates = sum(len(shard) for shard in shards)
         share = min(1.0, request.rows / max(1, templates))
         rows = [shard.sample(int(np.ceil(len(shard) * share)), request.seed + i) for i, shard in enumerate(shards)]
@@ -168,7 +361,7 @@ class ShardHost:
 
     def sample_recent(self, request: SampleRecent) -> SampleReply:
         """The same number of recent rows from each shard: shards fill evenly."""
-        shards = self._open_all(request.gallery_id, request.shards)
+        shards = self._readable(request.gallery_id, request.shards)
         share = -(-request.rows // max(1, len(shards)))
         found = [s.recent(share, request.seed, lsn) for s, lsn in zip(shards, request.since, strict=True)]
         return SampleReply(np.concatenate([rows for rows, _ in found])[: request.rows], sum(n for _, n in found))
@@ -212,7 +405,7 @@ class ShardHost:
             try:
                 needed: set[str] = set()
                 for path in sorted((self._directory / "galleries").glob("*/shard-*")):
-                    needed |= self._shard(path.parent.name, int(path.name[6:])).model_ids()
+                    needed |= self._replica(path.parent.name, int(path.name[6:])).shard.model_ids()
             except FacegridError as error:
                 # What a shard that does not open needs is not known, and a file too many does no harm.
                 _LOG.warning("shard host %s keeps every model file: %s", self.name, error)
@@ -222,16 +415,23 @@ class ShardHost:
     # Opening
 
     def _open_all(self, gallery_id: str, numbers: Iterable[int]) -> list[Shard]:
-        return [self._shard(gallery_id, number) for number in numbers]
+        return [self._replica(gallery_id, number).shard for number in numbers]
 
-    def _shard(self, gallery_id: str, number: int) -> Shard:
-        shard = self._shards.get((gallery_id, number))
-        if shard is not None:
-            return shard
+    def _readable(self, gallery_id: str, numbers: Sequence[int], epochs: Sequence[int] = ()) -> list[Shard]:
+        """The shards, if this host may answer reads of all of them. epochs: those that the caller knows; any if ()."""
+        replicas = [self._replica(gallery_id, number) for number in numbers]
+        for replica, epoch in zip(replicas, epochs or (0,) * len(replicas), strict=True):
+            replica.check_read(epoch)
+        return [replica.shard for replica in replicas]
+
+    def _replica(self, gallery_id: str, number: int) -> Replica:
+        replica = self._replicas.get((gallery_id, number))
+        if replica is not None:
+            return replica
         with self._opening:
             if self._is_closed:
                 raise ShardClosed(f"shard host {self.name} is closed")
-            if (gallery_id, number) not in self._shards:
+            if (gallery_id, number) not in self._replicas:
                 directory = self._shard_directory(gallery_id, number)
                 if not directory.parent.is_dir():
                     raise UnknownGallery(
@@ -241,8 +441,28 @@ class ShardHost:
                     raise CorruptData(
                         f"shard host {self.name} has no shard {number} of gallery {gallery_id}: expected {directory}"
                     )
-                self._shards[gallery_id, number] = Shard(directory, self._models.load)
-            return self._shards[gallery_id, number]
+                self._add(gallery_id, number, Shard(directory, self._models.load))
+            return self._replicas[gallery_id, number]
+
+    def _create(self, gallery_id: str, number: int, dim: int) -> Shard:
+        directory = self._shard_directory(gallery_id, number)
+        shard = Shard.create(directory, dim=dim, load_model=self._models.load)
+        self._add(gallery_id, number, shard)
+        return shard
+
+    def _add(self, gallery_id: str, number: int, shard: Shard) -> None:
+        self._replicas[gallery_id, number] = Replica(self.name, shard, self._peers, self._leases)
+
+    def _close(self, key: tuple[str, int]) -> None:
+        replica = self._replicas.pop(key, None)
+        if replica is not None:
+            replica.close()
+        if self._leases is not None:
+            self._leases.forget(key)
+
+    def _remove(self, gallery_id: str, number: int) -> None:
+        self._close((gallery_id, number))
+        remove_tree(self._shard_directory(gallery_id, number))
 
     def _gallery_directory(self, gallery_id: str) -> Path:
         # It becomes a path, and one that is removed on demand: nothing but an id that a coordinator made may pass.
@@ -262,8 +482,22 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     IdentitiesRequest: ShardHost.identities,
     FlushRequest: ShardHost.flush,
     StatsRequest: ShardHost.stats,
+    ReplicateRequest: ShardHost.replicate,
+    AbsorbRequest: ShardHost.absorb,
+    RestartRequest: ShardHost.restart,
+    RowsRequest: ShardHost.rows,
+    DigestRequest: ShardHost.digest,
+    BeaconRequest: ShardHost.beacon,
+    HealthRequest: ShardHost.health,
+    InventoryRequest: ShardHost.inventory,
     CreateShard: ShardHost.create_shard,
-    OpenShards: ShardHost.open_shards,
+    ConfigureShards: ShardHost.configure_shards,
+    SetPeers: ShardHost.set_peers,
+    AdmitReplica: ShardHost.admit_replica,
+    DropShard: ShardHost.drop_shard,
+    CompactShards: ShardHost.compact_shards,
+    ScrubShards: ShardHost.scrub_shards,
+    ErasureRequest: ShardHost.erasure,
     DropGallery: ShardHost.drop_gallery,
     SampleRows: ShardHost.sample,
     SampleRecent: ShardHost.sample_recent,

@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from coordinator.types import ShardConfig
+from shard.log import Changes, Entry, Position, SegmentState
 from shard.types import (
     CandidateBatch,
     EnrollBatch,
     EnrollReceipt,
+    ErasureState,
     FloatArray,
     IdentityCount,
     SearchParams,
@@ -25,12 +28,17 @@ from shard.types import (
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
-    """Search these shards of a gallery, all on one host. probes: (n, dim) float32, unit norm."""
+    """Search these shards of a gallery, all on one host. probes: (n, dim) float32, unit norm.
+
+    epochs, here and in the other reads: for each of `shards` the epoch of the route that the request was made from; a
+    replica of another epoch answers StaleRoute.
+    """
 
     gallery_id: str
     shards: tuple[int, ...]
     probes: FloatArray
     params: SearchParams
+    epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +52,31 @@ class SearchReply:
 
 @dataclass(frozen=True, slots=True)
 class EnrollRequest:
-    """Write templates to one shard. `skip_existing`: leave out ids that are there, instead of DuplicateTemplate."""
+    """Write templates to one shard, at its primary. `skip_existing`: leave out ids that are there.
+
+    epoch: the configuration of the shard that the caller knows; another one is StaleRoute. operation: 16 random bytes
+    of this write, the same when it is repeated, so that it is done once.
+    """
 
     gallery_id: str
     shard: int
+    epoch: int
+    operation: bytes
     batch: EnrollBatch
     skip_existing: bool
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteRequest:
-    """Delete by template id and by identity; ids that are not there are no error."""
+    """Delete by template id and by identity, at the primaries; ids that are not there are no error.
+
+    epochs: of each shard; operation: as in EnrollRequest.
+    """
 
     gallery_id: str
     shards: tuple[int, ...]
+    epochs: tuple[int, ...]
+    operation: bytes
     template_ids: tuple[str, ...]
     identities: tuple[str, ...]
 
@@ -76,6 +95,7 @@ class RecordsRequest:
     gallery_id: str
     shards: tuple[int, ...]
     template_ids: tuple[str, ...]
+    epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +113,7 @@ class IdentitiesRequest:
     shards: tuple[int, ...]
     start: str
     limit: int
+    epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +125,11 @@ class IdentitiesReply:
 
 @dataclass(frozen=True, slots=True)
 class FlushRequest:
-    """Seal the open tails of these shards."""
+    """Seal the open tails of these shards, at their primaries. epochs: of each shard."""
 
     gallery_id: str
     shards: tuple[int, ...]
+    epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +138,7 @@ class StatsRequest:
 
     gallery_id: str
     shards: tuple[int, ...]
+    epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +146,133 @@ class StatsReply:
     """One entry a shard, in the order asked."""
 
     stats: tuple[ShardStats, ...]
+
+
+# --- between hosts ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicateRequest:
+    """A primary's entries for one backup, in their order; none, to ask how far the backup is."""
+
+    gallery_id: str
+    shard: int
+    epoch: int
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AbsorbRequest:
+    """A piece of the primary's state for a replica that lacks more than entries; see `shard.catchup`."""
+
+    gallery_id: str
+    shard: int
+    epoch: int
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True)
+class RestartRequest:
+    """The replica's past is not the primary's: give up everything that it has, and begin from nothing."""
+
+    gallery_id: str
+    shard: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressReply:
+    """How far a replica is: its position and the LSN up to which it knows every deletion."""
+
+    position: Position
+    settled_lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowsRequest:
+    """Float rows first <= row < last of one shard, dead ones too: what a damaged replica is mended with."""
+
+    gallery_id: str
+    shard: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowsReply:
+    """embeddings: (n, dim) float32."""
+
+    embeddings: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class DigestRequest:
+    """What replicas compare: one shard's position, segments and records."""
+
+    gallery_id: str
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class DigestReply:
+    """A shard's position, its segments with the checksums of their floats, and a digest of its live records."""
+
+    position: Position
+    segments: tuple[SegmentState, ...]
+    records: int
+    templates: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeaconRequest:
+    """A host asks another to go on counting on it: `digest` is of the shards that it thinks both hold, and of their
+    epochs; where the other has another digest, the host repeats it with all of them.
+    """
+
+    host: str
+    digest: int
+    galleries: tuple[str, ...]
+    shards: tuple[int, ...]
+    epochs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BeaconReply:
+    """is_granted: the host may answer reads of what it named for another LEASE_S, but for `stale` (numbers in it)."""
+
+    is_granted: bool
+    stale: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HealthRequest:
+    """Is the host there, and how are these shards of it? Answered beside everything else. ("", ()): the host only."""
+
+    gallery_id: str
+    shards: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardHealth:
+    """One shard on a host. epoch: the configuration it works under, 0 for none yet. fault: why it refuses writes or
+    cannot be read, "" if nothing is wrong. unconfirmed: at a primary, the hosts that did not confirm a write.
+    """
+
+    gallery_id: str
+    shard: int
+    epoch: int
+    lsn: int
+    fault: str
+    unconfirmed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReply:
+    """incarnation: another number after each start of the host. shards: those asked for, and those in trouble."""
+
+    host: str
+    incarnation: int
+    shards: tuple[ShardHealth, ...]
 
 
 # --- control ------------------------------------------------------------------------------------------------------
@@ -138,11 +288,112 @@ class CreateShard:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenShards:
-    """Open these shards, which the host must have; CorruptData if one is missing."""
+class ConfigureShards:
+    """The configurations of shards that this host has. An older one than known is passed over.
+
+    min_in_sync: of the gallery of each. Every replica answers reads and writes only under the configuration it was
+    told last.
+    """
+
+    configs: tuple[ShardConfig, ...]
+    min_in_sync: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredReply:
+    """For each configuration "", or why the shard cannot be opened: it is missing, or damaged."""
+
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryRequest:
+    """Which shards have a directory on the host, whoever is thought to hold them."""
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryReply:
+    """Gallery id and number of each."""
+
+    galleries: tuple[str, ...]
+    shards: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetPeers:
+    """Where the data ports of the other hosts are: address and port of each."""
+
+    hosts: tuple[str, ...]
+    addresses: tuple[str, ...]
+    ports: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AdmitReplica:
+    """To the primary: bring this host's replica level, and from then on confirm no write without it."""
+
+    gallery_id: str
+    shard: int
+    epoch: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropShard:
+    """Close and remove one shard of this host, files included, unless it knows a later configuration than `epoch`."""
+
+    gallery_id: str
+    shard: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompactShards:
+    """To the primaries: give up segments in which more than this share of rows is dead; see `shard.compaction`."""
 
     gallery_id: str
     shards: tuple[int, ...]
+    least_dead: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubShards:
+    """To any replica: leave no byte of deleted labels in these shards' databases."""
+
+    gallery_id: str
+    shards: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureRequest:
+    """Which bytes of deleted templates these shards' files still hold, on this host."""
+
+    gallery_id: str
+    shards: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureReply:
+    """One entry a shard, in the order asked."""
+
+    states: tuple[ErasureState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckShard:
+    """Compare every checksum of one shard on this host; `is_mended`: take what is damaged from the replica `source`."""
+
+    gallery_id: str
+    shard: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReply:
+    """Messages of what was found damaged, and how much of it was mended."""
+
+    faults: tuple[str, ...]
+    mended: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,11 +489,23 @@ class Done:
 
 
 DataRequest: TypeAlias = (
-    SearchRequest | EnrollRequest | DeleteRequest | RecordsRequest | IdentitiesRequest | FlushRequest | StatsRequest
+    SearchRequest
+    | EnrollRequest
+    | DeleteRequest
+    | RecordsRequest
+    | IdentitiesRequest
+    | FlushRequest
+    | StatsRequest
+    | ReplicateRequest
+    | AbsorbRequest
+    | RestartRequest
+    | RowsRequest
+    | DigestRequest
+    | BeaconRequest
+    | HealthRequest
 )
 ControlRequest: TypeAlias = (
     CreateShard
-    | OpenShards
     | DropGallery
     | SampleRows
     | SampleRecent
@@ -250,6 +513,15 @@ ControlRequest: TypeAlias = (
     | ActivateModel
     | DiscardModels
     | ModelsRequest
+    | ConfigureShards
+    | SetPeers
+    | InventoryRequest
+    | AdmitReplica
+    | DropShard
+    | CompactShards
+    | ScrubShards
+    | ErasureRequest
+    | CheckShard
 )
 Request: TypeAlias = DataRequest | ControlRequest
 Reply: TypeAlias = (
@@ -261,5 +533,14 @@ Reply: TypeAlias = (
     | StatsReply
     | SampleReply
     | ModelsReply
+    | ProgressReply
+    | RowsReply
+    | DigestReply
+    | BeaconReply
+    | HealthReply
+    | ErasureReply
+    | CheckReply
+    | InventoryReply
+    | ConfiguredReply
     | Done
 )

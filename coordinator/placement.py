@@ -1,17 +1,22 @@
-"""Which shard a template belongs to, and which host a new shard goes to. Pure: the same answer everywhere, for ever.
+"""Which shard a template belongs to, and which hosts the replicas of a shard go to. Pure: no I/O, no clock.
 
 Rendezvous hashing (Thaler & Ravishankar 1998): each shard draws a weight from the key and the highest wins, so that
-all templates of an identity share a shard and no table of keys is needed. The functions here are part of the storage
-format: changing them loses templates, so a golden test holds them.
+all templates of an identity share a shard and no table of keys is needed. `shards_of` and `rendezvous` are part of the
+storage format: changing them loses templates, so a golden test holds them. Where replicas are is in the catalog, so how
+hosts are chosen may change; the same arguments give the same answer on every machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.types import ShardConfig
+from shard.errors import ClusterNotReady, InvalidParameter
 from shard.keys import template_keys
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -46,16 +51,186 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def place_shards(gallery_id: str, shards: int, load: Mapping[str, int]) -> tuple[str, ...]:
-    """A host for each shard of a new gallery: the least loaded, ties by rendezvous so that galleries spread out.
+    """A host for each shard of a new gallery that has one replica of each; see `place_replicas`."""
+    return tuple(hosts[0] for hosts in place_replicas(gallery_id, shards, 1, load))
 
-    load: host name to the number of shards it holds now; at least one host.
+
+def place_replicas(gallery_id: str, shards: int, replicas: int, load: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
+    """For each shard of a new gallery the hosts of its replicas, all different, the primary first.
+
+    load: host name to the number of replicas it holds now. Each replica goes to a host that has the fewest, ties by
+    rendezvous so that galleries spread out; the primaries of the gallery are spread as evenly as those places allow.
+    Raises ClusterNotReady where there are fewer hosts than replicas, InvalidParameter for less than one replica.
     """
+    if replicas < 1:
+        raise InvalidParameter(f"replicas: expected at least 1, got {replicas}")
+    if len(load) < replicas:
+        present = ", ".join(sorted(load)) or "none"
+        raise ClusterNotReady(f"{replicas} replicas of a shard need {replicas} hosts; {len(load)} present: {present}")
     held = dict(load)
     placed = []
     for shard in range(shards):
-        least = min(held.values())
-        candidates = sorted(host for host, count in held.items() if count == least)
-        host = candidates[int(rendezvous([f"{gallery_id}:{shard}"], candidates)[0])]
-        held[host] += 1
-        placed.append(host)
-    return tuple(placed)
+        hosts: list[str] = []
+        for _ in range(replicas):
+            host = _least_loaded(f"{gallery_id}:{shard}", held, held.keys() - hosts)
+            held[host] += 1
+            hosts.append(host)
+        placed.append(hosts)
+    spread = zip(_spread_primaries(placed), placed, strict=True)
+    return tuple((primary, *(host for host in hosts if host != primary)) for primary, hosts in spread)
+
+
+def spare_host(config: ShardConfig, load: Mapping[str, int], eligible: Collection[str]) -> str | None:
+    """Where to put a new replica of a shard: the least loaded eligible host that has none of it; None if all have one.
+
+    load: host name to the number of replicas it holds now, 0 where it is not named. Ties by rendezvous.
+    """
+    free = set(eligible).difference(config.in_sync, config.joining)
+    return _least_loaded(f"{config.gallery_id}:{config.shard}", load, free) if free else None
+
+
+def _least_loaded(label: str, load: Mapping[str, int], among: Collection[str]) -> str:
+    least = min(load.get(host, 0) for host in among)
+    candidates = sorted(host for host in among if load.get(host, 0) == least)
+    return candidates[int(rendezvous([label], candidates)[0])]
+
+
+def _spread_primaries(placed: Sequence[Sequence[str]]) -> list[str]:
+    """For each shard one of its hosts, so that no other choice gives the hosts more even numbers of primaries.
+
+    First each shard takes the host that leads the fewest. Then, while shards can be passed on along a path from a host
+    that leads two more than the one at the path's end, they are: that no such path is left means that it is optimal
+    (Harvey, Ladner, Lovász & Tamir 2006, "Semi-matchings for bipartite graphs").
+    """
+    leads = dict.fromkeys(sorted({host for hosts in placed for host in hosts}), 0)
+    primaries = []
+    for hosts in placed:
+        first = min(hosts, key=lambda host: leads[host])
+        leads[first] += 1
+        primaries.append(first)
+    while path := _relieving_path(placed, primaries, leads):
+        for shard, host in path:
+            leads[primaries[shard]] -= 1
+            leads[host] += 1
+            primaries[shard] = host
+    return primaries
+
+
+def _relieving_path(
+    placed: Sequence[Sequence[str]], primaries: Sequence[str], leads: Mapping[str, int]
+) -> list[tuple[int, str]]:
+    """Which shards to give which primary, so that one host leads one less and another, two below it, one more."""
+    shards_led: dict[str, list[int]] = {host: [] for host in leads}
+    for shard, host in enumerate(primaries):
+        shards_led[host].append(shard)
+    for busiest in sorted(leads, key=lambda host: -leads[host]):
+        came_from: dict[str, tuple[str, int] | None] = {busiest: None}
+        queue = deque([busiest])
+        while queue:
+            host = queue.popleft()
+            if leads[host] <= leads[busiest] - 2:
+                path = []
+                while (step := came_from[host]) is not None:
+                    path.append((step[1], host))
+                    host = step[0]
+                return path
+            for shard in shards_led[host]:
+                for other in placed[shard]:
+                    if other not in came_from:
+                        came_from[other] = (host, shard)
+                        queue.append(other)
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A replica of a shard that should leave `source` for `target`, which has none."""
+
+    gallery_id: str
+    shard: int
+    source: str
+    target: str
+
+
+def balance_moves(configs: Sequence[ShardConfig], eligible: Collection[str], load: Mapping[str, int]) -> list[Move]:
+    """The few moves that empty all hosts that are not eligible and bring each eligible one within one of the mean.
+
+    configs: shards whose replicas may be moved; those that join count as replicas. load: host name to the number of
+    replicas it holds now, those of `configs` included (`Catalog.shards_per_host`). No target has a replica of the shard
+    before the moves, and no replica moves twice, so that they may be carried out in any order or side by side. A shard
+    with more replicas than there are eligible hosts keeps the rest where they are. To level hosts, a follower is moved
+    rather than a primary. Sorted by gallery and shard.
+    """
+    before = {(config.gallery_id, config.shard): {*config.in_sync, *config.joining} for config in configs}
+    plan = _Plan(
+        {shard: set(hosts) for shard, hosts in before.items()},
+        {(config.gallery_id, config.shard): config.primary for config in configs},
+        sorted(set(eligible)),
+        load,
+    )
+    plan.drain()
+    plan.level()
+    moves = []
+    for (gallery_id, shard), hosts in sorted(before.items()):
+        after = plan.hosts_of[gallery_id, shard]
+        # Equally many: a replica is never added or given up, only moved.
+        pairs = zip(sorted(hosts - after), sorted(after - hosts), strict=True)
+        moves += [Move(gallery_id, shard, source, target) for source, target in pairs]
+    return moves
+
+
+_Shard = tuple[str, int]
+
+
+class _Plan:
+    """Where the replicas will be. Only the difference to where they are is carried out."""
+
+    def __init__(
+        self,
+        hosts_of: dict[_Shard, set[str]],
+        primary_of: Mapping[_Shard, str],
+        eligible: Sequence[str],
+        load: Mapping[str, int],
+    ) -> None:
+        self.hosts_of = hosts_of
+        self._primary_of = primary_of
+        self._shards_on: dict[str, set[_Shard]] = {host: set() for host in eligible}
+        for shard, hosts in hosts_of.items():
+            for host in hosts & self._shards_on.keys():
+                self._shards_on[host].add(shard)
+        self._held = {host: max(load.get(host, 0), len(shards)) for host, shards in self._shards_on.items()}
+
+    def drain(self) -> None:
+        """Put every replica that is not on an eligible host on the least loaded one that has none of its shard."""
+        for shard, hosts in sorted(self.hosts_of.items()):
+            for source in sorted(hosts - self._held.keys()):
+                free = self._held.keys() - hosts
+                if free:
+                    self._move(shard, source, _least_loaded(f"{shard[0]}:{shard[1]}", self._held, free))
+
+    def level(self) -> None:
+        """Take from the fullest and give to the emptiest until all are within one of the mean, or nothing helps."""
+        while (step := self._next_step()) is not None:
+            self._move(*step)
+
+    def _next_step(self) -> tuple[_Shard, str, str] | None:
+        total, count = sum(self._held.values()), len(self._held)
+        by_load = sorted(self._held, key=lambda host: (self._held[host], host))
+        for source in reversed(by_load):
+            for target in by_load:
+                is_off = self._held[source] * count > total + count or self._held[target] * count < total - count
+                if not is_off or self._held[source] < self._held[target] + 2:
+                    break
+                movable = self._shards_on[source] - self._shards_on[target]
+                if movable:
+                    return min(movable, key=lambda shard: (self._primary_of[shard] == source, shard)), source, target
+        return None
+
+    def _move(self, shard: _Shard, source: str, target: str) -> None:
+        self.hosts_of[shard].remove(source)
+        self.hosts_of[shard].add(target)
+        self._shards_on[target].add(shard)
+        self._held[target] += 1
+        if source in self._held:
+            self._shards_on[source].remove(shard)
+            self._held[source] -= 1

@@ -77,11 +77,13 @@ class RayCluster:
         known_hosts: Sequence[str],
         *,
         kernel: str | None = None,
+        catalog: str | None = None,
     ) -> RayCluster:
         """Start or join Ray, start a host actor for each name and the coordinator, wait until all are open.
 
         home: the home directory, at the same path on every node; host `a` keeps its shards in <home>/hosts/a of its
-        node, the catalog is <home>/catalog.db of this one. known_hosts: names that the catalog has shards on.
+        node. catalog: its URL, which this node can reach; <home>/catalog.db of this node if None. known_hosts: names
+        that the catalog has shards on.
         Raises ClusterNotReady (no cluster, versions differ, hosts missing), MissingExtra, InvalidParameter, and what
         keeps a host or the coordinator from opening (HomeLocked, CorruptData, FormatTooNew).
         """
@@ -97,7 +99,7 @@ class RayCluster:
                 cluster.actors[name] = actor
                 undo.callback(_stop, actor)
             # Started before the hosts are waited for: processes take seconds to come up, and do so side by side.
-            coordinator = _spawn_coordinator(session, home, secret, cluster.actors)
+            coordinator = _spawn_coordinator(session, catalog or home / "catalog.db", secret, cluster.actors)
             undo.callback(_stop, coordinator)
             _wait_open(cluster.actors, options.start_timeout_s)
             coordinator.call("open")
@@ -171,6 +173,10 @@ class RayCoordinator:
         """See Coordinator.resume_rollouts."""
         self._call("resume_rollouts")
 
+    def report(self, gallery_id: str, shard: int, epoch: int, error: str) -> None:
+        """See Coordinator.report."""
+        self._call("report", gallery_id, shard, epoch, error)
+
     def close(self) -> None:
         """The actor is RayCluster's to close."""
 
@@ -233,9 +239,9 @@ def _wait_open(actors: dict[str, Actor], timeout_s: float) -> None:
             raise ClusterNotReady(f"shard host {name} did not start: {error}") from error
 
 
-def _spawn_coordinator(session: RaySession, home: Path, secret: bytes, hosts: dict[str, Actor]) -> Actor:
+def _spawn_coordinator(session: RaySession, catalog: str | Path, secret: bytes, hosts: dict[str, Actor]) -> Actor:
     """On this node, where the home is."""
-    args = (str(home / "catalog.db"), {name: actor.where for name, actor in hosts.items()}, secret)
+    args = (catalog, {name: actor.where for name, actor in hosts.items()}, secret)
     return session.spawn(CoordinatorProcess, args, title="the coordinator", node_id=session.here())
 
 

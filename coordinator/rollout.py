@@ -8,15 +8,20 @@
 
 Each step is in the catalog before a host is asked, and what is asked of a host may be asked again, so whoever opens the
 catalog after a kill goes on from its state. Which model to roll out, and when, is the coordinator's.
+
+Replicas in sync of hosts that are there decide whether a phase has failed. A host that is down, or a replica that joins
+and may not be there yet, is asked and not waited for: it is brought to the gallery's model when it is back, or before
+it counts as in sync.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from coordinator.catalog import Catalog
 from coordinator.messages import (
@@ -30,7 +35,7 @@ from coordinator.messages import (
 )
 from coordinator.rollout_catalog import UNFINISHED, Baseline, Rollout, RolloutCatalog, RolloutState
 from coordinator.runtime import Runtime
-from coordinator.types import GalleryRoute, RolloutStatus
+from coordinator.types import DOWN, GONE, GalleryRoute, RolloutStatus
 from shard.errors import FacegridError, NotFound, ShardClosed, UnknownGallery
 from shard.model import SearchModel
 
@@ -41,23 +46,12 @@ PAUSE_S = 0.5
 _LOG = logging.getLogger(__name__)
 
 
-def odd_ones_out(model_ids: Sequence[str | None]) -> list[int]:
-    """Which replies of one search must be asked for again with exact scans, so that one model is behind the answer.
-
-    model_ids: what each reply says found it, None for exact scans, which go with any model. Most replies decide, the
-    larger id among equals. Empty when there is nothing to repeat, as it is outside of rollouts.
-    """
-    counts = Counter(model_id for model_id in model_ids if model_id is not None)
-    if len(counts) < 2:
-        return []
-    chosen = max(counts, key=lambda model_id: (counts[model_id], model_id))
-    return [i for i, model_id in enumerate(model_ids) if model_id not in (None, chosen)]
-
-
-def replicas_by_host(route: GalleryRoute) -> dict[str, tuple[int, ...]]:
-    """Host name to the shards that it holds a copy of, in sync; hosts sorted."""
-    names = sorted({host for hosts in route.in_sync for host in hosts})
-    return {name: tuple(i for i, hosts in enumerate(route.in_sync) if name in hosts) for name in names}
+def by_host(replicas: Iterable[tuple[str, int]]) -> dict[str, tuple[int, ...]]:
+    """(host, shard) pairs as host name to its shards; both sorted."""
+    grouped: dict[str, list[int]] = {}
+    for host, shard in sorted(set(replicas)):
+        grouped.setdefault(host, []).append(shard)
+    return {host: tuple(shards) for host, shards in grouped.items()}
 
 
 class Rollouts:
@@ -84,7 +78,7 @@ class Rollouts:
         activating, `resume` finishes it. UnknownGallery if the gallery is dropped meanwhile.
         """
         route = self._catalog.gallery(name)
-        replicas = sum(map(len, replicas_by_host(route).values()))
+        replicas = sum(map(len, self._in_sync(route).values()))
         data = model.to_bytes()
         self.records.begin(route.gallery_id, model.model_id, data, templates, baseline, replicas, self._clock())
         self.resume(name)
@@ -126,15 +120,26 @@ class Rollouts:
         """
         failures: list[FacegridError] = []
         for route in routes:
-            for host, shards in replicas_by_host(route).items():
+            for host, shards in self._in_sync(route).items():
                 try:
                     if hosts is None or host in hosts:
                         self._bring(route, host, shards, route.model_id)
                 except FacegridError as error:
-                    failures.append(error)
+                    if not self._may_wait(route, host):
+                        failures.append(error)
         self._discard_quietly(routes)
         if failures:
             raise failures[0]
+
+    def bring(self, gallery_id: str, shard: int, host: str) -> None:
+        """Have one replica searched by the gallery's model as the catalog says now; its host is asked once.
+
+        Raises UnknownGallery for a gallery that is not ready, and what the host does.
+        """
+        route = next((route for route in self._catalog.galleries() if route.gallery_id == gallery_id), None)
+        if route is None:
+            raise UnknownGallery(f"no gallery with the id {gallery_id!r}")
+        self._bring(route, host, (shard,), route.model_id, attempts=1)
 
     def statuses(self) -> list[RolloutStatus]:
         """The last rollout of every gallery that had one, by gallery name."""
@@ -163,7 +168,7 @@ class Rollouts:
         """One shard of each host at a time, all hosts in parallel, so that progress shows and no host is swamped."""
         data = self._catalog.model_data(model_id)
         self._discard_quietly([route])  # make room: the codes before the previous ones
-        left = {host: list(shards) for host, shards in replicas_by_host(route).items()}
+        left = {host: list(shards) for host, shards in self._in_sync(route).items() if not self._is_out(host)}
         prepared = 0
         while any(left.values()):
             wave = [
@@ -171,13 +176,31 @@ class Rollouts:
                 for host, shards in left.items()
                 if shards
             ]
-            self._ask(wave)
-            prepared += len(wave)
+            prepared += self._prepare_wave(route, wave)
             self.records.progress(route.gallery_id, self._clock(), prepared=prepared)
+        for host, shards in self._joining(route).items():
+            with _left_for_later(route, host):
+                self._ask([(host, PrepareModel(route.gallery_id, shards, data))], attempts=1)
+
+    def _prepare_wave(self, route: GalleryRoute, wave: Sequence[tuple[str, PrepareModel]]) -> int:
+        """All at once, then those hosts each for itself where one failed; how many did it."""
+        try:
+            return len(self._ask(wave, attempts=1))
+        except FacegridError as error:
+            _LOG.info("%s: a host did not prepare, each is asked for itself: %s", route.name, error)
+        prepared = 0
+        for host, request in wave:
+            try:
+                prepared += len(self._ask([(host, request)], attempts=max(1, self._attempts - 1)))
+            except FacegridError:
+                if not self._may_wait(route, host, request.shards):
+                    raise
+                _LOG.warning("%s: shards %s of host %s are left for later", route.name, request.shards, host)
+        return prepared
 
     def _activate(self, route: GalleryRoute, model_id: str | None) -> None:
         """Switch every replica: all hosts at once, and those where that failed once more, each for itself."""
-        replicas = replicas_by_host(route)
+        replicas = {host: shards for host, shards in self._in_sync(route).items() if not self._is_out(host)}
         activated = 0
         failure: FacegridError | None = None
         try:
@@ -191,34 +214,64 @@ class Rollouts:
                 self._bring(route, host, shards, model_id)
                 activated += len(shards)
             except FacegridError as error:
-                failure = failure or error
-        self.records.progress(
-            route.gallery_id, self._clock(), activated=activated, replicas=sum(map(len, replicas.values()))
-        )
+                if not self._may_wait(route, host, shards):
+                    failure = failure or error
+        for host, shards in self._joining(route).items():
+            with _left_for_later(route, host):
+                self._bring(route, host, shards, model_id, attempts=1)
+        total = sum(map(len, self._in_sync(route).values()))
+        self.records.progress(route.gallery_id, self._clock(), activated=activated, replicas=total)
         if failure is not None:
             self.records.note_error(route.gallery_id, f"{failure.code}: {failure}", self._clock())
             raise failure
 
-    def _bring(self, route: GalleryRoute, host: str, shards: tuple[int, ...], model_id: str | None) -> None:
+    # Replicas
+
+    def _in_sync(self, route: GalleryRoute) -> dict[str, tuple[int, ...]]:
+        """Host name to the shards of the gallery that it has in sync, as the catalog says now; hosts sorted."""
+        configs = self._catalog.shards_of(route.gallery_id)
+        return by_host((host, config.shard) for config in configs for host in config.in_sync)
+
+    def _joining(self, route: GalleryRoute) -> dict[str, tuple[int, ...]]:
+        """As `_in_sync`, of replicas that are being copied; they may not be there yet."""
+        configs = self._catalog.shards_of(route.gallery_id)
+        return by_host((host, config.shard) for config in configs for host in config.joining)
+
+    def _is_out(self, host: str) -> bool:
+        return any(record.host == host and record.state in (DOWN, GONE) for record in self._catalog.hosts())
+
+    def _may_wait(self, route: GalleryRoute, host: str, shards: Collection[int] | None = None) -> bool:
+        """Whether a host that failed is no obstacle: it is down, or has none of these shards in sync any more."""
+        own = self._in_sync(route).get(host, ())
+        return self._is_out(host) or not (set(own) if shards is None else set(own).intersection(shards))
+
+    def _bring(
+        self,
+        route: GalleryRoute,
+        host: str,
+        shards: tuple[int, ...],
+        model_id: str | None,
+        attempts: int | None = None,
+    ) -> None:
         """Have a host search these shards by the model; it is sent to the host only if a shard is not there yet."""
-        (reply,) = self._ask([(host, ModelsRequest(route.gallery_id, shards))])
+        (reply,) = self._ask([(host, ModelsRequest(route.gallery_id, shards))], attempts)
         assert isinstance(reply, ModelsReply)
         late = tuple(shard for shard, own in zip(shards, reply.model_ids, strict=True) if own != model_id)
         if late:
             _LOG.info("%s: bringing shards %s of host %s to model %s", route.name, late, host, model_id)
             if model_id is not None:
-                self._ask([(host, PrepareModel(route.gallery_id, late, self._catalog.model_data(model_id)))])
-            self._ask([(host, ActivateModel(route.gallery_id, late, model_id))])
+                data = self._catalog.model_data(model_id)
+                self._ask([(host, PrepareModel(route.gallery_id, late, data))], attempts)
+            self._ask([(host, ActivateModel(route.gallery_id, late, model_id))], attempts)
 
     def _discard_quietly(self, routes: Sequence[GalleryRoute]) -> None:
         """Remove what no rollout needs. Garbage does no harm: a host that fails here is asked again next time."""
         for route in routes:
             keep = self._needed(route)
-            for host, shards in replicas_by_host(route).items():
-                try:
-                    self._runtime.control([(host, DiscardModels(route.gallery_id, shards, keep))])
-                except FacegridError as error:
-                    _LOG.warning("%s: host %s keeps codes of models before: %s", route.name, host, error)
+            for host, shards in self._in_sync(route).items():
+                if not self._is_out(host):
+                    with _left_for_later(route, host):
+                        self._runtime.control([(host, DiscardModels(route.gallery_id, shards, keep))])
 
     def _needed(self, route: GalleryRoute) -> tuple[str, ...]:
         """Models whose codes are kept: the gallery's, and those that its rollout may go to, ahead or back."""
@@ -235,15 +288,24 @@ class Rollouts:
             raise UnknownGallery(f"{route.name} was dropped during its rollout")
         return found
 
-    def _ask(self, calls: Sequence[tuple[str, ControlRequest]]) -> list[Reply]:
+    def _ask(self, calls: Sequence[tuple[str, ControlRequest]], attempts: int | None = None) -> list[Reply]:
         """Carry out the calls, which are repeatable, again if what failed may succeed when repeated."""
-        for attempt in range(1, self._attempts + 1):
+        for attempt in itertools.count(1):
             try:
                 return self._runtime.control(calls)
             except FacegridError as error:
-                if not error.is_retryable or attempt == self._attempts:
+                if not error.is_retryable or attempt == (attempts or self._attempts):
                     raise
-                _LOG.info("attempt %d of %d failed: %s", attempt, self._attempts, error)
+                _LOG.info("attempt %d failed: %s", attempt, error)
                 if self._stopping.wait(self._pause_s * 2 ** (attempt - 1)):
                     raise
         raise AssertionError("at least one attempt")
+
+
+@contextlib.contextmanager
+def _left_for_later(route: GalleryRoute, host: str) -> Iterator[None]:
+    """What fails is logged: the replica is asked again by whoever admits it, or with the next rollout."""
+    try:
+        yield
+    except FacegridError as error:
+        _LOG.warning("%s: host %s is left for later: %s", route.name, host, error)

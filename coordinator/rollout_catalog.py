@@ -15,12 +15,12 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from coordinator.catalog import METADATA, Catalog, remove_unused_models
+from coordinator.catalog import Catalog, insert_new, remove_unused_models
+from coordinator.catalog_tables import GALLERIES, METADATA, MODELS
 from coordinator.types import RolloutStatus
 from shard.drift import CodeStatistics
 from shard.errors import UnknownGallery
 
-_GALLERIES, _MODELS = METADATA.tables["galleries"], METADATA.tables["models"]
 _ROLLOUTS = sa.Table(
     "rollouts",
     METADATA,
@@ -33,8 +33,8 @@ _ROLLOUTS = sa.Table(
     sa.Column("prepared", sa.Integer, nullable=False),
     sa.Column("activated", sa.Integer, nullable=False),
     sa.Column("error", sa.Text),
-    sa.Column("started_at", sa.Float, nullable=False),
-    sa.Column("updated_at", sa.Float, nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
 )
 _BASELINES = sa.Table(
     "model_baselines",
@@ -42,7 +42,7 @@ _BASELINES = sa.Table(
     sa.Column("model_id", sa.String(64), sa.ForeignKey("models.model_id", ondelete="CASCADE"), primary_key=True),
     sa.Column("rows", sa.Integer, nullable=False),
     sa.Column("balance", sa.LargeBinary, nullable=False),
-    sa.Column("captured", sa.Float, nullable=False),
+    sa.Column("captured", sa.Double, nullable=False),
     sa.Column("lsns", sa.LargeBinary, nullable=False),
 )
 
@@ -103,12 +103,10 @@ class RolloutCatalog:
         replicas: copies of shards that take part. UnknownGallery if the gallery was dropped.
         """
         with self._catalog.writing() as db:
-            query = sa.select(_GALLERIES.c.model_id).where(_GALLERIES.c.gallery_id == gallery_id)
-            found = db.execute(query).first()
+            found = _locked_gallery(db, gallery_id)
             if found is None:
                 raise UnknownGallery(f"gallery {gallery_id} was dropped; its rollout cannot begin")
-            if db.execute(sa.select(_MODELS.c.model_id).where(_MODELS.c.model_id == model_id)).first() is None:
-                db.execute(_MODELS.insert(), {"model_id": model_id, "templates": templates, "data": data})
+            insert_new(db, MODELS, [{"model_id": model_id, "templates": templates, "data": data}])
             db.execute(_BASELINES.delete().where(_BASELINES.c.model_id == model_id))
             db.execute(_BASELINES.insert(), _baseline_row(model_id, baseline))
             db.execute(_ROLLOUTS.delete().where(_ROLLOUTS.c.gallery_id == gallery_id))
@@ -166,9 +164,9 @@ class RolloutCatalog:
     def statuses(self) -> list[RolloutStatus]:
         """The last rollout of every gallery that had one, by gallery name."""
         columns = [_ROLLOUTS.c[name] for name in _STATUS_COLUMNS]
-        query = sa.select(_GALLERIES.c.name.label("gallery"), *columns).select_from(_ROLLOUTS.join(_GALLERIES))
+        query = sa.select(GALLERIES.c.name.label("gallery"), *columns).select_from(_ROLLOUTS.join(GALLERIES))
         with self._catalog.reading() as db:
-            return [RolloutStatus(**row._mapping) for row in db.execute(query.order_by(_GALLERIES.c.name)).all()]
+            return [RolloutStatus(**row._mapping) for row in db.execute(query.order_by(GALLERIES.c.name)).all()]
 
     def baseline(self, model_id: str) -> Baseline | None:
         """How the gallery looked when the model was trained; None for a model from before that was noted."""
@@ -189,10 +187,17 @@ def _of(gallery_id: str) -> sa.Update:
     return _ROLLOUTS.update().where(_ROLLOUTS.c.gallery_id == gallery_id)
 
 
+def _locked_gallery(db: Connection, gallery_id: str) -> sa.Row[Any] | None:
+    """The gallery's row, ours until the end of the transaction: whoever changes a gallery takes it first."""
+    query = sa.select(GALLERIES.c.model_id).where(GALLERIES.c.gallery_id == gallery_id)
+    return db.execute(query.with_for_update()).first()
+
+
 def _move(
     db: Connection, gallery_id: str, expected: Sequence[RolloutState], state: RolloutState, now: float, **values: Any
 ) -> sa.Row[Any]:
     """Change the state if it is one of those expected; UnknownGallery if the rollout is gone or elsewhere."""
+    _locked_gallery(db, gallery_id)
     change = _of(gallery_id).where(_ROLLOUTS.c.state.in_([e.value for e in expected]))
     changed = db.execute(change.values(state=state.value, updated_at=now, **values)).rowcount
     row = db.execute(_ROLLOUTS.select().where(_ROLLOUTS.c.gallery_id == gallery_id)).first()
@@ -205,8 +210,8 @@ def _move(
 
 
 def _set_model(db: Connection, gallery_id: str, model_id: str | None) -> None:
-    changed = _GALLERIES.update().where(_GALLERIES.c.gallery_id == gallery_id)
-    db.execute(changed.values(model_id=model_id, version=_GALLERIES.c.version + 1))
+    changed = GALLERIES.update().where(GALLERIES.c.gallery_id == gallery_id)
+    db.execute(changed.values(model_id=model_id, version=GALLERIES.c.version + 1))
 
 
 def _baseline_row(model_id: str, baseline: Baseline) -> dict[str, Any]:

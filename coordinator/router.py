@@ -7,23 +7,17 @@ that does not answer is an error unless the caller allows a partial answer, and 
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
 from coordinator import merge
+from coordinator.health import HealthTable, HostHealth
 from coordinator.messages import (
     DataRequest,
-    DeleteReply,
-    DeleteRequest,
-    Done,
-    EnrollRequest,
-    FlushRequest,
     IdentitiesReply,
     IdentitiesRequest,
     RecordsReply,
@@ -35,25 +29,22 @@ from coordinator.messages import (
     StatsRequest,
 )
 from coordinator.placement import shards_of
+from coordinator.questions import Answers, Question
+from coordinator.reads import Reads
+from coordinator.routes import Lookup, RouteTable
 from coordinator.runtime import Runtime
 from coordinator.types import Coverage, EnrollOutcome, GalleryRoute, SearchOutcome
+from coordinator.writes import ARRAY_BYTES, Reporter, Writes
 from shard.errors import (
-    DeadlineExceeded,
     DuplicateTemplate,
-    EnrollIncomplete,
-    FacegridError,
-    HostBusy,
-    HostUnavailable,
-    IncompleteCoverage,
     InvalidParameter,
+    ProtocolError,
 )
 from shard.types import (
     MAX_PROBES,
     EnrollBatch,
-    EnrollReceipt,
     FloatArray,
     IdentityCount,
-    RowArray,
     SearchParams,
     ShardStats,
     TemplateRecord,
@@ -62,12 +53,6 @@ from shard.validate import check_batch, check_params
 
 DEFAULT_DEADLINE_MS = 10_000
 """Deadline of a read when the caller gives none."""
-WRITE_DEADLINE_MS = 120_000
-"""Deadline of each write request: a full chunk on a slow disk."""
-WRITES_IN_FLIGHT = 16
-"""Requests of one enrollment under way at once: with _ARRAY_BYTES each, half of what a host's queue takes."""
-_ARRAY_BYTES = 16 << 20
-"""Floats in one request: large enough to amortise a frame or a commit, far below the frame limit."""
 
 ReplyT = TypeVar("ReplyT", bound=Reply)
 
@@ -75,9 +60,16 @@ ReplyT = TypeVar("ReplyT", bound=Reply)
 class Router:
     """Data requests of one process to the hosts of a runtime. Thread-safe."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, lookup: Lookup | None = None, report: Reporter | None = None) -> None:
+        """lookup: the coordinator's newest route of a gallery by name; None: routes never change.
+
+        report: whom to tell of writes that were not confirmed.
+        """
         self._runtime = runtime
-        self._enrolling: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._routes = RouteTable(lookup)
+        self._health = HealthTable()
+        self._reads = Reads(runtime, self._routes, self._health)
+        self._writes = Writes(runtime, self._routes, report)
 
     def search(
         self,
@@ -100,7 +92,7 @@ class Router:
         threshold = None if params.threshold is None else float(params.threshold)
         params = SearchParams(int(params.k), float(params.recall), bool(params.exact), threshold, params.identities)
         deadline = time.monotonic() + deadline_ms / 1000
-        step = max(1, min(MAX_PROBES, _ARRAY_BYTES // (route.dim * 4)))
+        step = max(1, min(MAX_PROBES, ARRAY_BYTES // (route.dim * 4)))
         outcomes = [
             self._search(route, probes[i : i + step], params, allow_partial, deadline)
             for i in range(0, len(probes), step)
@@ -112,14 +104,49 @@ class Router:
     def _search(
         self, route: GalleryRoute, probes: FloatArray, params: SearchParams, allow_partial: bool, deadline: float
     ) -> SearchOutcome:
-        replies, failure = self._fan_out(
-            route, lambda shards: SearchRequest(route.gallery_id, shards, probes, params), SearchReply, deadline
+        question = Question(
+            "exact" if params.exact else "search",
+            len(probes),
+            lambda shards, epochs: SearchRequest(route.gallery_id, shards, probes, params, epochs),
+            SearchReply,
         )
-        coverage = Coverage(sum(len(reply.shards) for reply in replies), route.shards)
-        if failure is not None and not allow_partial:
-            _raise_incomplete(route, coverage, failure)
-        found = [reply.candidates for reply in replies]
-        return SearchOutcome(merge.merge(found, params.k) if found else merge.empty(len(probes), params.k), coverage)
+        answers = self._reads.ask(route, question, deadline)
+        odd = merge.odd_ones_out([reply.model_id for _, reply in answers.replies])
+        if odd:
+            answers = self._repeat_exactly(answers, odd, probes, params, deadline)
+        if not allow_partial:
+            answers.check_complete()
+        for shards, reply in answers.replies:
+            if reply.shards != shards:
+                raise ProtocolError(f"asked for shards {shards} of {route.name}, got an answer for {reply.shards}")
+        found = [reply.candidates for _, reply in answers.replies]
+        merged = merge.merge(found, params.k) if found else merge.empty(len(probes), params.k)
+        return SearchOutcome(merged, answers.coverage)
+
+    def _repeat_exactly(
+        self,
+        answers: Answers[SearchReply],
+        odd: Sequence[int],
+        probes: FloatArray,
+        params: SearchParams,
+        deadline: float,
+    ) -> Answers[SearchReply]:
+        """Answers of one model: hosts switch a moment apart in a rollout, and exact scans go with any model.
+
+        Only the shards of the odd replies are asked again. One that does not answer has failed, whatever it answered
+        before: the recall of a mixture is nobody's promise.
+        """
+        exact = replace(params, exact=True)
+        question = Question(
+            "exact",
+            len(probes),
+            lambda shards, epochs: SearchRequest(answers.route.gallery_id, shards, probes, exact, epochs),
+            SearchReply,
+        )
+        wanted = sorted(shard for i in odd for shard in answers.replies[i][0])
+        again = self._reads.ask(answers.route, question, deadline, wanted)
+        kept = [answer for i, answer in enumerate(answers.replies) if i not in odd]
+        return Answers(again.route, kept + again.replies, answers.failures | again.failures)
 
     def enroll(self, route: GalleryRoute, batch: EnrollBatch, *, skip_existing: bool, new_ids: bool) -> EnrollOutcome:
         """Write a batch; durable on every shard when it returns.
@@ -129,9 +156,10 @@ class Router:
         failed on the way, naming how many templates are durable.
         """
         check_batch(batch, route.dim)
-        with self._enrolling[route.gallery_id]:
+        ids = () if new_ids else batch.template_ids
+        with self._writes.reserve(route, ids):
             # An id is unique in the gallery, but its shard follows from the identity: ask all of them.
-            existing = set() if new_ids else {r.template_id for r in self.records(route, batch.template_ids)}
+            existing = self._writes.existing(route, ids) if ids else set()
             if existing and not skip_existing:
                 raise DuplicateTemplate(
                     f"{len(existing)} of {len(batch)} template ids are in {route.name} already, the first"
@@ -140,138 +168,67 @@ class Router:
             shards = shards_of(batch.identities, batch.template_ids, route.shards)
             if existing:
                 shards[[template_id in existing for template_id in batch.template_ids]] = -1
-            written = self._write(route, batch, shards, skip_existing)
+            written = self._writes.enroll(route, batch, shards, skip_existing)
             return EnrollOutcome(enrolled=written, skipped=len(batch) - written)
-
-    def _write(self, route: GalleryRoute, batch: EnrollBatch, shards: RowArray, skip_existing: bool) -> int:
-        requests = written = 0
-        failures: list[FacegridError] = []
-        under_way: deque[Future[Reply]] = deque()
-
-        def settle_oldest() -> None:
-            nonlocal written
-            try:
-                written += _expect(under_way.popleft().result(), EnrollReceipt).enrolled
-            except FacegridError as error:
-                failures.append(error)
-
-        for shard, piece in _pieces(batch, shards, route):
-            # Few enough that the queues of one host hold them all, however large the batch.
-            if len(under_way) == WRITES_IN_FLIGHT:
-                settle_oldest()
-            request = EnrollRequest(route.gallery_id, shard, piece, skip_existing)
-            deadline = time.monotonic() + WRITE_DEADLINE_MS / 1000
-            under_way.append(self._runtime.submit(route.hosts[shard], request, deadline=deadline))
-            requests += 1
-        while under_way:
-            settle_oldest()
-        if requests == len(failures) == 1:
-            raise failures[0]
-        if failures:
-            raise EnrollIncomplete(
-                f"{written} of {len(batch)} templates are durable in {route.name}; {len(failures)} of {requests}"
-                f" requests failed, the first with {failures[0].code}: {failures[0]}. Repeat with the same template ids"
-                " and if_exists='skip'"
-            ) from failures[0]
-        return written
 
     def delete(self, route: GalleryRoute, *, template_ids: tuple[str, ...], identities: tuple[str, ...]) -> int:
         """Delete by template id and identity; returns how many templates. Repeatable after an error."""
-        replies = self._all(
-            route,
-            lambda shards: DeleteRequest(route.gallery_id, shards, template_ids, identities),
-            DeleteReply,
-            WRITE_DEADLINE_MS,
-        )
-        return sum(reply.deleted for reply in replies)
+        return self._writes.delete(route, template_ids, identities)
 
     def records(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> list[TemplateRecord]:
         """Labels and metadata of the templates that are there, in no particular order."""
-        replies = self._all(route, lambda shards: RecordsRequest(route.gallery_id, shards, template_ids), RecordsReply)
-        return [record for reply in replies for record in reply.records]
+        replies = self._read(
+            route,
+            "records",
+            len(template_ids),
+            lambda shards, epochs: RecordsRequest(route.gallery_id, shards, template_ids, epochs),
+            RecordsReply,
+        )
+        return [record for _, reply in replies for record in reply.records]
 
     def identities(self, route: GalleryRoute, *, start: str, limit: int) -> list[IdentityCount]:
         """Up to `limit` identities from `start` on, in byte order of their UTF-8."""
-        replies = self._all(
-            route, lambda shards: IdentitiesRequest(route.gallery_id, shards, start, limit), IdentitiesReply
+        replies = self._read(
+            route,
+            "identities",
+            limit,
+            lambda shards, epochs: IdentitiesRequest(route.gallery_id, shards, start, limit, epochs),
+            IdentitiesReply,
         )
-        found = [entry for reply in replies for entry in reply.identities]
+        found = [entry for _, reply in replies for entry in reply.identities]
         return sorted(found, key=lambda entry: entry.identity.encode())[:limit]
-
-    def flush(self, route: GalleryRoute) -> None:
-        """Seal the open tail of every shard."""
-        self._all(route, lambda shards: FlushRequest(route.gallery_id, shards), Done, WRITE_DEADLINE_MS)
 
     def stats(self, route: GalleryRoute) -> list[ShardStats]:
         """Sizes of every shard, by shard number."""
-        by_host = route.shards_by_host()
-        replies = self._all(route, lambda shards: StatsRequest(route.gallery_id, shards), StatsReply)
-        numbered = [
-            (shard, stats)
-            for shards, reply in zip(by_host.values(), replies, strict=True)
-            for shard, stats in zip(shards, reply.stats, strict=True)
-        ]
-        return [stats for _, stats in sorted(numbered, key=lambda pair: pair[0])]
+        replies = self._read(
+            route, "stats", 1, lambda shards, epochs: StatsRequest(route.gallery_id, shards, epochs), StatsReply
+        )
+        by_shard = {shard: stats for shards, reply in replies for shard, stats in zip(shards, reply.stats, strict=True)}
+        return [by_shard[shard] for shard in sorted(by_shard)]
 
-    def _all(
+    def health(self) -> tuple[HostHealth, ...]:
+        """What this process has observed of each host that it asked, by name."""
+        return self._health.snapshot()
+
+    def _read(
         self,
         route: GalleryRoute,
-        request: Callable[[tuple[int, ...]], DataRequest],
-        kind: type[ReplyT],
-        deadline_ms: int = DEFAULT_DEADLINE_MS,
-    ) -> list[ReplyT]:
-        """One reply a host, hosts sorted; IncompleteCoverage or DeadlineExceeded if one is missing."""
-        replies, failure = self._fan_out(route, request, kind, time.monotonic() + deadline_ms / 1000)
-        if failure is not None:
-            _raise_incomplete(route, Coverage(len(replies), len(set(route.hosts))), failure)
-        return replies
+        kind: str,
+        size: int,
+        request: Callable[[tuple[int, ...], tuple[int, ...]], DataRequest],
+        reply: type[ReplyT],
+    ) -> list[tuple[tuple[int, ...], ReplyT]]:
+        """Replies for every shard, each with its shards; IncompleteCoverage or DeadlineExceeded if one is missing."""
+        question = Question(kind, size, request, reply)
+        answers = self._reads.ask(route, question, time.monotonic() + DEFAULT_DEADLINE_MS / 1000)
+        answers.check_complete()
+        return answers.replies
 
-    def _fan_out(
-        self,
-        route: GalleryRoute,
-        request: Callable[[tuple[int, ...]], DataRequest],
-        kind: type[ReplyT],
-        deadline: float,
-    ) -> tuple[list[ReplyT], FacegridError | None]:
-        """Replies of the hosts that answered, and the first failure of those that did not. Other errors are raised."""
-        futures: list[Future[Reply]] = [
-            self._runtime.submit(host, request(shards), deadline=deadline)
-            for host, shards in route.shards_by_host().items()
-        ]
-        replies: list[ReplyT] = []
-        failure: FacegridError | None = None
-        for future in futures:
-            try:
-                replies.append(_expect(future.result(), kind))
-            except (HostUnavailable, HostBusy, DeadlineExceeded) as error:
-                failure = failure or error
-        return replies, failure
-
-
-def _pieces(batch: EnrollBatch, shards: RowArray, route: GalleryRoute) -> Iterator[tuple[int, EnrollBatch]]:
-    """The batch in requests of bounded size, shards taking turns; rows marked -1 are left out."""
-    step = max(1, _ARRAY_BYTES // (route.dim * 4))
-    rows = [np.flatnonzero(shards == shard) for shard in range(route.shards)]
-    for begin in range(0, max(map(len, rows)), step):
-        for shard, own in enumerate(rows):
-            if begin < len(own):
-                yield shard, batch.take(own[begin : begin + step])
+    def flush(self, route: GalleryRoute) -> None:
+        """Seal the open tail of every shard."""
+        self._writes.flush(route)
 
 
 def _check_deadline(deadline_ms: int) -> None:
     if not isinstance(deadline_ms, (int, float, np.number)) or not 0 < deadline_ms < math.inf:
         raise InvalidParameter(f"deadline_ms: expected a number above 0, got {deadline_ms!r}")
-
-
-def _expect(reply: Reply, kind: type[ReplyT]) -> ReplyT:
-    if not isinstance(reply, kind):
-        raise TypeError(f"expected a {kind.__name__}, got {type(reply).__name__}")
-    return reply
-
-
-def _raise_incomplete(route: GalleryRoute, coverage: Coverage, failure: FacegridError) -> None:
-    if isinstance(failure, DeadlineExceeded):
-        raise failure
-    raise IncompleteCoverage(
-        f"{coverage.answered} of {coverage.asked} answered for {route.name}: {failure}"
-    ) from failure

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,11 @@ from typing import Protocol
 from coordinator.host import ShardHost
 from coordinator.messages import ControlRequest, DataRequest, EnrollRequest, Reply
 from shard.errors import DeadlineExceeded, HostUnavailable, ShardClosed
+
+SMALL_ROWS = 256
+"""Rows of a batch that are written in less time than their sync takes."""
+SMALL_WRITES = 16
+"""Small batches written at once in this process."""
 
 
 class Runtime(Protocol):
@@ -50,9 +55,10 @@ class LocalRuntime:
         self._hosts: dict[str, ShardHost] = {}
         self._is_closed = False
         self._lanes = [ThreadPoolExecutor(1, thread_name_prefix=f"facegrid-write-{i}") for i in range(_cores())]
+        self._writers = ThreadPoolExecutor(SMALL_WRITES, thread_name_prefix="facegrid-write")
         try:
             for name in sorted(names):
-                self._hosts[name] = ShardHost(name, hosts_dir / name)
+                self._hosts[name] = ShardHost(name, hosts_dir / name, self)
         except BaseException:
             self.close()
             raise
@@ -69,16 +75,22 @@ class LocalRuntime:
         future: Future[Reply] = Future()
         try:
             if isinstance(request, EnrollRequest):
-                return self._lane(request.shard).submit(self._execute, host, request, deadline)
+                return self._lane(request).submit(self._execute, host, request, deadline)
             future.set_result(self._execute(host, request, deadline))
         except Exception as error:  # noqa: BLE001 - handed to the caller by the future, as a remote host would
             future.set_exception(error)
         return future
 
-    def _lane(self, shard: int) -> ThreadPoolExecutor:
+    def _lane(self, request: EnrollRequest) -> ThreadPoolExecutor:
+        """Large batches take turns on a thread for each core; small ones run together, and share commits."""
         if self._is_closed:
             raise ShardClosed("the shard hosts of this process are closed")
-        return self._lanes[shard % len(self._lanes)]
+        if len(request.batch) <= SMALL_ROWS:
+            return self._writers
+        return self._lanes[request.shard % len(self._lanes)]
+
+    def locate(self, addresses: Mapping[str, tuple[str, int]]) -> None:
+        """The hosts are all here."""
 
     def _execute(self, host: str, request: DataRequest, deadline: float) -> Reply:
         if deadline <= time.monotonic():
@@ -92,8 +104,8 @@ class LocalRuntime:
     def close(self) -> None:
         """Finish the enrollments under way, then close every host. Idempotent."""
         self._is_closed = True
-        for lane in self._lanes:
-            lane.shutdown()
+        for pool in (*self._lanes, self._writers):
+            pool.shutdown()
         for host in self._hosts.values():
             host.close()
 

@@ -70,7 +70,7 @@ def gallery_sizes(runtime: Runtime, route: GalleryRoute, deadline: float) -> Gal
     """How large the gallery is, as the primaries of its shards say."""
     by_host = route.shards_by_host()
     futures = {
-        host: runtime.submit(host, StatsRequest(route.gallery_id, shards), deadline=deadline)
+        host: runtime.submit(host, StatsRequest(route.gallery_id, shards, route.epochs_of(shards)), deadline=deadline)
         for host, shards in by_host.items()
     }
     counts: dict[str, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shard.drift import Drift
@@ -59,6 +60,40 @@ class GalleryRoute:
         """Host name to the shards whose primary it holds, hosts sorted."""
         names = sorted(set(self.hosts))
         return {name: tuple(i for i, host in enumerate(self.hosts) if host == name) for name in names}
+
+    def epochs_of(self, shards: Sequence[int]) -> tuple[int, ...]:
+        """The epochs of these shards, in their order."""
+        return tuple([self.epochs[shard] for shard in shards])
+
+
+@dataclass(frozen=True, slots=True)
+class ShardConfig:
+    """Who holds a shard, as of an epoch. Each change has the next epoch, so that of two answers the newer is known.
+
+    in_sync: the hosts that have every acknowledged write, the primary first, then sorted. joining: hosts that copy the
+    shard and do not count for a write yet, sorted.
+    """
+
+    gallery_id: str
+    shard: int
+    epoch: int
+    primary: str
+    in_sync: tuple[str, ...]
+    joining: tuple[str, ...]
+
+
+UP, DOWN, DRAINING, GONE = "up", "down", "draining", "gone"
+HOST_STATES = (UP, DOWN, DRAINING, GONE)
+"""Serves; does not answer; serves and is to be emptied; is empty or lost for good and holds nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    """A shard host as the catalog knows it. `state`: one of HOST_STATES. `since`: unix seconds of its last change."""
+
+    host: str
+    state: str
+    since: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,30 @@ def hamming(
 ) -> npt.NDArray[np.uint16]:
     """Distances, (n, m) uint16, of probes (n, b) to codes (m, b); b a multiple of 16. All cores."""
 
+class CorruptBlock(Exception):
+    """A block of a sealed file is not what was sealed. args: path of the file (str), byte offset of the block (int)."""
+
+CHECKSUM_BLOCK: int
+"""Bytes covered by one checksum of a file that is sealed today."""
+
 def crc32c(data: bytes | memoryview | npt.NDArray[np.uint8], value: int = 0) -> int:
     """CRC32C (Castagnoli) of contiguous bytes, continuing from `value`."""
+
+def crc32c_blocks(data: bytes | memoryview | npt.NDArray[np.uint8], block: int) -> bytes:
+    """CRC32C of each `block` bytes of contiguous bytes, the last may be shorter, as little-endian uint32."""
+
+def checksum_block(size: int, count: int) -> int:
+    """Bytes covered by each of the `count` checksums of a file of `size` bytes, sealed today or by an earlier version.
+
+    ValueError if it cannot have so many.
+    """
 
 class Index:
     """The rows of one shard: mapped floats, tie keys, a deleted bitmap and, with a model, code planes in memory.
 
     Rows are numbered from 0 over all segments in the order added. Safe to search while another thread appends.
+    A segment that is sealed with checksums has each block of floats compared with its own the first time that a search,
+    join or gather reads a row of it; a wrong one fails the call with CorruptBlock, and nothing is remembered of it.
     """
 
     def __init__(self, dim: int) -> None: ...
@@ -37,7 +54,7 @@ class Index:
     def dim(self) -> int: ...
     @property
     def rows(self) -> int:
-        """Rows ever added, deleted ones included."""
+        """Rows ever added, deleted ones and those of dropped segments included."""
     @property
     def live_rows(self) -> int: ...
     @property
@@ -48,7 +65,7 @@ class Index:
         """Inverted lists of the codes; 0 if there are none."""
     @property
     def code_bytes(self) -> int:
-        """Bytes of memory held by codes, bitmap and unmapped keys (capacity, not length)."""
+        """Bytes of memory held by codes, bitmap, checksums and unmapped keys (capacity, not length)."""
 
     def open_segment(self, floats_path: str, capacity: int) -> int:
         """Map a new last segment, to which `append` adds; returns its number.
@@ -64,25 +81,51 @@ class Index:
         """
 
     def keys(self, segment: int) -> npt.NDArray[np.uint64]:
-        """Keys of the segment's rows as they were appended, (rows,) uint64. ValueError if there is no such segment."""
+        """Keys of the segment's rows as they were appended, (rows,) uint64; (0,) of a dropped one.
 
-    def seal(self, segment: int, keys_path: str) -> None:
+        ValueError if there is no such segment.
+        """
+
+    def seal(self, segment: int, keys_path: str, floats_crc: bytes) -> None:
         """No row will be added to a segment: put its codes in order of their lists, and map its keys from a file.
 
-        The file holds its rows' little-endian uint64. ValueError if they are not the keys that were appended.
+        The file holds its rows' little-endian uint64. floats_crc: what `crc32c_blocks` gave for its rows' floats, with
+        which they are compared from now on; b"" compares nothing. ValueError if the keys are not those that were
+        appended, or if there cannot be so many checksums; nothing is changed then.
+        """
+
+    def drop(self, segment: int) -> None:
+        """Let go of a segment's files, codes and bitmap; its rows keep their numbers and stay deleted for ever.
+
+        Its files may be removed from then on. ValueError unless every row of it is deleted. Dropping it again does
+        nothing.
+        """
+
+    def skip(self, rows: int) -> int:
+        """Add a segment of so many rows as one that was dropped, of no files; returns its number.
+
+        `append` needs a new one after it. ValueError if there cannot be so many rows.
         """
 
     def set_codes(self, planes: int, lists: int, codes: Sequence[npt.NDArray[np.uint8]]) -> None:
         """Replace all codes: one (rows of segment, bytes of a code) uint8 array per segment; 0, 0 and [] drop them.
 
+        A dropped segment takes (0, bytes of a code).
+
         A code is planes * 16 bytes and, if lists > 0, the number of the row's list as a little-endian uint16.
         """
 
     def delete(self, rows: npt.NDArray[np.int64]) -> int:
-        """Hide rows from every search; returns how many were live. IndexError if one is out of range."""
+        """Hide rows from every search; returns how many were live, which rows of dropped segments are not.
+
+        IndexError if one is out of range.
+        """
 
     def gather(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Float rows (n, dim), deleted ones too. IndexError if one is out of range."""
+        """Float rows (n, dim), deleted ones too.
+
+        IndexError if one is out of range or its segment was dropped, CorruptBlock if one is not what was sealed.
+        """
 
 class Projection:
     """What a search model makes of probes; holds its weights in bfloat16."""
@@ -125,6 +168,7 @@ def search(
     whose bit is 0 or missing are passed over. None filters nothing.
     Returns index numbers (n, k) int32, rows (n, k) int64, both -1 padded; scores (n, k) float32, NaN padded; keys
     (n, k) uint64, 0 padded. All cores. An exact scan and a cascade give the same score bits for the same row.
+    CorruptBlock if floats that were needed are not what was sealed.
     """
 
 def join(
@@ -138,5 +182,6 @@ def join(
 
     rows: first and end of the left rows that are paired with all of right's; right None pairs them with later rows of
     left. model: (projection, lines, knee) of right's codes, see `Projection.project` and `search`; None scans floats.
-    IndexError for rows that left does not have. All cores.
+    IndexError for rows that left does not have, CorruptBlock if floats that were needed are not what was sealed. All
+    cores.
     """

@@ -16,8 +16,8 @@ FacegridError
 ├── ModelError                   ModelMismatch, ModelFileMissing, ModelFileCorrupt, NotEnoughData
 ├── MissingExtra                 an optional dependency is not installed; the message names the extra
 └── ClusterError                 HostUnavailable, HostBusy, DeadlineExceeded, IncompleteCoverage, EnrollIncomplete,
-                                 StaleRoute, NotReplicated, NotEnoughReplicas, ProtocolError, AuthenticationFailed,
-                                 ClusterNotReady, ShardClosed
+                                 StaleRoute, OutOfStep, NotReplicated, NotEnoughReplicas, ProtocolError,
+                                 AuthenticationFailed, ClusterNotReady, ShardClosed
 
 Each class has a stable `code` (it travels over the wire and in HTTP problem documents) and says whether the same call
 may succeed when repeated (`is_retryable`). A message tells what was expected, what came, and where.
@@ -119,9 +119,13 @@ class FormatTooNew(StorageError):
 
 
 class CorruptData(StorageError):
-    """A checksum, size or header is not what the manifest says."""
+    """A checksum, size or header is not what the manifest says; `path` is the damaged file, where one is known."""
 
     code = "corrupt_data"
+
+    def __init__(self, message: str, *, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class WriteFailed(StorageError):
@@ -215,6 +219,13 @@ class StaleRoute(ClusterError):
     """The request was made for another configuration of the shard than the replica has; nothing was done."""
 
     code = "stale_route"
+    is_retryable = True
+
+
+class OutOfStep(ClusterError):
+    """A replica lacks writes that came before the ones it was sent, or has others; it has to catch up."""
+
+    code = "out_of_step"
     is_retryable = True
 
 

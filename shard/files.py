@@ -69,6 +69,12 @@ def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o600) -> No
     sync_directory(path.parent)
 
 
+def probe_directory(path: Path) -> None:
+    """WriteFailed unless a small file can be written, synced and removed in the directory."""
+    write_file(path / "probe", bytes(4096))
+    remove_file(path / "probe")
+
+
 def remove_file(path: Path) -> None:
     """Remove a file if it is there."""
     with _reporting("remove", path):

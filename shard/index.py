@@ -1,20 +1,34 @@
-"""The native index, and the choice of its SIMD kernel. The only importer of the extension."""
+"""The native index, its SIMD kernel, and the checksums of sealed files. The only importer of the extension."""
 
 from __future__ import annotations
 
-from shard import _native
-from shard._native import Index, Projection
-from shard._native import join as join_indexes
-from shard._native import search as search_indexes
-from shard.errors import InvalidParameter
-
-__all__ = ["Index", "Projection", "crc32c_blocks", "join_indexes", "kernel", "kernels", "search_indexes", "use_kernel"]
+import contextlib
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-CHECKSUM_BLOCK = 1 << 20
-"""Bytes covered by one CRC32C of a sealed file."""
+from shard import _native
+from shard._native import CHECKSUM_BLOCK, CorruptBlock, Index, Projection
+from shard._native import join as join_indexes
+from shard._native import search as search_indexes
+from shard.errors import CorruptData, InvalidParameter
+
+__all__ = [
+    "CHECKSUM_BLOCK",
+    "CorruptBlock",
+    "Index",
+    "Projection",
+    "checksum_block",
+    "corrupt_data",
+    "crc32c_blocks",
+    "join_indexes",
+    "kernel",
+    "kernels",
+    "search_indexes",
+    "use_kernel",
+    "wrong_block",
+]
 
 
 def kernels() -> list[str]:
@@ -35,8 +49,30 @@ def use_kernel(name: str) -> None:
         raise InvalidParameter(f"kernel: {error}") from None
 
 
-def crc32c_blocks(data: npt.NDArray[np.generic]) -> bytes:
-    """CRC32C of each CHECKSUM_BLOCK bytes of the array, as little-endian uint32."""
-    flat = data.reshape(-1).view(np.uint8)
-    sums = [_native.crc32c(flat[i : i + CHECKSUM_BLOCK]) for i in range(0, len(flat), CHECKSUM_BLOCK)]
-    return np.array(sums, dtype="<u4").tobytes()
+def crc32c_blocks(data: npt.NDArray[np.generic], block: int = CHECKSUM_BLOCK) -> bytes:
+    """CRC32C of each `block` bytes of the array, as little-endian uint32."""
+    return _native.crc32c_blocks(data.reshape(-1).view(np.uint8), block)
+
+
+def checksum_block(path: Path, size: int, crc: bytes) -> int:
+    """Bytes covered by each stored checksum of the file `path` of `size` bytes; earlier versions sealed longer blocks.
+
+    Raises CorruptData if they are not as many as the file can have blocks.
+    """
+    if len(crc) % 4 == 0:
+        with contextlib.suppress(ValueError):
+            return _native.checksum_block(size, len(crc) // 4)
+    raise CorruptData(
+        f"{path}: the manifest has {len(crc)} bytes of checksums, which are not those of {size} bytes", path=str(path)
+    )
+
+
+def corrupt_data(error: CorruptBlock) -> CorruptData:
+    """What the native index came upon, as the error that callers know."""
+    path, offset = error.args
+    return wrong_block(path, offset)
+
+
+def wrong_block(path: Path | str, offset: int) -> CorruptData:
+    """The error of a file whose block at byte `offset` is not what was sealed."""
+    return CorruptData(f"{path}: wrong CRC32C in the block at byte {offset}", path=str(path))

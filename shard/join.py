@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from shard.calibration import MAX_RECALL
 from shard.errors import InvalidParameter, ModelMismatch
-from shard.index import join_indexes
+from shard.index import CorruptBlock, corrupt_data, join_indexes
 from shard.shard import Shard
 from shard.types import FloatArray, RowArray, SearchParams
 from shard.validate import check_params
@@ -33,7 +33,8 @@ def join_rows(
     right: None pairs left's rows with later ones of left, so that ranges which cover it give every pair once.
     recall: share of the pairs to aim at, in (0, 1), by the model's calibration; what is found has its exact score.
     All floats are scanned instead with `exact`, above MAX_RECALL, and without a model.
-    Raises InvalidParameter for a threshold, recall or range that cannot be, ModelMismatch for two dimensions.
+    Raises InvalidParameter for a threshold, recall or range that cannot be, ModelMismatch for two dimensions;
+    CorruptData, which names the file, if floats that were needed are not what was sealed.
     """
     check_params(SearchParams(k=1, recall=recall, exact=exact, threshold=threshold))
     other = left if right is None else right
@@ -43,7 +44,10 @@ def join_rows(
         raise InvalidParameter(f"join: expected rows from 0 to {left.index.rows}, got {start} to {stop}")
     index, model = other.view()
     cascade = None if model is None or exact or recall > MAX_RECALL else model.cascade(recall)
-    found = join_indexes(
-        index if right is None else left.index, None if right is None else index, (start, stop), cascade, threshold
-    )
+    try:
+        found = join_indexes(
+            index if right is None else left.index, None if right is None else index, (start, stop), cascade, threshold
+        )
+    except CorruptBlock as error:
+        raise corrupt_data(error) from None
     return Pairs(*found)

@@ -8,30 +8,41 @@ a batch at a time, so that a batch touches each page once however scattered its 
 from __future__ import annotations
 
 import sqlite3
+import time
 
 import numpy as np
 
+from shard.digests import record_digest
 from shard.keys import template_keys
 
-FORMAT_VERSION = 2
-"""1: ids and identities in SQLite's own indexes of `templates`, which a large batch of scattered ids had to wander."""
+FORMAT_VERSION = 3
+"""1: ids and identities in SQLite's own indexes of `templates`, which a large batch of scattered ids had to wander.
+2: no digests of records, no epochs, no operations; one replica only, and no compaction."""
 
 _TEMPLATES = """
 CREATE TABLE templates (
     row INTEGER PRIMARY KEY, key INTEGER NOT NULL, template_id TEXT NOT NULL, identity TEXT, metadata BLOB,
-    lsn INTEGER NOT NULL);
+    lsn INTEGER NOT NULL, digest INTEGER NOT NULL);
 CREATE TABLE template_keys (key INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (key, row)) WITHOUT ROWID;
 CREATE TABLE identity_rows (
     identity TEXT NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (identity, row)) WITHOUT ROWID
+"""
+_LOG = """
+CREATE TABLE tombstones (row INTEGER PRIMARY KEY, lsn INTEGER NOT NULL, deleted_at INTEGER NOT NULL);
+CREATE TABLE appends (first_row INTEGER PRIMARY KEY, rows INTEGER NOT NULL, crc BLOB NOT NULL);
+CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, first_lsn INTEGER NOT NULL);
+CREATE TABLE operations (
+    operation BLOB PRIMARY KEY, lsn INTEGER NOT NULL, done INTEGER NOT NULL, left_out INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX operations_by_lsn ON operations (lsn)
 """
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE segments (
     segment INTEGER PRIMARY KEY, first_row INTEGER NOT NULL, rows INTEGER NOT NULL, capacity INTEGER NOT NULL,
-    sealed INTEGER NOT NULL, floats_crc BLOB, keys_crc BLOB);
+    sealed INTEGER NOT NULL, floats_crc BLOB, keys_crc BLOB, dropped INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE codes (
     segment INTEGER NOT NULL, model_id TEXT NOT NULL, crc BLOB NOT NULL, PRIMARY KEY (segment, model_id)) WITHOUT ROWID;
-CREATE TABLE tombstones (row INTEGER PRIMARY KEY, lsn INTEGER NOT NULL);
+{_LOG};
 {_TEMPLATES}"""
 
 
@@ -52,18 +63,31 @@ def version(connection: sqlite3.Connection) -> int:
 
 def upgrade(connection: sqlite3.Connection) -> None:
     """Bring an older database to FORMAT_VERSION, in the caller's transaction; nothing to do for one of today."""
-    if version(connection) == 1:
-        connection.create_function("template_key", 1, _key_of, deterministic=True)
+    found = version(connection)
+    if found >= FORMAT_VERSION:
+        return
+    connection.create_function("template_key", 1, _key_of, deterministic=True)
+    connection.create_function("record_digest", 5, record_digest, deterministic=True)
+    if found == 1:
         connection.execute("DROP INDEX templates_by_identity")
-        connection.execute("ALTER TABLE templates RENAME TO old_templates")
-        _execute_all(connection, _TEMPLATES)
-        connection.execute(
-            "INSERT INTO templates SELECT row, template_key(template_id), template_id, identity, metadata, lsn"
-            " FROM old_templates ORDER BY row"
-        )
-        connection.execute("DROP TABLE old_templates")
-        index_rows(connection, 0, 1 << 62)
-        connection.execute("UPDATE meta SET value = '2' WHERE key = 'format_version'")
+    else:
+        connection.execute("DROP TABLE template_keys")
+        connection.execute("DROP TABLE identity_rows")
+    connection.execute("ALTER TABLE templates RENAME TO old_templates")
+    connection.execute("ALTER TABLE tombstones RENAME TO old_tombstones")
+    connection.execute("ALTER TABLE segments ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0")
+    _execute_all(connection, _TEMPLATES)
+    _execute_all(connection, _LOG)
+    connection.execute(
+        "INSERT INTO templates SELECT row, template_key(template_id), template_id, identity, metadata, lsn,"
+        " record_digest(row, template_id, identity, metadata, lsn) FROM old_templates ORDER BY row"
+    )
+    # When they were deleted was not written down: as of now, so that the deadline of their bytes is kept from here on.
+    connection.execute("INSERT INTO tombstones SELECT row, lsn, ? FROM old_tombstones", (int(time.time()),))
+    connection.execute("DROP TABLE old_templates")
+    connection.execute("DROP TABLE old_tombstones")
+    index_rows(connection, 0, 1 << 62)
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'format_version'", (str(FORMAT_VERSION),))
 
 
 def index_rows(connection: sqlite3.Connection, first: int, last: int) -> None:

@@ -16,7 +16,7 @@ from shard.files import truncate_file
 from shard.index import crc32c_blocks
 from shard.model import SearchModel
 from shard.segments import SegmentFiles
-from shard.store import SegmentRow, Store, put_codes, put_segment
+from shard.store import SegmentRow, Store, drop_appends, put_codes, put_segment
 from shard.types import CodeArray, FloatArray, KeyArray
 
 _LOG = logging.getLogger(__name__)
@@ -46,13 +46,19 @@ def seal(
     sealed = replace(row, capacity=row.rows, is_sealed=True, floats_crc=crc32c_blocks(floats), keys_crc=keys_crc)
     with store.transaction() as db:
         put_segment(db, sealed)
+        drop_appends(db, row.first_row, row.first_row + row.rows)
         if model is not None and codes_crc is not None:
             put_codes(db, row.segment, model.model_id, codes_crc)
     return sealed
 
 
 def encode_segment(store: Store, files: SegmentFiles, row: SegmentRow, model: SearchModel) -> CodeArray:
-    """Codes of the segment's rows, (rows, code_bytes) uint8; a sealed segment's are stored too."""
+    """Codes of the segment's rows, (rows, code_bytes) uint8; a sealed segment's are stored too.
+
+    Raises CorruptData if a sealed segment's floats are not what was sealed: codes of them would look sound.
+    """
+    if row.is_sealed:
+        files.check_floats(row)
     codes = encode_rows(model, files.floats(row.rows))
     if row.is_sealed:
         crc = files.write_codes(model.model_id, codes)

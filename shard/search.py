@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shard.calibration import MAX_RECALL
-from shard.index import Index, search_indexes
+from shard.index import CorruptBlock, Index, corrupt_data, search_indexes
 from shard.model import Query, SearchModel
 from shard.shard import Shard
 from shard.types import CandidateBatch, FloatArray, KeyArray, RowArray, SearchParams
@@ -36,7 +36,8 @@ def search_by_model(
     above MAX_RECALL, and without a model; the id is None if that was so for every shard. Shards that differ in their
     model, as they do for moments of a rollout, are searched by the model that most rows are encoded with, and those of
     another one by their floats.
-    Raises InvalidEmbedding, InvalidParameter.
+    Raises InvalidEmbedding, InvalidParameter; CorruptData, which names the file, if floats that were needed are not
+    what was sealed.
     """
     check_params(params)
     if shards:
@@ -55,14 +56,17 @@ def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchPara
     model = None if params.exact or params.recall > MAX_RECALL else _model_of_most(views)
     cascade = None if model is None else _cascade(model.query(probes, params.recall))
     model_id = None if model is None else model.model_id
-    found = search_indexes(
-        [index for index, _ in views],
-        probes,
-        [cascade if own is not None and own.model_id == model_id else None for _, own in views],
-        params.k,
-        -np.inf if params.threshold is None or params.threshold <= -1 else params.threshold,
-        [shard.filter(params.identities) for shard in shards] if params.identities else None,
-    )
+    try:
+        found = search_indexes(
+            [index for index, _ in views],
+            probes,
+            [cascade if own is not None and own.model_id == model_id else None for _, own in views],
+            params.k,
+            -np.inf if params.threshold is None or params.threshold <= -1 else params.threshold,
+            [shard.filter(params.identities) for shard in shards] if params.identities else None,
+        )
+    except CorruptBlock as error:
+        raise corrupt_data(error) from None
     return found, model_id
 
 

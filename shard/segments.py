@@ -10,14 +10,14 @@ Owns names, sizes and checksums of these files. What is true is decided by `shar
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from shard.errors import CorruptData
 from shard.files import RowFile, make_directory, remove_file, remove_tree, sync_directory, write_file
-from shard.index import CHECKSUM_BLOCK, crc32c_blocks
+from shard.index import checksum_block, crc32c_blocks, wrong_block
 from shard.store import SegmentRow
 from shard.types import CodeArray, FloatArray, KeyArray
 
@@ -54,14 +54,17 @@ class SegmentFiles:
         return tail
 
     def check_size(self, row: SegmentRow) -> None:
-        """CorruptData if the float file is missing or shorter than the manifest's rows."""
+        """CorruptData if the float file is missing or shorter than the manifest's rows, or has too few checksums."""
         expected = row.rows * self._dim * 4
         found = self.floats_path.stat().st_size if self.floats_path.is_file() else -1
         if found < expected or (row.is_sealed and found != expected):
             raise CorruptData(
                 f"{self.floats_path}: the manifest names {row.rows} rows of {self._dim} float32 = {expected} bytes,"
-                f" the file {'is missing' if found < 0 else f'has {found}'}"
+                f" the file {'is missing' if found < 0 else f'has {found}'}",
+                path=str(self.floats_path),
             )
+        if row.floats_crc:
+            checksum_block(self.floats_path, expected, row.floats_crc)
 
     def floats(self, rows: int) -> FloatArray:
         """The first `rows` rows, (rows, dim) float32, mapped read-only."""
@@ -92,6 +95,17 @@ class SegmentFiles:
         """CorruptData if the float file is not what was sealed."""
         _checked(self.floats_path, row.rows * self._dim * 4, row.floats_crc)
 
+    def check_appends(self, row: SegmentRow, appends: Sequence[tuple[int, int, bytes]]) -> None:
+        """CorruptData if floats of the open tail are not what was written. appends: first row, rows, CRC32C of each."""
+        floats = self.floats(row.rows)
+        for first_row, rows, crc in appends:
+            begin = first_row - row.first_row
+            if crc32c_blocks(np.asarray(floats[begin : begin + rows])) != crc:
+                raise CorruptData(
+                    f"{self.floats_path}: wrong CRC32C in the {rows} rows at byte {begin * self._dim * 4}",
+                    path=str(self.floats_path),
+                )
+
     def remove_codes_except(self, model_ids: Collection[str]) -> None:
         """Remove the code files of all models but these, and unfinished writes."""
         keep = {self.codes_path(model_id) for model_id in model_ids}
@@ -110,10 +124,15 @@ def remove_unnamed_segments(shard_directory: Path, named: set[str]) -> None:
 def _checked(path: Path, size: int, crc: bytes | None) -> CodeArray:
     found = path.stat().st_size if path.is_file() else -1
     if found != size:
-        raise CorruptData(f"{path}: expected {size} bytes, {'the file is missing' if found < 0 else f'found {found}'}")
+        raise CorruptData(
+            f"{path}: expected {size} bytes, {'the file is missing' if found < 0 else f'found {found}'}", path=str(path)
+        )
     data = np.memmap(path, dtype=np.uint8, mode="r") if size else np.empty(0, np.uint8)
-    actual = crc32c_blocks(data)
-    if crc is None or actual == crc:
+    if crc is None:
         return data
-    block = next(i for i in range(0, len(actual), 4) if actual[i : i + 4] != crc[i : i + 4]) // 4
-    raise CorruptData(f"{path}: wrong CRC32C in the block at byte {block * CHECKSUM_BLOCK}")
+    block = checksum_block(path, size, crc)
+    actual = crc32c_blocks(data, block)
+    if actual == crc:
+        return data
+    wrong = next(i for i in range(0, len(actual), 4) if actual[i : i + 4] != crc[i : i + 4]) // 4
+    raise wrong_block(path, wrong * block)

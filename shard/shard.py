@@ -2,7 +2,7 @@
 
 The way of an enrollment: check everything, write floats to the open tail and sync them, commit the SQLite transaction
 that names them, make the rows searchable, return. What is true after a crash is what the database names. Searching is
-in `shard.search`, which reads `index`, `model` and `labels` only; sealing and re-encoding in `shard.sealing`.
+in `shard.search`, which reads `view` and `labels` only; what is done for a change of models in `shard.rollout`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,47 +19,62 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from shard import rollout, sealing
+from shard import rollout
 from shard.errors import (
+    ClusterError,
     CorruptData,
     DuplicateTemplate,
+    FacegridError,
     InvalidInput,
+    InvalidParameter,
     ModelMismatch,
+    OutOfStep,
     ShardClosed,
-    StorageError,
+    StaleRoute,
     WriteFailed,
 )
-from shard.files import DirectoryLock, blocks_bytes, make_directory
-from shard.index import Index
+from shard.files import DirectoryLock, blocks_bytes, make_directory, probe_directory
+from shard.group import GROUP_ROWS, Deletion, Enrollment, Request, Ticket, WaitingRequests
+from shard.index import CorruptBlock, Index, corrupt_data
 from shard.keys import template_keys
+from shard.log import APPEND, BURY, DROP, MOVE, SEAL, Changes, Entry, Position, no_batch, no_rows
 from shard.model import SearchModel
-from shard.seen import SeenKeys
-from shard.segments import SegmentFiles, remove_unnamed_segments
-from shard.store import (
-    SegmentRow,
-    Store,
-    bury_templates,
-    next_lsn,
-    put_segment,
-    put_templates,
-    set_meta,
-)
-from shard.tail import Tail
-from shard.tail_codes import TailCodes
+from shard.rows import ModelLoader, Rows
+from shard.segments import SegmentFiles
+from shard.store import SegmentRow, Store, StoredTemplate, set_meta
 from shard.types import (
-    CodeArray,
     EnrollBatch,
     EnrollReceipt,
+    ErasureState,
     FloatArray,
     IdentityCount,
     KeyArray,
+    RowArray,
     ShardStats,
     TemplateRecord,
 )
 from shard.validate import check_batch, check_dim
 
-ModelLoader = Callable[[str], SearchModel]
+__all__ = ["ModelLoader", "Shard"]
+
 _LOG = logging.getLogger(__name__)
+
+
+def _groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Entries as they are carried out: appends together, up to GROUP_ROWS rows, everything else alone."""
+    group: list[Entry] = []
+    rows = 0
+    for entry in entries:
+        if group and (entry.verb != APPEND or rows + len(entry.batch) > GROUP_ROWS):
+            yield group
+            group, rows = [], 0
+        if entry.verb != APPEND:
+            yield [entry]
+        else:
+            group.append(entry)
+            rows += len(entry.batch)
+    if group:
+        yield group
 
 
 class Shard:
@@ -77,17 +93,19 @@ class Shard:
         self.directory = directory
         self._write_lock = threading.RLock()
         self._rollout_lock = threading.RLock()  # taken before the write lock
-        self._view_lock = threading.Lock()
         self._write_error: BaseException | None = None
         self._is_closed = self._is_closing = False
-        self._seen, self._tail_codes = SeenKeys(), TailCodes()
+        self._waiting = WaitingRequests()
+        self.on_commit: Callable[[Sequence[Entry]], None] | None = None
+        """Called with every entry as it becomes true, in order and under the write lock: what replicas are told."""
         with contextlib.ExitStack() as undo:
             lock = undo.enter_context(DirectoryLock(directory))
             self._store = Store(directory / "shard.db")
             undo.callback(self._store.close)
-            self.dim = int(self._store.meta("dim") or 0)
-            self._tail = Tail(directory, self.dim)
-            self._open(load_model)
+            self.configured_epoch = int(self._store.meta("configured_epoch") or 0)
+            self.configured_hosts = tuple((self._store.meta("configured_hosts") or "").split())
+            self._rows = Rows(directory, self._store, load_model)
+            self.dim = self._rows.dim
             self._lock = lock
             undo.pop_all()
 
@@ -102,54 +120,32 @@ class Shard:
             raise ModelMismatch(f"{directory}: the shard has dimension {shard.dim}, expected {dim}")
         return shard
 
-    def _open(self, load_model: ModelLoader) -> None:
-        model_id = self._store.meta("model_id")
-        self._model = load_model(model_id) if model_id else None
-        self._segments = self._store.segments()
-        remove_unnamed_segments(self.directory, {self.files(row).directory.name for row in self._segments})
-        self.index = Index(self.dim)
-        codes = [self._open_segment(row) for row in self._segments]
-        if self._model is not None:
-            self.index.set_codes(self._model.planes, self._model.lists, codes)
-        self.index.delete(np.array(self._store.tombstones(), dtype=np.int64))
-        self._templates = self._store.template_count()
-        if self._templates != self.index.live_rows:
-            raise CorruptData(
-                f"{self.directory}: the manifest names {self._templates} templates, its segments hold"
-                f" {self.index.live_rows} live rows"
-            )
-        # A crash between the commit that filled a segment and its sealing leaves it open.
-        for row in [row for row in self._segments if not row.is_sealed and row.rows == row.capacity]:
-            self._seal(row)
-
-    def _open_segment(self, row: SegmentRow) -> CodeArray:
-        files = self.files(row)
-        files.check_size(row)
-        if not row.is_sealed:
-            files.open_tail(row.capacity).close()
-        self.index.open_segment(str(files.floats_path), row.capacity)
-        if row.is_sealed:
-            self.index.append(files.read_keys(row), None)
-            self.index.seal(row.segment - 1, str(files.keys_path))
-        else:
-            self.index.append(sealing.keys_of(self._store, row), None)
-        files.remove_codes_except(self._store.code_models(row.segment))
-        return sealing.load_codes(self._store, files, row, self._model)
-
     def files(self, row: SegmentRow) -> SegmentFiles:
         """The files of one segment."""
-        return SegmentFiles(self.directory, row.segment, self.dim)
+        return self._rows.files(row)
 
     # Reading
+
+    def view(self) -> tuple[Index, SearchModel | None]:
+        """The index that searches use and the model of its codes, None if it has none. They belong together.
+
+        A search that took them is right to the end, whatever is activated meanwhile: a switch replaces both.
+        """
+        return self._rows.view
+
+    @property
+    def index(self) -> Index:
+        """The index that searches use; see `view`."""
+        return self._rows.index
 
     @property
     def model(self) -> SearchModel | None:
         """The model that searches use; None while the shard searches exactly on floats."""
-        return self._model
+        return self._rows.model
 
     def __len__(self) -> int:
         """Live templates."""
-        return self._templates
+        return self._rows.templates
 
     def labels(self, rows: Collection[int]) -> dict[int, tuple[str, str | None]]:
         """Row to (template id, identity) for those of the rows that are live."""
@@ -168,168 +164,378 @@ class Shard:
         return self._existing(template_ids, template_keys(template_ids))
 
     def _existing(self, template_ids: Sequence[str], keys: KeyArray) -> set[str]:
-        return self._store.existing(*self._seen.among(template_ids, keys))
+        return self._store.existing(*self._rows.seen.among(template_ids, keys))
 
     def records(self, template_ids: Sequence[str], keys: KeyArray | None = None) -> list[TemplateRecord]:
         """Labels and metadata of the live templates among the ids. keys: (n,) uint64, of the ids, where known."""
         keys = template_keys(template_ids) if keys is None else keys
-        return self._store.records(*self._seen.among(template_ids, keys))
+        return self._store.records(*self._rows.seen.among(template_ids, keys))
 
     def identities(self, start: str, limit: int) -> list[IdentityCount]:
         """Up to `limit` identities from `start` on, in byte order of their UTF-8, with their live templates."""
         return self._store.identities(start, limit)
 
     def sample(self, rows: int, seed: int) -> FloatArray:
-        """Up to `rows` live embeddings, (n, dim) float32, drawn without replacement; the same for the same seed."""
+        """Up to `rows` live embeddings, (n, dim) float32, drawn without replacement; the same for the same seed.
+
+        Raises CorruptData if one of them is not what was sealed.
+        """
         return self._sample(0, rows, seed)[0]
 
     def recent(self, rows: int, seed: int, since_lsn: int) -> tuple[FloatArray, int]:
-        """As `sample`, of templates with a later LSN than that; and how many there are."""
+        """As `sample`, of templates with a later LSN than that, moved ones included; and how many there are."""
         return self._sample(self._store.first_row_after(since_lsn), rows, seed)
 
     def _sample(self, first_row: int, rows: int, seed: int) -> tuple[FloatArray, int]:
         index, _ = self.view()
-        live = np.setdiff1d(np.arange(first_row, index.rows), np.array(self._store.tombstones(), dtype=np.int64))
+        there = [np.arange(s.first_row, s.first_row + s.rows) for s in self._store.segments() if not s.is_dropped]
+        stored = np.concatenate(there) if there else no_rows()
+        live = np.setdiff1d(stored, np.array(self._store.tombstones(), dtype=np.int64), assume_unique=True)
+        # Rows that were committed this moment may not be in the index yet.
+        live = live[(live >= first_row) & (live < index.rows)]
         count = len(live)
         if count > rows:
             live = np.sort(np.random.default_rng(seed).choice(live, rows, replace=False))
-        return index.gather(live), count
+        try:
+            return index.gather(live), count
+        except CorruptBlock as error:
+            raise corrupt_data(error) from None
+
+    def gather(self, rows: RowArray) -> FloatArray:
+        """Embeddings of rows (n,) int64, (n, dim) float32; dead ones too, while their segment is there.
+
+        Raises CorruptData if one of them is not what was sealed.
+        """
+        return self._rows.gather(rows)
+
+    @property
+    def segments(self) -> tuple[SegmentRow, ...]:
+        """The segments, dropped ones too, as they are now."""
+        return tuple(self._rows.segments)
+
+    @property
+    def lsn(self) -> int:
+        """LSN of the last entry that is true here."""
+        return self._rows.lsn
+
+    @property
+    def position(self) -> Position:
+        """How far this replica is."""
+        with self._write_lock:
+            return Position(self._rows.lsn, self._rows.epoch, self.index.rows)
+
+    def live_rows(self, segment: SegmentRow) -> RowArray:
+        """The live rows of a segment, (n,) int64 ascending."""
+        return self._store.keys_of_rows(segment.first_row, segment.first_row + segment.rows)[0]
+
+    def erasure(self) -> ErasureState:
+        """Which deleted templates' bytes are still in the files."""
+        dead, oldest = self._store.oldest_burial()
+        last_burial = int(self._store.meta("last_burial") or 0)
+        needs_scrub = last_burial > int(self._store.meta("scrubbed_lsn") or 0)
+        if needs_scrub and oldest is None:
+            oldest = int(self._store.meta("last_burial_at") or 0)
+        return ErasureState(dead, oldest, needs_scrub)
 
     def stats(self) -> ShardStats:
         """Sizes, from memory and from the directory."""
         with self._write_lock:
             return ShardStats(
-                templates=self._templates,
-                deleted=self.index.rows - self.index.live_rows,
-                segments=len(self._segments),
+                templates=self._rows.templates,
+                deleted=sum(row.rows for row in self._rows.segments if not row.is_dropped) - self.index.live_rows,
+                segments=sum(not row.is_dropped for row in self._rows.segments),
                 code_bytes=self.index.code_bytes,
                 disk_bytes=blocks_bytes(self.directory),
-                lsn=int(self._store.meta("lsn") or 0),
-                model_id=self._model.model_id if self._model else None,
+                lsn=self._rows.lsn,
+                model_id=self._rows.model.model_id if self._rows.model else None,
             )
 
     def verify_checksums(self) -> None:
         """Read every sealed file; CorruptData names the first block that is not what was sealed."""
-        for row in [row for row in self._store.segments() if row.is_sealed]:
-            files = self.files(row)
+        for row in [row for row in self._store.segments() if row.is_sealed and not row.is_dropped]:
+            files = self._rows.files(row)
             files.check_floats(row)
             files.read_keys(row)
-            if self._model and (crc := self._store.codes_crc(row.segment, self._model.model_id)):
-                files.read_codes(self._model.model_id, row.rows, self._model.code_bytes, crc)
+            model = self._rows.model
+            if model is not None and (crc := self._store.codes_crc(row.segment, model.model_id)):
+                files.read_codes(model.model_id, row.rows, model.code_bytes, crc)
+
+    def epochs(self) -> list[tuple[int, int]]:
+        """(epoch, LSN of its first entry) of every configuration that decided an entry here, ascending."""
+        return self._store.epochs()
+
+    def templates_between(self, first: int, last: int) -> list[StoredTemplate]:
+        """The live rows first <= row < last with their records, ascending."""
+        return self._store.templates_between(first, last)
+
+    def buried(self, first: int, last: int, after_lsn: int = 0) -> list[tuple[int, int, int]]:
+        """(row, LSN, unix seconds) of the tombstones of rows first <= row < last that are younger than the LSN."""
+        return self._store.buried(first, last, after_lsn)
 
     # Writing
 
-    def enroll(self, batch: EnrollBatch, *, skip_existing: bool = False) -> EnrollReceipt:
-        """Write templates; durable and searchable when it returns.
+    def enroll(self, batch: EnrollBatch, *, skip_existing: bool = False, operation: bytes = b"") -> EnrollReceipt:
+        """Write templates; durable and searchable when it returns. Callers at the same time share a commit.
 
-        Raises InvalidEmbedding or InvalidParameter for bad values, DuplicateTemplate for an id that is there (left out
-        instead with `skip_existing`), with nothing written; WriteFailed if the disk fails: all of the batch or nothing
-        of it is found when the shard is reopened, and until then it refuses writes.
+        operation: an id of this call; repeated with the same one within the next KEPT_OPERATIONS writes, it tells what
+        the first call did and does nothing. Raises InvalidEmbedding or InvalidParameter for bad values,
+        DuplicateTemplate for an id that is there (left out instead with `skip_existing`), with nothing written;
+        WriteFailed if the disk fails: all of the batch or nothing of it is found when the shard is reopened, and until
+        then, or until `recover`, it refuses writes.
         """
         check_batch(batch, self.dim)
-        with self._writing():
-            keys = template_keys(batch.template_ids)
-            self._seen.prepare(self.index.keys(i) for i in range(len(self._segments)))
-            existing = self._existing(batch.template_ids, keys)
-            if existing and not skip_existing:
-                raise DuplicateTemplate(
-                    f"{len(existing)} of {len(batch)} template ids are there already, the first {min(existing)!r}"
-                )
-            if existing:
-                fresh = [i for i, template_id in enumerate(batch.template_ids) if template_id not in existing]
-                batch, keys = batch.take(fresh), keys[fresh]
-            lsn = self._append(batch, keys) if len(batch) else int(self._store.meta("lsn") or 0)
-            return EnrollReceipt(enrolled=len(batch), skipped=len(existing), lsn=lsn)
+        done, left_out, lsn = self._submit(Enrollment(batch, skip_existing, operation))
+        return EnrollReceipt(enrolled=done, skipped=left_out, lsn=lsn)
 
-    def _append(self, batch: EnrollBatch, keys: KeyArray) -> int:
-        model = self._model
-        codes = None if model is None else model.encode(batch.embeddings)
-        first_row = self.index.rows
-        staged = self._tail.stage(self._segments[-1] if self._segments else None, batch.embeddings)
-        with self._store.transaction() as db:
-            lsn = next_lsn(db)
-            for piece in staged:
-                put_segment(db, piece.segment)
-            put_templates(db, first_row, batch, keys, lsn)
-        self._seen.add(keys)
-        for piece in staged:
-            rows = slice(piece.begin, piece.end)
-            self._join(piece.segment, keys[rows], None if codes is None else codes[rows])
-        return lsn
-
-    def _join(self, segment: SegmentRow, keys: KeyArray, codes: CodeArray | None) -> None:
-        """Make committed rows at the end of `segment` searchable, and seal it if it is full."""
-        if segment.segment > len(self._segments):
-            self.index.open_segment(str(self.files(segment).floats_path), segment.capacity)
-        self._segments[segment.segment - 1 :] = [segment]
-        self.index.append(keys, codes)
-        self._templates += len(keys)
-        try:
-            if self._model is not None and codes is not None:
-                self._tail_codes.write(
-                    self.files(segment), segment, self._model.model_id, segment.rows - len(keys), codes
-                )
-            if segment.rows == segment.capacity:
-                self._seal(segment)
-        except StorageError as error:
-            # The rows are committed, so a failure here must not say that they were not written.
-            self._write_error = error
-            _LOG.exception("%s: a segment could not be sealed; writes are refused until reopened", self.directory)
-
-    def delete(self, *, template_ids: Sequence[str] = (), identities: Sequence[str] = ()) -> int:
+    def delete(
+        self, *, template_ids: Sequence[str] = (), identities: Sequence[str] = (), operation: bytes = b""
+    ) -> int:
         """Delete by id and by identity; returns how many templates. Durable and invisible when it returns."""
-        with self._writing():
-            rows = self._store.rows_to_delete(template_ids, identities)
-            if not rows:
-                return 0
-            with self._store.transaction() as db:
-                lsn = next_lsn(db)
-                bury_templates(db, rows, lsn)
-            self.index.delete(np.array(rows, dtype=np.int64))
-            self._templates -= len(rows)
-            return len(rows)
+        return self._submit(Deletion(tuple(template_ids), tuple(identities), operation))[0]
 
     def flush(self) -> None:
         """Seal the open tail: its files get checksums and never change again. Nothing is lost without it."""
         with self._writing():
-            if self._segments and not self._segments[-1].is_sealed:
-                self._seal(self._segments[-1])
+            if self._rows.segments and not self._rows.segments[-1].is_sealed and self._rows.segments[-1].rows:
+                self._carry_out([self._entry(SEAL)])
 
-    def _seal(self, row: SegmentRow) -> None:
-        self._tail.close()
-        model, keys = self._model, self.index.keys(row.segment - 1)
-        codes = None if model is None else self._tail_codes.of(row, model.model_id, model.code_bytes)
-        sealed = sealing.seal(self._store, self.files(row), row, keys, model, codes)
-        self._tail_codes.drop()
-        self._segments[row.segment - 1] = sealed
-        self.index.seal(row.segment - 1, str(self.files(row).keys_path))
+    def move(self, rows: RowArray) -> int:
+        """Write rows (n,) int64 again at the end and give up where they were, those that are still live; how many.
+
+        Part of compaction.
+        """
+        with self._writing():
+            live = self._store.live_among(rows)
+            if len(live):
+                self._carry_out([self._entry(MOVE, rows=live)])
+            return len(live)
+
+    def drop_segment(self, segment: int) -> None:
+        """Remove a sealed segment that has no live row left; its row numbers are not used again.
+
+        InvalidParameter if there is no such segment, or if a row of it is live.
+        """
+        with self._writing():
+            if not 1 <= segment <= len(self._rows.segments) or not self._rows.segments[segment - 1].is_sealed:
+                raise InvalidParameter(f"{self.directory}: segment {segment} is not a sealed one of this shard")
+            row = self._rows.segments[segment - 1]
+            if self._store.templates_between(row.first_row, row.first_row + row.rows):
+                raise InvalidParameter(f"{self.directory}: segment {segment} has live rows")
+            if not row.is_dropped:
+                self._carry_out([self._entry(DROP, segment=segment)])
+
+    def scrub(self) -> None:
+        """Leave no byte of deleted labels in the database and its log. Searches wait for their labels meanwhile."""
+        with self._writing():
+            self._store.scrub()
+            with self._store.transaction() as db:
+                set_meta(db, "scrubbed_lsn", str(self._rows.lsn))
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Carry out what the primary decided, in its order; entries that are here already are passed over.
+
+        Raises OutOfStep, with nothing done, unless the entries follow this replica's last one.
+        """
+        with self._writing():
+            fresh = [entry for entry in entries if entry.lsn > self._rows.lsn]
+            self._check_past([entry for entry in entries if entry.lsn <= self._rows.lsn])
+            rows, lsn = self.index.rows, self._rows.lsn
+            for entry in fresh:
+                if entry.lsn != lsn + 1 or entry.first_row != rows or entry.epoch < self._rows.epoch:
+                    raise OutOfStep(
+                        f"{self.directory}: expected entry {lsn + 1} after {rows} rows of epoch {self._rows.epoch} or"
+                        f" later, got entry {entry.lsn} after {entry.first_row} of epoch {entry.epoch}"
+                    )
+                lsn += 1
+                rows += len(entry.batch) if entry.verb == APPEND else len(entry.rows) if entry.verb == MOVE else 0
+            for group in _groups(fresh):
+                self._carry_out(group)
+
+    def _check_past(self, entries: Sequence[Entry]) -> None:
+        """OutOfStep if entries that should be here already are others than those that are."""
+        history = self._store.epochs() if entries else []
+        for entry in entries:
+            epoch = max((epoch for epoch, first_lsn in history if first_lsn <= entry.lsn), default=0)
+            if epoch != entry.epoch:
+                raise OutOfStep(
+                    f"{self.directory}: entry {entry.lsn} is of epoch {epoch} here, got one of {entry.epoch}"
+                )
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether the shard is in the middle of taking over another replica's state, and so answers for nothing."""
+        return self._rows.is_catching_up
+
+    def progress(self) -> tuple[Position, int]:
+        """(position, settled LSN) as `shard.catchup.changes_after` at another replica wants to know them."""
+        with self._write_lock:
+            if not self._rows.is_catching_up:
+                return self.position, self._rows.lsn
+            lsn, epoch = (int(self._store.meta(key) or 0) for key in ("absorbed_lsn", "absorbed_epoch"))
+            return Position(lsn, epoch, self.index.rows), self._rows.lsn
+
+    def absorb(self, changes: Changes) -> None:
+        """Write a piece of what another replica has; durable when it returns. CorruptData if pieces do not fit."""
+        with self._writing():
+            self._rows.absorb(changes)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Nothing is written inside."""
+        with self._write_lock:
+            yield
+
+    def take_epoch(self, epoch: int, hosts: Sequence[str] | None = None) -> None:
+        """From now on entries are decided, or accepted, under this configuration; durable. StaleRoute for an older.
+
+        hosts: those that hold the shard under it, where they are known.
+        """
+        with self._writing():
+            if epoch < self.configured_epoch:
+                raise StaleRoute(f"{self.directory}: configuration {epoch} is older than {self.configured_epoch}")
+            known = self.configured_hosts if hosts is None else tuple(hosts)
+            if (epoch, known) != (self.configured_epoch, self.configured_hosts):
+                with self._store.transaction() as db:
+                    set_meta(db, "configured_epoch", str(epoch))
+                    set_meta(db, "configured_hosts", "\n".join(known))
+                self.configured_epoch, self.configured_hosts = epoch, known
+
+    def _submit(self, request: Request) -> tuple[int, int, int]:
+        ticket = self._waiting.add(request)
+        with self._write_lock:
+            while not ticket.is_done:
+                self._serve(self._waiting.take())
+        return ticket.result()
+
+    def _serve(self, tickets: list[Ticket]) -> None:
+        """Carry out a group; every ticket of it is done afterwards."""
+        try:
+            with self._writing():
+                self._plan(tickets)
+                planned = [ticket for ticket in tickets if ticket.entry is not None]
+                if planned:
+                    self._carry_out([ticket.entry for ticket in planned if ticket.entry is not None])
+                for ticket in planned:
+                    assert ticket.entry is not None
+                    ticket.outcome = (ticket.entry.done, ticket.entry.left_out, ticket.entry.lsn)
+        except FacegridError as error:
+            for ticket in tickets:
+                if not ticket.is_done:
+                    ticket.error = error
+        except BaseException as error:
+            for ticket in tickets:
+                if not ticket.is_done:
+                    ticket.error = WriteFailed(f"{self.directory}: the commit was interrupted: {error!r}")
+            raise
+
+    def _plan(self, tickets: list[Ticket]) -> None:
+        """Decide what each request comes to: an entry, an outcome without one, or an error of its own."""
+        taken: set[str] = set()
+        decided: dict[bytes, Ticket] = {}
+        lsn, first_row = self._rows.lsn, self.index.rows
+        for ticket in tickets:
+            request = ticket.request
+            if request.operation and (before := self._store.operation(request.operation)) is not None:
+                ticket.outcome = (before[1], before[2], before[0])
+                continue
+            if request.operation in decided:  # b"" never is
+                ticket.entry = decided[request.operation].entry
+                continue
+            entry: Entry | None = None
+            try:
+                if isinstance(request, Enrollment):
+                    entry = self._enrollment(ticket, request, taken, lsn, first_row)
+                else:
+                    entry = self._deletion(ticket, request, lsn, first_row)
+            except InvalidInput as error:
+                ticket.error = error
+            if entry is not None:
+                ticket.entry = entry
+                lsn, first_row = lsn + 1, first_row + len(entry.batch)
+                taken.update(entry.batch.template_ids)
+                if request.operation:
+                    decided[request.operation] = ticket
+
+    def _enrollment(
+        self, ticket: Ticket, request: Enrollment, taken: set[str], lsn: int, first_row: int
+    ) -> Entry | None:
+        batch = request.batch
+        keys = template_keys(batch.template_ids)
+        self._rows.seen.prepare(self.index.keys(i) for i in range(len(self._rows.segments)))
+        existing = self._existing(batch.template_ids, keys)
+        if taken:
+            existing |= taken.intersection(batch.template_ids)
+        if existing and not request.skip_existing:
+            raise DuplicateTemplate(
+                f"{len(existing)} of {len(batch)} template ids are there already, the first {min(existing)!r}"
+            )
+        if existing:
+            batch = batch.take([i for i, template_id in enumerate(batch.template_ids) if template_id not in existing])
+        if not len(batch):
+            ticket.outcome = (0, len(existing), lsn)
+            return None
+        return Entry(
+            lsn + 1, self.configured_epoch, APPEND, request.operation, time.time(), first_row, batch, no_rows(), 0,
+            len(batch), len(existing),
+        )  # fmt: skip
+
+    def _deletion(self, ticket: Ticket, request: Deletion, lsn: int, first_row: int) -> Entry | None:
+        rows = np.array(self._store.rows_to_delete(request.template_ids, request.identities), dtype=np.int64)
+        if not len(rows):
+            ticket.outcome = (0, 0, lsn)
+            return None
+        return Entry(
+            lsn + 1, self.configured_epoch, BURY, request.operation, time.time(), first_row, no_batch(), rows, 0,
+            len(rows), 0,
+        )  # fmt: skip
+
+    def _entry(self, verb: str, rows: RowArray | None = None, segment: int = 0) -> Entry:
+        """An entry of the shard's own accord."""
+        return Entry(
+            self._rows.lsn + 1, self.configured_epoch, verb, b"", time.time(), self.index.rows, no_batch(),
+            no_rows() if rows is None else rows, segment, 0, 0,
+        )  # fmt: skip
+
+    def _carry_out(self, entries: Sequence[Entry]) -> None:
+        """Make entries true: durable, then visible, then told to whoever forwards them. Under the write lock.
+
+        Several at once only if each of them appends.
+        """
+        verb, last = entries[0].verb, entries[-1]
+        if verb == APPEND:
+            self._rows.append(entries)
+        elif verb == BURY:
+            self._rows.bury(last)
+        elif verb == MOVE:
+            self._rows.move(last)
+        elif verb == SEAL:
+            self._rows.close_tail(last)
+        else:
+            self._rows.drop(last)
+        if self._rows.failure is not None:
+            self._write_error = self._rows.failure
+        if self.on_commit is not None:
+            self.on_commit(entries)
 
     # Models
 
-    def view(self) -> tuple[Index, SearchModel | None]:
-        """The index that searches use and the model of its codes, None if it has none. They belong together.
-
-        A search that took them is right to the end, whatever is activated meanwhile: a switch replaces both.
-        """
-        with self._view_lock:
-            return self.index, self._model
-
     def model_ids(self) -> set[str]:
         """Ids of the active model and of those whose codes are kept: the models that this shard needs."""
-        return rollout.kept_models(self._store) | ({self._model.model_id} if self._model else set())
+        active = self._rows.model
+        return rollout.kept_models(self._store) | ({active.model_id} if active else set())
 
     def prepare(self, model: SearchModel) -> int:
         """Encode every sealed segment with the model, in files beside the codes in use; returns how many were encoded.
 
         Searches and writes go on. What is stored and sound already is left, so a call that a crash or an error ended is
-        completed by the next. Raises ModelMismatch for another dimension, WriteFailed.
+        completed by the next. Raises ModelMismatch for another dimension, WriteFailed, CorruptData for damaged floats.
         """
         self._check_model(model)
         with self._rollout_lock:
             if model.model_id not in (kept := rollout.kept_models(self._store)):
                 with self._committing() as db:
                     rollout.keep_models(db, kept | self.model_ids() | {model.model_id})
-            return rollout.prepare(self._store, self.files, model, self._committing)
+            return rollout.prepare(self._rows, self._store, model, self._committing)
 
     def stage(self, model: SearchModel | None) -> rollout.StagedIndex:
         """Prepare what is not, and build an index of the model beside the one in use; None for one without codes.
@@ -339,7 +545,7 @@ class Shard:
         with self._rollout_lock:
             if model is not None:
                 self.prepare(model)
-            return rollout.stage(self.dim, self._store, self.files, model)
+            return rollout.stage(self._rows, self._store, model)
 
     def switch(self, staged: rollout.StagedIndex) -> None:
         """Search with a staged index from now on, durably. Writes wait while the rows of the last moments are encoded.
@@ -353,22 +559,17 @@ class Shard:
             with self._store.transaction() as db:
                 set_meta(db, "model_id", model_id)
                 rollout.keep_models(db, self.model_ids() | {model_id} - {""})
-            with self._view_lock:
-                self.index, self._model = staged.index, staged.model
-            if staged.tail is None or staged.tail_codes is None:
-                self._tail_codes.drop()
-            else:
-                self._tail_codes.write(self.files(staged.tail), staged.tail, model_id, 0, staged.tail_codes)
+            self._rows.switch(staged.index, staged.model, staged.tail_codes)
 
     def _caught_up(self, staged: rollout.StagedIndex) -> rollout.StagedIndex:
-        """The staged index with every row and deletion of the shard. In this shard's turn to write."""
-        if self._segments[: len(staged.segments)] != staged.segments:  # replaced since it was staged
-            staged = rollout.stage(self.dim, self._store, self.files, staged.model)
-        rollout.complete(staged, self.index, self._segments, self.files)
+        """The staged index with every row, deletion and dropped segment of the shard. In this shard's turn to write."""
+        if not rollout.is_part_of(staged, self._rows):
+            staged = rollout.stage(self._rows, self._store, staged.model)
+        rollout.complete(staged, self._rows)
         staged.index.delete(np.array(self._store.tombstones(), dtype=np.int64))
-        if staged.index.live_rows != self._templates:
+        if staged.index.live_rows != self._rows.templates:
             raise CorruptData(
-                f"{self.directory}: {self._templates} templates are live, an index of its segments has"
+                f"{self.directory}: {self._rows.templates} templates are live, an index of its segments has"
                 f" {staged.index.live_rows}; the model was not switched"
             )
         return staged
@@ -377,10 +578,11 @@ class Shard:
         """Search with the model from now on, None for scans of floats; prepares what is not prepared.
 
         Searches go on with the old codes until then; writes wait only while the rows of the last moments are encoded.
-        Raises ModelMismatch for another dimension, WriteFailed.
+        Raises ModelMismatch for another dimension, WriteFailed, CorruptData for damaged floats.
         """
         with self._rollout_lock:
-            if (model and model.model_id) != (self._model and self._model.model_id):
+            active = self._rows.model
+            if (model and model.model_id) != (active and active.model_id):
                 self.switch(self.stage(model))
                 if model is not None:
                     self.prepare(model)
@@ -388,12 +590,13 @@ class Shard:
     def discard(self, keep: Collection[str]) -> None:
         """Remove the codes of all models but these and the active one. Raises WriteFailed."""
         with self._rollout_lock:
-            kept = {*keep, *([self._model.model_id] if self._model else [])}
+            active = self._rows.model
+            kept = {*keep, *([active.model_id] if active else [])}
             if self.model_ids() <= kept:
                 return
             with self._committing() as db:
                 rollout.keep_models(db, kept & self.model_ids())
-            rollout.discard(self._store, self._store.segments(), self.files)
+            rollout.discard(self._rows, self._store)
 
     def _check_model(self, model: SearchModel) -> None:
         if model.dim != self.dim:
@@ -416,7 +619,7 @@ class Shard:
                 raise WriteFailed(f"{self.directory} refuses writes until it is reopened: {self._write_error!r}")
             try:
                 yield
-            except InvalidInput:
+            except (InvalidInput, ClusterError):
                 raise  # nothing was touched
             except BaseException as error:
                 # After a failed fsync or commit nobody knows what is on the disk, and an interruption between a commit
@@ -424,14 +627,34 @@ class Shard:
                 self._write_error = error
                 raise
 
+    @property
+    def write_error(self) -> BaseException | None:
+        """Why writes are refused, None if they are not."""
+        return self._write_error
+
+    def recover(self) -> None:
+        """Take up writing again after a failed one, without closing: read back what the disk holds, and go on from it.
+
+        Searches go on meanwhile. Raises WriteFailed, and changes nothing, while the disk still fails.
+        """
+        with self._write_lock:
+            if self._is_closed:
+                raise ShardClosed(f"{self.directory} is closed")
+            if self._write_error is None:
+                return
+            probe_directory(self.directory)
+            self._store.renew_writer()
+            self._rows.take_over_commits()
+            self._write_error = None
+            _LOG.warning("%s: writes are taken up again", self.directory)
+
     def close(self) -> None:
         """Close files and release the lock. Everything acknowledged is durable already. Idempotent."""
         self._is_closing = True  # a model that is being prepared is left after the segment under way
         with self._rollout_lock, self._write_lock:
             if not self._is_closed:
                 self._is_closed = True
-                self._tail.close()
-                self._tail_codes.drop()
+                self._rows.close()
                 self._store.close()
                 self._lock.close()
 

@@ -11,21 +11,25 @@ import itertools
 import json
 import sqlite3
 import threading
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from shard import schema
+from shard.digests import label_crc, label_half, record_digest
 from shard.errors import CorruptData, FormatTooNew, ShardClosed, StorageError, WriteFailed
 from shard.keys import template_keys
+from shard.log import Entry
 from shard.types import EnrollBatch, IdentityCount, KeyArray, RowArray, TemplateRecord
 
 _FEW = 16  # rows that are asked for by a parameter each
 _WRITER_CACHE_KIB, _READER_CACHE_KIB = 1_024, 64
 """Page caches. The reader's is small: it is resident for every open shard, and the kernel caches the file too."""
+KEPT_OPERATIONS = 10_000
+"""Operations whose outcome is remembered: a caller repeats a write at once or not at all."""
 _CHECKPOINT_PAGES = 8_000
 """The log is copied into the database when it has this many pages (32 MB): a page that several batches touch is copied
 once. Four times faster inserts of scattered ids than with SQLite's 1,000 (benchmarks.ingest)."""
@@ -42,6 +46,18 @@ class SegmentRow:
     is_sealed: bool
     floats_crc: bytes | None
     keys_crc: bytes | None
+    is_dropped: bool = False
+
+
+class StoredTemplate(NamedTuple):
+    """One row of `templates`, its digest compared."""
+
+    row: int
+    template_id: str
+    identity: str | None
+    metadata: bytes | None
+    lsn: int
+    digest: int
 
 
 def _connect(path: Path, cache_kib: int) -> sqlite3.Connection:
@@ -97,6 +113,38 @@ class Store:
             connection.close()
         return cls(path)
 
+    def renew_writer(self) -> None:
+        """A fresh connection that writes, with nothing left in the log; StorageError if that cannot be had.
+
+        After a failed sync the log may hold pages that never reached the disk and that nobody would sync again; copied
+        into the database and synced there, they no longer matter.
+        """
+        with self._write_lock:
+            self._writer.close()
+            self._writer = _connect(self.path, _WRITER_CACHE_KIB)
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Copy the log into the database and cut it to nothing; WriteFailed if SQLite fails or readers keep it."""
+        with self._write_lock:
+            try:
+                is_busy, *_ = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.Error as error:
+                raise WriteFailed(f"{self.path}: checkpoint: {error}") from error
+            if is_busy:
+                raise WriteFailed(f"{self.path}: checkpoint: the log is in use by a reader")
+
+    def scrub(self) -> None:
+        """Leave no byte of deleted rows in the database or its log: rewrite the one, cut the other to nothing."""
+        with self._write_lock, self._read_lock:
+            if self._is_closed:
+                raise ShardClosed(f"{self.path} is closed")
+            try:
+                self._writer.execute("VACUUM")
+            except sqlite3.Error as error:
+                raise WriteFailed(f"{self.path}: vacuum: {error}") from error
+            self.checkpoint()
+
     def close(self) -> None:
         """Close both connections. Idempotent."""
         with self._write_lock, self._read_lock:
@@ -135,10 +183,29 @@ class Store:
 
     def segments(self) -> list[SegmentRow]:
         """Segments in row order."""
-        columns = "segment, first_row, rows, capacity, sealed, floats_crc, keys_crc"
+        columns = "segment, first_row, rows, capacity, sealed, floats_crc, keys_crc, dropped"
         with self._reading() as db:
             rows = db.execute(f"SELECT {columns} FROM segments ORDER BY segment").fetchall()
-        return [SegmentRow(a, b, c, d, bool(e), f, g) for a, b, c, d, e, f, g in rows]
+        return [SegmentRow(a, b, c, d, bool(e), f, g, bool(h)) for a, b, c, d, e, f, g, h in rows]
+
+    def appends(self, first: int, last: int) -> list[tuple[int, int, bytes]]:
+        """(first row, rows, CRC32C of the floats) of each append to rows first <= row < last that no seal covers."""
+        sql = "SELECT first_row, rows, crc FROM appends WHERE first_row >= ? AND first_row < ? ORDER BY first_row"
+        with self._reading() as db:
+            return list(db.execute(sql, (first, last)))
+
+    def epochs(self) -> list[tuple[int, int]]:
+        """(epoch, LSN of its first entry), ascending."""
+        with self._reading() as db:
+            return list(db.execute("SELECT epoch, first_lsn FROM epochs ORDER BY epoch"))
+
+    def operation(self, operation: bytes) -> tuple[int, int, int] | None:
+        """(LSN, done, left out) of a write that was carried out before under this id."""
+        with self._reading() as db:
+            found = db.execute(
+                "SELECT lsn, done, left_out FROM operations WHERE operation = ?", (operation,)
+            ).fetchone()
+        return None if found is None else (int(found[0]), int(found[1]), int(found[2]))
 
     def codes_crc(self, segment: int, model_id: str) -> bytes | None:
         """Checksums of a segment's stored codes of that model, None if it has none."""
@@ -169,6 +236,49 @@ class Store:
                     low = middle + 1
         return low
 
+    def buried(self, first: int, last: int, after_lsn: int = 0) -> list[tuple[int, int, int]]:
+        """(row, LSN, unix seconds) of the tombstones of rows first <= row < last that are younger than the LSN."""
+        sql = "SELECT row, lsn, deleted_at FROM tombstones WHERE row >= ? AND row < ? AND lsn > ? ORDER BY row"
+        with self._reading() as db:
+            return list(db.execute(sql, (first, last, after_lsn)))
+
+    def oldest_burial(self) -> tuple[int, int | None]:
+        """How many tombstones there are, and the oldest one's unix seconds (None without any)."""
+        with self._reading() as db:
+            count, oldest = db.execute("SELECT count(*), min(deleted_at) FROM tombstones").fetchone()
+        return int(count), oldest
+
+    def templates_between(self, first: int, last: int) -> list[StoredTemplate]:
+        """The live rows first <= row < last, ascending; CorruptData if one is not what was written."""
+        sql = (
+            "SELECT row, template_id, identity, metadata, lsn, digest FROM templates"
+            " WHERE row >= ? AND row < ? ORDER BY row"
+        )
+        with self._reading() as db:
+            return [self._checked(StoredTemplate(*row)) for row in db.execute(sql, (first, last))]
+
+    def templates_of(self, rows: RowArray) -> list[StoredTemplate]:
+        """The live ones among the rows (n,) int64, ascending; CorruptData if one is not what was written."""
+        sql = (
+            "SELECT row, template_id, identity, metadata, lsn, digest FROM templates"
+            " WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row"
+        )
+        with self._reading() as db:
+            return [self._checked(StoredTemplate(*row)) for row in db.execute(sql, (json.dumps(rows.tolist()),))]
+
+    def live_among(self, rows: RowArray) -> RowArray:
+        """The live ones among the rows (n,) int64, ascending."""
+        sql = "SELECT row FROM templates WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row"
+        with self._reading() as db:
+            live = [row for (row,) in db.execute(sql, (json.dumps(rows.tolist()),))]
+        return np.array(live, dtype=np.int64)
+
+    def _checked(self, stored: StoredTemplate) -> StoredTemplate:
+        row, template_id, identity, metadata, lsn, digest = stored
+        if digest != record_digest(row, template_id, identity, metadata, lsn):
+            raise CorruptData(f"{self.path}: the record of row {row} is not what was written", path=str(self.path))
+        return stored
+
     def template_count(self) -> int:
         """Live templates."""
         with self._reading() as db:
@@ -188,10 +298,13 @@ class Store:
             wanted = ",".join("?" * len(rows))
         else:
             wanted, values = "SELECT value FROM json_each(?)", [json.dumps(list(rows))]
-        sql = f"SELECT row, template_id, identity FROM templates WHERE row IN ({wanted})"
+        sql = f"SELECT row, template_id, identity, digest FROM templates WHERE row IN ({wanted})"
         with self._reading() as db:
             found = db.execute(sql, tuple(values)).fetchall()
-        return {row: (template_id, identity) for row, template_id, identity in found}
+        for row, template_id, identity, digest in found:
+            if label_half(digest) != label_crc(row, template_id, identity):
+                raise CorruptData(f"{self.path}: the labels of row {row} are not what was written", path=str(self.path))
+        return {row: (template_id, identity) for row, template_id, identity, _ in found}
 
     def existing(self, template_ids: Sequence[str], keys: KeyArray) -> set[str]:
         """Those of the ids that are live. keys: (n,) uint64, of the ids."""
@@ -201,10 +314,12 @@ class Store:
 
     def records(self, template_ids: Sequence[str], keys: KeyArray) -> list[TemplateRecord]:
         """The live templates among the ids, by row. keys: (n,) uint64, of the ids."""
-        sql = f"SELECT template_id, identity, metadata, lsn FROM templates WHERE row IN {_ROWS_OF_KEYS} ORDER BY row"
+        columns = "row, template_id, identity, metadata, lsn, digest"
+        sql = f"SELECT {columns} FROM templates WHERE row IN {_ROWS_OF_KEYS} ORDER BY row"
         wanted = set(template_ids)
         with self._reading() as db:
-            return [TemplateRecord(*row) for row in db.execute(sql, (_json_of(keys),)) if row[0] in wanted]
+            found = [self._checked(StoredTemplate(*row)) for row in db.execute(sql, (_json_of(keys),))]
+        return [TemplateRecord(t.template_id, t.identity, t.metadata, t.lsn) for t in found if t.template_id in wanted]
 
     def identities(self, start: str, limit: int) -> list[IdentityCount]:
         """Up to `limit` identities from `start` on, in byte order of UTF-8, with their live templates."""
@@ -259,12 +374,39 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def next_lsn(connection: sqlite3.Connection) -> int:
-    """Advance the shard's log sequence number inside the caller's transaction."""
-    (value,) = connection.execute(
-        "UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'lsn' RETURNING value"
-    ).fetchone()
-    return int(value)
+def put_entry(connection: sqlite3.Connection, entry: Entry) -> None:
+    """Enter a write into the log's history inside the caller's transaction: its LSN, epoch and operation."""
+    set_meta(connection, "lsn", str(entry.lsn))
+    connection.execute("INSERT OR IGNORE INTO epochs VALUES (?, ?)", (entry.epoch, entry.lsn))
+    if entry.operation:
+        values = (entry.operation, entry.lsn, entry.done, entry.left_out)
+        connection.execute("INSERT INTO operations VALUES (?, ?, ?, ?)", values)
+        connection.execute("DELETE FROM operations WHERE lsn <= ?", (entry.lsn - KEPT_OPERATIONS,))
+
+
+def put_history(connection: sqlite3.Connection, lsn: int, epochs: Iterable[tuple[int, int]]) -> None:
+    """Take over another replica's LSN and its (epoch, first LSN) history, inside the caller's transaction."""
+    set_meta(connection, "lsn", str(lsn))
+    connection.execute("DELETE FROM epochs")
+    connection.executemany("INSERT INTO epochs VALUES (?, ?)", list(epochs))
+
+
+def put_append(connection: sqlite3.Connection, first_row: int, rows: int, crc: bytes) -> None:
+    """Write the CRC32C of an append's floats, which counts until its segment is sealed."""
+    connection.execute("INSERT OR REPLACE INTO appends VALUES (?, ?, ?)", (first_row, rows, crc))
+
+
+def drop_appends(connection: sqlite3.Connection, first: int, last: int) -> None:
+    """Forget the checksums of the appends of rows first <= row < last: the segment's own cover them now."""
+    connection.execute("DELETE FROM appends WHERE first_row >= ? AND first_row < ?", (first, last))
+
+
+def drop_segment(connection: sqlite3.Connection, row: SegmentRow) -> None:
+    """Turn a segment of dead rows into a gap in the row numbers, inside the caller's transaction."""
+    put_segment(connection, replace(row, is_dropped=True, floats_crc=None, keys_crc=None))
+    connection.execute("DELETE FROM codes WHERE segment = ?", (row.segment,))
+    drop_appends(connection, row.first_row, row.first_row + row.rows)
+    connection.execute("DELETE FROM tombstones WHERE row >= ? AND row < ?", (row.first_row, row.first_row + row.rows))
 
 
 def set_meta(connection: sqlite3.Connection, key: str, value: str) -> None:
@@ -276,8 +418,10 @@ def set_meta(connection: sqlite3.Connection, key: str, value: str) -> None:
 
 def put_segment(connection: sqlite3.Connection, row: SegmentRow) -> None:
     """Write one segment's entry inside the caller's transaction."""
-    values = (row.segment, row.first_row, row.rows, row.capacity, row.is_sealed, row.floats_crc, row.keys_crc)
-    connection.execute("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    values = (
+        row.segment, row.first_row, row.rows, row.capacity, row.is_sealed, row.floats_crc, row.keys_crc, row.is_dropped
+    )  # fmt: skip
+    connection.execute("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
 
 def put_codes(connection: sqlite3.Connection, segment: int, model_id: str, crc: bytes) -> None:
@@ -294,26 +438,44 @@ def delete_codes_except(connection: sqlite3.Connection, model_ids: Collection[st
 
 def put_templates(connection: sqlite3.Connection, first_row: int, batch: EnrollBatch, keys: KeyArray, lsn: int) -> None:
     """Write the labels of consecutive rows inside the caller's transaction. keys: (n,) uint64, of the ids."""
-    last_row = first_row + len(batch)
-    values = zip(
-        range(first_row, last_row),
-        _signed(keys),
-        batch.template_ids,
-        batch.identities,
-        batch.metadata,
-        itertools.repeat(lsn),
-        strict=False,
-    )
-    connection.executemany("INSERT INTO templates VALUES (?, ?, ?, ?, ?, ?)", values)
-    schema.index_rows(connection, first_row, last_row)
+    labels = zip(batch.template_ids, batch.identities, batch.metadata, strict=True)
+    put_labels(connection, range(first_row, first_row + len(batch)), keys, labels, itertools.repeat(lsn))
 
 
-def bury_templates(connection: sqlite3.Connection, rows: Sequence[int], lsn: int) -> None:
-    """Delete rows and leave a tombstone for each, inside the caller's transaction."""
+def put_labels(
+    connection: sqlite3.Connection,
+    rows: Sequence[int],
+    keys: KeyArray,
+    labels: Iterable[tuple[str, str | None, bytes | None]],
+    lsns: Iterable[int],
+) -> None:
+    """Write labels of ascending rows at the end, inside the caller's transaction. keys: (n,) uint64, of the ids.
+
+    labels: (template id, identity, metadata) of each row; lsns: of each row.
+    """
+    if not rows:
+        return
+    values = [
+        (row, key, template_id, identity, metadata, lsn, record_digest(row, template_id, identity, metadata, lsn))
+        for row, key, (template_id, identity, metadata), lsn in zip(rows, _signed(keys), labels, lsns, strict=False)
+    ]
+    connection.executemany("INSERT INTO templates VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    schema.index_rows(connection, rows[0], rows[-1] + 1)
+
+
+def bury_templates(connection: sqlite3.Connection, rows: Sequence[int], lsn: int, time_s: float) -> None:
+    """Delete rows and leave a tombstone for each, inside the caller's transaction. time_s: unix seconds."""
     each = [(row,) for row in rows]
     for table, column in (("template_keys", "key"), ("identity_rows", "identity")):
         connection.executemany(
             f"DELETE FROM {table} WHERE row = ?1 AND {column} = (SELECT {column} FROM templates WHERE row = ?1)", each
         )
     connection.executemany("DELETE FROM templates WHERE row = ?", each)
-    connection.executemany("INSERT INTO tombstones VALUES (?, ?)", [(row, lsn) for row in rows])
+    set_meta(connection, "last_burial", str(lsn))
+    set_meta(connection, "last_burial_at", str(int(time_s)))
+    put_tombstones(connection, [(row, lsn, int(time_s)) for row in rows])
+
+
+def put_tombstones(connection: sqlite3.Connection, buried: Sequence[tuple[int, int, int]]) -> None:
+    """Mark rows as given up, inside the caller's transaction: (row, LSN, unix seconds) of each."""
+    connection.executemany("INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)", buried)

@@ -5,12 +5,15 @@ Owns the one file open for writing. It decides which segment a row goes to, neve
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shard.files import RowFile
+from shard.index import crc32c_blocks
 from shard.segments import SegmentFiles, segment_capacity
-from shard.store import SegmentRow
+from shard.store import SegmentRow, put_append, put_segment
 from shard.types import FloatArray
 
 
@@ -21,6 +24,15 @@ class StagedRows:
     segment: SegmentRow
     begin: int
     end: int
+
+
+def put_staged(db: sqlite3.Connection, staged: Sequence[StagedRows], embeddings: FloatArray) -> None:
+    """Name staged rows in the manifest, with the checksums of their floats, inside the caller's transaction."""
+    for piece in staged:
+        put_segment(db, piece.segment)
+        rows = piece.end - piece.begin
+        first_row = piece.segment.first_row + piece.segment.rows - rows
+        put_append(db, first_row, rows, crc32c_blocks(embeddings[piece.begin : piece.end]))
 
 
 class Tail:

@@ -119,6 +119,19 @@ class IdentityCount:
 
 
 @dataclass(frozen=True, slots=True)
+class ErasureState:
+    """What a shard's files still hold of deleted templates.
+
+    dead_rows: rows whose floats are there. oldest: unix seconds of the oldest deletion whose bytes may be there, None
+    if there is none. needs_scrub: labels may be in the database's free pages or its log.
+    """
+
+    dead_rows: int
+    oldest: int | None
+    needs_scrub: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ShardStats:
     """A shard's size: live templates, deleted rows not yet compacted, bytes in memory and on disk, active model id."""
 

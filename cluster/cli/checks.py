@@ -27,6 +27,7 @@ from shard.errors import (
 if TYPE_CHECKING:
     from cluster.config import Settings
     from cluster.faces import ModelSpec
+    from coordinator.home import Home
     from coordinator.types import GalleryRoute
     from shard.model import SearchModel
 
@@ -149,7 +150,7 @@ def check_home(settings: Settings, *, is_deep: bool) -> Iterator[Finding | Galle
     try:
         yield Finding("home", "ok", f"{home.directory}, id {home.home_id}")
         yield _disk(home.directory)
-        yield from _check_catalog(home.catalog_path, home.hosts_directory, is_deep)
+        yield from _check_catalog(home, settings.catalog, is_deep)
     finally:
         home.close()
 
@@ -163,22 +164,28 @@ def _disk(directory: Path) -> Finding:
     return Finding("disk", "warn", f"{size_text(free)} free", "make room before enrolling")
 
 
-def _check_catalog(path: Path, hosts: Path, is_deep: bool) -> Iterator[Finding | GalleryRoute]:
-    from coordinator.catalog import Catalog
+def _check_catalog(home: Home, url: str | None, is_deep: bool) -> Iterator[Finding | GalleryRoute]:
+    from coordinator.catalog import open_catalog
 
     try:
-        catalog = Catalog(path)
+        catalog = open_catalog(home, url)
         try:
             routes = catalog.galleries()
         finally:
             catalog.close()
     except StorageError as error:
-        yield Finding("catalog", "fail", str(error), "restore catalog.db from a backup")
+        remedy = (
+            "restore catalog.db from a backup" if url is None else "start the database, or restore it from a backup"
+        )
+        yield Finding("catalog", "fail", str(error), remedy)
+        return
+    except (InvalidParameter, MissingExtra) as error:
+        yield Finding("catalog", "fail", str(error), "correct FACEGRID_CATALOG")
         return
     yield Finding("catalog", "ok", f"{len(routes)} galleries, {sum(route.shards for route in routes)} shards")
     for route in routes:
         yield route
-        yield _check_gallery(route, hosts, is_deep)
+        yield _check_gallery(route, home.hosts_directory, is_deep)
 
 
 def _check_gallery(route: GalleryRoute, hosts: Path, is_deep: bool) -> Finding:

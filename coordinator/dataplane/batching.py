@@ -1,8 +1,8 @@
 """Turns requests that wait at a host into as few calls as possible, and runs them on one thread of their kind.
 
-Searches for the same gallery, shards, parameters and dimension are stacked and executed once: the native scan takes
-many probes for little more than one. Each request is still answered by itself: what fails in a stack is run alone.
-Knows nothing of sockets; replies leave encoded, so that the loop's thread has nothing left to do but send.
+Searches for the same gallery, shards, epochs, parameters and dimension are stacked and executed once: the native scan
+takes many probes for little more than one. Each request is still answered by itself: what fails in a stack is run
+alone. Knows nothing of sockets; replies leave encoded, so that the loop's thread has nothing left to do but send.
 """
 
 from __future__ import annotations
@@ -47,18 +47,27 @@ class Job(Generic[Origin]):
 
 
 class Worker(Generic[Origin]):
-    """One thread that executes jobs in the order of arrival, stacking searches where it can.
+    """Threads that execute jobs in the order of arrival; a single one stacks searches where it can.
 
-    `deliver` gets (job, encoded reply) in the worker's thread, once for every job unless `stop` came first.
+    `deliver` gets (job, encoded reply) in a worker's thread, once for every job unless `stop` came first.
     """
 
-    def __init__(self, name: str, execute: Execute, deliver: Callable[[list[tuple[Job[Origin], bytes]]], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        execute: Execute,
+        deliver: Callable[[list[tuple[Job[Origin], bytes]]], None],
+        threads: int = 1,
+    ) -> None:
         self._execute = execute
         self._deliver = deliver
         self._queue: queue.SimpleQueue[Job[Origin] | None] = queue.SimpleQueue()
         self._is_closing = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        # Several threads take one job each, so that none waits behind another's.
+        self._at_a_time = MAX_DRAIN if threads == 1 else 1
+        self._threads = [threading.Thread(target=self._run, name=name, daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     def put(self, job: Job[Origin]) -> None:
         """Queue a job; the caller bounds how many."""
@@ -67,11 +76,13 @@ class Worker(Generic[Origin]):
     def stop(self) -> None:
         """Let the call in progress end and drop the rest; `join` waits for it. Idempotent."""
         self._is_closing = True
-        self._queue.put(None)
+        for _ in self._threads:
+            self._queue.put(None)
 
     def join(self) -> None:
-        """Wait for the thread; after `stop`."""
-        self._thread.join()
+        """Wait for the threads; after `stop`."""
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         while True:
@@ -88,7 +99,7 @@ class Worker(Generic[Origin]):
         job = self._queue.get()
         while job is not None:
             jobs.append(job)
-            if len(jobs) >= MAX_DRAIN or self._queue.empty():
+            if len(jobs) >= self._at_a_time or self._queue.empty():
                 break
             job = self._queue.get()
         return jobs
@@ -177,4 +188,5 @@ def _stack_key(request: DataRequest) -> tuple[Hashable, int]:
         return None, 0
     if not 1 <= len(request.probes) < STACK_PROBES:
         return None, 0
-    return (request.gallery_id, request.shards, request.params, request.probes.shape[1]), len(request.probes)
+    key = (request.gallery_id, request.shards, request.epochs, request.params, request.probes.shape[1])
+    return key, len(request.probes)

@@ -1,14 +1,28 @@
-"""The three kinds of data requests. Each has its own connection at the client and its own thread at the host.
+"""The kinds of data requests. Each has its own connection at the client and its own threads at the host.
 
 Searches take all cores and are stacked; look-ups are short reads that follow a search and must not wait for one; writes
-wait for the disk. The writes of one client to one host are carried out in the order they were submitted.
+wait for the disk and for replicas, and those that wait together share a commit; what comes from a primary must not wait
+behind writes that wait for another primary; health is asked when everything else may be stuck.
 """
 
 from __future__ import annotations
 
-from coordinator.messages import DataRequest, DeleteRequest, EnrollRequest, FlushRequest, SearchRequest
+from coordinator.messages import (
+    AbsorbRequest,
+    BeaconRequest,
+    DataRequest,
+    DeleteRequest,
+    EnrollRequest,
+    FlushRequest,
+    HealthRequest,
+    ReplicateRequest,
+    RestartRequest,
+    SearchRequest,
+)
 
-KINDS = ("search", "look", "write")
+THREADS = {"search": 1, "look": 1, "write": 8, "replica": 4, "health": 1}
+"""Threads of each kind at a host. Writes of several threads to one shard are committed together."""
+KINDS = tuple(THREADS)
 
 
 def kind_of(request: DataRequest) -> str:
@@ -17,4 +31,8 @@ def kind_of(request: DataRequest) -> str:
         return "search"
     if isinstance(request, EnrollRequest | DeleteRequest | FlushRequest):
         return "write"
+    if isinstance(request, ReplicateRequest | AbsorbRequest | RestartRequest):
+        return "replica"
+    if isinstance(request, HealthRequest | BeaconRequest):
+        return "health"
     return "look"

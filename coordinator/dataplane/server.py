@@ -1,6 +1,6 @@
 """The data port of one shard host: authenticates peers, queues their requests within bounds, sends the replies.
 
-Sockets live in one loop thread; the host's work is done by three workers (searches, look-ups, writes), so that a slow
+Sockets live in one loop thread; the host's work is done by workers of each kind of request, so that a slow
 fsync delays no search and the writes of a shard keep their order. Knows `ShardHost.execute`, not what it does.
 """
 
@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias, cast
 
 from coordinator.dataplane.batching import Job, Worker
 from coordinator.dataplane.handshake import ANSWER_BYTES, ServerHandshake, checked_secret
-from coordinator.dataplane.kinds import KINDS, kind_of
+from coordinator.dataplane.kinds import THREADS, kind_of
 from coordinator.dataplane.loop import LoopThread, tune
 from coordinator.frames import (
     Frame,
@@ -79,7 +79,9 @@ class DataServer:
         self._is_closed = False
         self._server: asyncio.Server | None = None
         self._thread = LoopThread("facegrid-data", use_uvloop=use_uvloop)
-        self._workers = {kind: Worker(f"facegrid-{kind}", host.execute, self._done) for kind in KINDS}
+        self._workers = {
+            kind: Worker(f"facegrid-{kind}", host.execute, self._done, threads) for kind, threads in THREADS.items()
+        }
         try:
             server = self._server = self._thread.run(self._listen(bind, port))
         except OSError as error:

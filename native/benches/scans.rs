@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use _native::kernels::{BLOCK_ROWS, Block, HeadTable, Kernel, Pick, TailWeights, pick};
-use _native::{Cascade, Index, Layout, Projection, Stage, Wanted, search};
+use _native::{CHECKSUM_BLOCK, Cascade, Index, Layout, Projection, Stage, Wanted, crc32c_blocks, search};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 const DIM: usize = 512;
@@ -77,6 +77,7 @@ impl Listed {
         let paths = [file("floats"), file("keys")];
         let floats: Vec<u8> = random.floats(Self::SEGMENT * DIM).iter().flat_map(|x| x.to_le_bytes()).collect();
         let keys: Vec<u64> = (0..Self::SEGMENT as u64).collect();
+        let sums = crc32c_blocks(&floats, CHECKSUM_BLOCK);
         std::fs::write(&paths[0], floats).expect("room for the floats");
         let bytes: Vec<u8> = keys.iter().flat_map(|key| key.to_le_bytes()).collect();
         std::fs::write(&paths[1], bytes).expect("room for the keys");
@@ -84,7 +85,7 @@ impl Listed {
         for segment in 0..ROWS / Self::SEGMENT {
             index.open_segment(&paths[0], Self::SEGMENT).expect("a segment");
             index.append(&keys, None).expect("rows");
-            index.seal(segment, &paths[1]).expect("the keys");
+            index.seal(segment, &paths[1], &sums).expect("the keys");
         }
         let codes: Vec<Vec<u8>> = (0..ROWS / Self::SEGMENT)
             .map(|_| {

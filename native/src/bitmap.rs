@@ -23,6 +23,11 @@ impl Bitmap {
         self.words.get(row / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
     }
 
+    /// Rows that are marked.
+    pub fn count(&self) -> usize {
+        self.words.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
     pub fn bytes(&self) -> usize {
         self.words.capacity() * size_of::<u64>()
     }
@@ -41,6 +46,7 @@ mod tests {
             for row in picks.into_iter().filter(|row| *row < rows) {
                 prop_assert_eq!(bitmap.set(row, rows), set.insert(row));
             }
+            prop_assert_eq!(bitmap.count(), set.len());
             prop_assert!((0..400).all(|row| bitmap.contains(row) == set.contains(&row)));
         }
     }

@@ -14,7 +14,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::kernels::{BLOCK_ROWS, Block, Kernel, Pick, fetch, pick_distance, pick_row};
+use crate::error::Result;
+use crate::kernels::{BLOCK_ROWS, Block, Kernel, Pick, pick_distance, pick_row};
 use crate::query::Query;
 use crate::search::Target;
 use crate::segment::Segment;
@@ -65,7 +66,7 @@ pub fn pilot(
     probes: &[f32],
     empty: &TopK,
     best: &mut [TopK],
-) -> Vec<Pilot> {
+) -> Result<Vec<Pilot>> {
     let pieces = visits.pieces(target.state, target.first_segment);
     // The limits need the k-th best score, unless there is one to begin with.
     let k = if empty.has_least() { 1 } else { empty.k() };
@@ -74,7 +75,7 @@ pub fn pilot(
     per_probe.map(|(((kept, query), probe), best)| begin(target, query, probe, kept, k, best)).collect()
 }
 
-fn begin(target: &Target, query: &Query, probe: &[f32], kept: Kept, k: usize, best: &mut TopK) -> Pilot {
+fn begin(target: &Target, query: &Query, probe: &[f32], kept: Kept, k: usize, best: &mut TopK) -> Result<Pilot> {
     let Kept { limit, mut picks } = kept;
     refine(target, query, &mut picks);
     let scored = PILOT_SCORED.max(k).min(picks.len());
@@ -82,10 +83,10 @@ fn begin(target: &Target, query: &Query, probe: &[f32], kept: Kept, k: usize, be
         picks.select_nth_unstable(scored - 1);
     }
     let rest = picks.split_off(scored);
-    for candidate in score(target, probe, &picks) {
+    for candidate in score(target, probe, &picks)? {
         best.push(candidate);
     }
-    Pilot { limit, rest }
+    Ok(Pilot { limit, rest })
 }
 
 /// The round after the pilot: what the pilot scanned and did not score, and the lists to visit next. `best` has the best
@@ -98,7 +99,7 @@ pub fn second(
     visits: &Visits,
     probes: &[f32],
     best: &[TopK],
-) -> Vec<Vec<Candidate>> {
+) -> Result<Vec<Vec<Candidate>>> {
     let jobs = pilots.into_iter().zip(queries).zip(best);
     let mut jobs: Vec<Job> =
         jobs.map(|((pilot, query), best)| Job::new(query, pilot.limit, pilot.rest, best)).collect();
@@ -118,14 +119,14 @@ pub fn further(
     visits: &Visits,
     probes: &[f32],
     best: &[TopK],
-) -> Vec<Vec<Candidate>> {
+) -> Result<Vec<Vec<Candidate>>> {
     let jobs = queries.iter().zip(best);
     let mut jobs: Vec<Job> = jobs.map(|(query, best)| Job::new(query, 0, Vec::new(), best)).collect();
     scan_beyond(target, &mut jobs, &visits.pieces(target.state, target.first_segment));
     rerank(target, jobs, probes)
 }
 
-fn rerank(target: &Target, jobs: Vec<Job>, probes: &[f32]) -> Vec<Vec<Candidate>> {
+fn rerank(target: &Target, jobs: Vec<Job>, probes: &[f32]) -> Result<Vec<Vec<Candidate>>> {
     jobs.into_iter().zip(probes.chunks_exact(target.state.dim)).map(|(job, probe)| job.rerank(target, probe)).collect()
 }
 
@@ -151,7 +152,7 @@ impl<'a> Job<'a> {
     }
 
     /// Nearest first, until no row left can be among the best.
-    fn rerank(mut self, target: &Target, probe: &[f32]) -> Vec<Candidate> {
+    fn rerank(mut self, target: &Target, probe: &[f32]) -> Result<Vec<Candidate>> {
         self.picks.sort_unstable();
         let (mut found, mut picks, mut chunk) = (Vec::new(), self.picks.as_slice(), CHUNK);
         loop {
@@ -159,9 +160,9 @@ impl<'a> Job<'a> {
             let reach = picks.partition_point(|pick| pick_distance(*pick) < limit);
             let (now, later) = picks[..reach].split_at(chunk.min(reach));
             if now.is_empty() {
-                return found;
+                return Ok(found);
             }
-            for candidate in score(target, probe, now) {
+            for candidate in score(target, probe, now)? {
                 if self.best.wants(candidate.score) {
                     self.best.push(candidate);
                     found.push(candidate);
@@ -382,14 +383,15 @@ fn refine(target: &Target, query: &Query, mut picks: &mut [Pick]) {
 }
 
 /// The picks' scores on floats.
-fn score(target: &Target, probe: &[f32], picks: &[Pick]) -> Vec<Candidate> {
+fn score(target: &Target, probe: &[f32], picks: &[Pick]) -> Result<Vec<Candidate>> {
     if !target.is_split() || picks.len() <= SPLIT_ROWS {
         return score_span(target, probe, picks);
     }
-    picks.par_chunks(SPLIT_ROWS).flat_map_iter(|picks| score_span(target, probe, picks)).collect()
+    let spans = picks.par_chunks(SPLIT_ROWS).map(|picks| score_span(target, probe, picks));
+    Ok(spans.collect::<Result<Vec<_>>>()?.concat())
 }
 
-fn score_span(target: &Target, probe: &[f32], picks: &[Pick]) -> Vec<Candidate> {
+fn score_span(target: &Target, probe: &[f32], picks: &[Pick]) -> Result<Vec<Candidate>> {
     let place = |pick: Pick| {
         let (number, position) = target.state.locate(pick_row(pick) as usize);
         let segment = &target.state.segments[number];
@@ -399,13 +401,13 @@ fn score_span(target: &Target, probe: &[f32], picks: &[Pick]) -> Vec<Candidate> 
     for (at, &pick) in picks.iter().enumerate() {
         if let Some(&ahead) = picks.get(at + RERANK_AHEAD) {
             let (segment, row) = place(ahead);
-            fetch(bytemuck::cast_slice(segment.floats(row, row + 1)));
+            segment.fetch(row);
         }
         let (segment, row) = place(pick);
         let mut score = 0.0;
-        target.kernel.dots(probe, segment.floats(row, row + 1), target.state.dim, std::slice::from_mut(&mut score));
+        target.kernel.dots(probe, segment.floats(row, row + 1)?, target.state.dim, std::slice::from_mut(&mut score));
         let key = segment.keys.get(row);
         found.push(Candidate { score, key, index: target.number, row: (segment.first + row) as u32 });
     }
-    found
+    Ok(found)
 }

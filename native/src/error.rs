@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -17,6 +17,8 @@ pub enum Error {
     Io(io::Error),
     /// There is no memory for the result (MemoryError).
     Memory(String),
+    /// A block of a sealed file is not what was sealed (CorruptBlock).
+    Corrupt { path: PathBuf, offset: u64 },
 }
 
 impl Error {
@@ -35,6 +37,9 @@ impl fmt::Display for Error {
         match self {
             Self::Value(message) | Self::Row(message) | Self::Memory(message) => f.write_str(message),
             Self::Io(cause) => cause.fmt(f),
+            Self::Corrupt { path, offset } => {
+                write!(f, "{}: wrong CRC32C in the block at byte {offset}", path.display())
+            }
         }
     }
 }

@@ -28,7 +28,10 @@ pub struct State {
     pub dim: usize,
     pub layout: Layout,
     pub segments: Vec<Segment>,
+    /// Rows ever added, those of dropped segments too: the number that the next row gets.
     pub rows: usize,
+    /// Rows of the segments that are there.
+    pub held: usize,
     pub live: usize,
     /// Rows of each list, over all segments that are in order of their lists.
     pub list_rows: Vec<u32>,
@@ -40,7 +43,7 @@ impl Index {
             return Err(Error::value(format!("dim: expected 1 to {MAX_ROWS}, got {dim}")));
         }
         let layout = Layout::default();
-        let state = State { dim, layout, segments: Vec::new(), rows: 0, live: 0, list_rows: Vec::new() };
+        let state = State { dim, layout, segments: Vec::new(), rows: 0, held: 0, live: 0, list_rows: Vec::new() };
         Ok(Self { dim, state: RwLock::new(state) })
     }
 
@@ -80,35 +83,65 @@ impl Index {
         segment.codes.append(codes.unwrap_or(&[]));
         segment.rows += keys.len();
         state.rows += keys.len();
+        state.held += keys.len();
         state.live += keys.len();
         Ok(first)
     }
 
-    /// The keys of a segment's rows, as they were appended.
+    /// The keys of a segment's rows, as they were appended; none of a dropped one.
     pub fn keys(&self, segment: usize) -> Result<Vec<u64>> {
         let state = self.state.read();
-        match state.segments.get(segment) {
-            Some(found) => Ok(found.keys.values()[..found.rows].to_vec()),
-            None => {
-                Err(Error::value(format!("keys: segment {segment} does not exist; there are {}", state.segments.len())))
-            }
-        }
+        let found = state.segments.get(segment).ok_or_else(|| no_segment("keys", segment, state.segments.len()))?;
+        Ok(found.keys.values()[..found.rows].to_vec())
     }
 
-    /// No row will be added to a segment: take its keys from its file, and put its codes in order of their lists.
-    pub fn seal(&self, segment: usize, keys_path: &Path) -> Result<()> {
+    /// No row will be added to a segment: take its keys from its file, put its codes in order of their lists, and compare
+    /// its floats with their checksums (`crc32c_blocks`; none if empty) as they are read.
+    pub fn seal(&self, segment: usize, keys_path: &Path, floats_crc: &[u8]) -> Result<()> {
         let mut state = self.state.write();
         let count = state.segments.len();
-        let Some(segment) = state.segments.get_mut(segment) else {
-            return Err(Error::value(format!("seal: segment {segment} does not exist; there are {count}")));
-        };
-        segment.keys.map(keys_path)?;
-        segment.codes.seal();
+        let found = state.segments.get_mut(segment).ok_or_else(|| no_segment("seal", segment, count))?;
+        found.seal(keys_path, floats_crc)?;
         state.count_lists();
         Ok(())
     }
 
-    /// Replace all codes, one array of whole rows per segment; no planes and no arrays drop them.
+    /// Let go of a segment's files and memory. Its rows keep their numbers and stay deleted for ever; they are not
+    /// visited, and no row can be added to it. A segment that was dropped may be dropped again.
+    ///
+    /// `Error::Value` unless all its rows are deleted.
+    pub fn drop_segment(&self, segment: usize) -> Result<()> {
+        let mut state = self.state.write();
+        let (count, layout) = (state.segments.len(), state.layout);
+        let found = state.segments.get_mut(segment).ok_or_else(|| no_segment("drop", segment, count))?;
+        if found.live() > 0 {
+            let (live, rows) = (found.live(), found.rows);
+            return Err(Error::value(format!("drop: {live} of the {rows} rows of segment {segment} are live")));
+        }
+        let gone = std::mem::replace(found, Segment::dropped(found.first, self.dim, layout));
+        state.held -= gone.rows;
+        state.count_lists();
+        // Unmapping takes a while; searches need not wait for it.
+        drop(state);
+        drop(gone);
+        Ok(())
+    }
+
+    /// Add a segment of so many rows as one that was dropped: they have numbers and nothing else. Returns its number.
+    pub fn skip(&self, rows: usize) -> Result<usize> {
+        let mut state = self.state.write();
+        let room = MAX_ROWS - state.rows;
+        if rows > room {
+            return Err(Error::value(format!("skip: {rows} rows do not fit; the index has room for {room}")));
+        }
+        let segment = Segment::dropped(state.rows, self.dim, state.layout);
+        state.segments.push(segment);
+        state.rows += rows;
+        Ok(state.segments.len() - 1)
+    }
+
+    /// Replace all codes, one array of whole rows per segment, of no rows for a dropped one; no planes and no arrays drop
+    /// them.
     pub fn set_codes(&self, layout: Layout, codes: &[&[u8]]) -> Result<()> {
         if layout.planes > MAX_PLANES || layout.lists > MAX_LISTS {
             let Layout { planes, lists } = layout;
@@ -143,7 +176,8 @@ impl Index {
             return Err(Error::value(message));
         }
         if layout.planes > 0 && !state.segments.iter().map(Segment::is_sealed).eq(is_sealed) {
-            return Err(Error::value("set_codes: a segment was sealed meanwhile; changes are made one after another"));
+            let message = "set_codes: a segment was sealed or dropped meanwhile; changes are made one after another";
+            return Err(Error::value(message));
         }
         fresh.resize_with(state.segments.len(), || Codes::new(layout));
         state.layout = layout;
@@ -156,7 +190,8 @@ impl Index {
         Ok(())
     }
 
-    /// Hide rows from every search; returns how many were live. Nothing is hidden if one is out of range.
+    /// Hide rows from every search; returns how many were live, which rows of dropped segments are not. Nothing is hidden
+    /// if one is out of range.
     pub fn delete(&self, rows: &[i64]) -> Result<usize> {
         let mut state = self.state.write();
         check_rows("delete", rows, state.rows)?;
@@ -164,13 +199,14 @@ impl Index {
         for &row in rows {
             let (at, local) = state.locate(row as usize);
             let segment = &mut state.segments[at];
-            hidden += usize::from(segment.deleted.set(local, segment.rows));
+            hidden += usize::from(local < segment.rows && segment.deleted.set(local, segment.rows));
         }
         state.live -= hidden;
         Ok(hidden)
     }
 
-    /// Float rows one after another, deleted ones too.
+    /// Float rows one after another, deleted ones too. `Error::Row` for rows that are not there, be it that their segment
+    /// was dropped.
     pub fn gather(&self, rows: &[i64]) -> Result<Vec<f32>> {
         let state = self.state.read();
         check_rows("gather", rows, state.rows)?;
@@ -178,14 +214,14 @@ impl Index {
         let len = rows.len().saturating_mul(self.dim);
         out.try_reserve_exact(len).map_err(|_| Error::Memory(format!("no memory for {} rows", rows.len())))?;
         for &row in rows {
-            out.extend_from_slice(state.row(row as usize));
+            out.extend_from_slice(state.row(row as usize)?);
         }
         Ok(out)
     }
 }
 
 impl State {
-    /// Segment and number in it of a row that is in range.
+    /// Number of its segment, and number in that, of a row that is in range. It is not there if the segment has fewer rows.
     #[inline]
     pub fn locate(&self, row: usize) -> (usize, usize) {
         // An empty segment starts where the next one does; the last that starts at or before the row holds it.
@@ -193,24 +229,36 @@ impl State {
         (at, row - self.segments[at].first)
     }
 
+    /// Segment and number in it of a row that is in range; None for a row of a dropped segment.
+    #[inline]
+    pub fn find(&self, row: usize) -> Option<(&Segment, usize)> {
+        let (at, local) = self.locate(row);
+        let segment = &self.segments[at];
+        (local < segment.rows).then_some((segment, local))
+    }
+
     /// True unless a row that is in range has been deleted.
     pub fn is_live(&self, row: usize) -> bool {
-        let (at, local) = self.locate(row);
-        !self.segments[at].deleted.contains(local)
+        self.find(row).is_some_and(|(segment, local)| !segment.deleted.contains(local))
     }
 
-    /// The floats of a row that is in range.
-    #[inline]
-    pub fn row(&self, row: usize) -> &[f32] {
-        let (at, local) = self.locate(row);
-        self.segments[at].floats(local, local + 1)
+    /// The floats of a row that is in range. `Error::Row` if its segment was dropped, `Error::Corrupt` if they are not what
+    /// was sealed.
+    pub fn row(&self, row: usize) -> Result<&[f32]> {
+        match self.find(row) {
+            Some((segment, local)) => segment.floats(local, local + 1),
+            None => Err(Error::Row(format!("row {row} is gone: its segment {} was dropped", self.locate(row).0))),
+        }
     }
 
-    /// The range of rows as pieces of at most `step` rows, each within one segment and given by its numbers there.
+    /// A range of the rows that are there, counted through all segments, as pieces of at most `step` rows, each within one
+    /// segment and given by its numbers there.
     pub fn pieces(&self, range: Range<usize>, step: usize) -> impl Iterator<Item = (&Segment, Range<usize>)> {
+        let mut passed = 0;
         self.segments.iter().flat_map(move |segment| {
-            let from = range.start.saturating_sub(segment.first).min(segment.rows);
-            let to = range.end.saturating_sub(segment.first).min(segment.rows).max(from);
+            let from = range.start.saturating_sub(passed).min(segment.rows);
+            let to = range.end.saturating_sub(passed).min(segment.rows).max(from);
+            passed += segment.rows;
             (from..to).step_by(step).map(move |start| (segment, start..(start + step).min(to)))
         })
     }
@@ -224,10 +272,14 @@ impl State {
         }
     }
 
-    /// Bytes of memory held by codes, bitmaps and unmapped keys, by capacity.
+    /// Bytes of memory held by codes, bitmaps, checksums and unmapped keys, by capacity.
     pub fn bytes(&self) -> usize {
         self.segments.iter().map(Segment::bytes).sum()
     }
+}
+
+fn no_segment(what: &str, segment: usize, count: usize) -> Error {
+    Error::value(format!("{what}: segment {segment} does not exist; there are {count}"))
 }
 
 fn check_codes(codes: Option<&[u8]>, rows: usize, layout: Layout) -> Result<()> {

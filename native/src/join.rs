@@ -39,7 +39,8 @@ pub struct Model<'a> {
 /// Pairs of live rows, one from a range of the left rows, that score at least `least`. Without a model all floats are
 /// scanned.
 ///
-/// `Error::Value` if the sides or the model do not fit each other, `Error::Row` if the range is not of rows on the left.
+/// `Error::Value` if the sides or the model do not fit each other, `Error::Row` if the range is not of rows on the left,
+/// `Error::Corrupt` if floats that were needed are not what was sealed.
 pub fn join(sides: Sides, rows: Range<usize>, model: Option<Model>, least: f32, kernel: Kernel) -> Result<Pairs> {
     let indexes: Vec<&Index> = std::iter::once(sides.left).chain(sides.right).collect();
     let (guards, places) = search::lock(&indexes);
@@ -52,7 +53,10 @@ pub fn join(sides: Sides, rows: Range<usize>, model: Option<Model>, least: f32, 
         .into_par_iter()
         .map(|first| {
             let live: Vec<usize> = (first..rows.end.min(first + GROUP)).filter(|row| left.is_live(*row)).collect();
-            let probes: Vec<f32> = live.iter().flat_map(|row| left.row(*row)).copied().collect();
+            let mut probes: Vec<f32> = Vec::with_capacity(live.len() * left.dim);
+            for row in &live {
+                probes.extend_from_slice(left.row(*row)?);
+            }
             let projected = model.map(|model| model.projection.project(&probes, &model.lines, kernel));
             let stage = match (&projected, model) {
                 (Some(projected), Some(model)) => Stage::Cascade(Cascade {
@@ -69,7 +73,7 @@ pub fn join(sides: Sides, rows: Range<usize>, model: Option<Model>, least: f32, 
                 target.first_segment = live.first().map_or(0, |row| left.locate(*row).0);
             }
             let empty = TopK::new(usize::MAX, least);
-            let found = search::one_group(&target, &stage, &list_rows, &probes, live.len(), &empty);
+            let found = search::one_group(&target, &stage, &list_rows, &probes, live.len(), &empty)?;
             let mut pairs = Pairs::default();
             for (row, found) in live.into_iter().zip(found) {
                 let mut found = found.finish();
@@ -79,9 +83,9 @@ pub fn join(sides: Sides, rows: Range<usize>, model: Option<Model>, least: f32, 
                 pairs.right.extend(found.iter().map(|candidate| i64::from(candidate.row)));
                 pairs.scores.extend(found.iter().map(|candidate| candidate.score));
             }
-            pairs
+            Ok(pairs)
         })
-        .collect();
+        .collect::<Result<_>>()?;
     let mut all = Pairs::default();
     for pairs in groups {
         all.left.extend(pairs.left);

@@ -12,6 +12,11 @@ pub enum Keys {
 }
 
 impl Keys {
+    /// Those of a segment that was dropped.
+    pub fn none() -> Self {
+        Self::Mapped(Mapped::none())
+    }
+
     #[inline]
     pub fn get(&self, row: usize) -> u64 {
         match self {

@@ -1,8 +1,9 @@
 //! Face search in one process, below the Python package `shard`.
 //!
 //! Owns the rows of a shard in memory and on mapped pages: code planes, tie keys, deleted bitmaps, float rows; and what
-//! runs over them: SIMD kernels, the cascade, the exact scan, the rerank. It knows nothing of identities,
-//! metadata, durability or the network, and it writes no file.
+//! runs over them: SIMD kernels, the cascade, the exact scan, the rerank. Floats of sealed files are compared with their
+//! checksums before they are read. It knows nothing of identities, metadata, durability or the network, and it writes no
+//! file.
 //!
 //! `unsafe` is allowed in `kernels` and `mapped` only; `pyo3` is used in `python` only.
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -13,9 +14,11 @@ compile_error!("the files of a shard are little-endian and are mapped as they ar
 
 mod bitmap;
 mod cascade;
+mod checksums;
 mod codes;
 mod error;
 mod exact;
+mod floats;
 mod hamming;
 mod index;
 mod join;
@@ -33,6 +36,7 @@ mod select;
 mod topk;
 mod visits;
 
+pub use checksums::{CHECKSUM_BLOCK, checksum_block, crc32c_blocks};
 pub use codes::Layout;
 pub use error::{Error, Result};
 pub use hamming::hamming;

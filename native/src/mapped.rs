@@ -22,6 +22,11 @@ pub struct Mapped<T> {
 }
 
 impl<T: AnyBitPattern> Mapped<T> {
+    /// No values, of no file.
+    pub fn none() -> Self {
+        Self { map: None, values: PhantomData }
+    }
+
     /// Map the first `len` values of the file. `Error::Io` if it is shorter or cannot be opened or mapped.
     pub fn open(path: &Path, len: usize) -> Result<Self> {
         let file = File::open(path).map_err(|cause| Error::io("open", path, &cause))?;
@@ -53,7 +58,7 @@ impl<T: AnyBitPattern> Mapped<T> {
             return Err(Error::io("map", path, &cause));
         }
         if needed == 0 {
-            return Ok(Self { map: None, values: PhantomData });
+            return Ok(Self::none());
         }
         // SAFETY: the map is read-only; bytes that `values` gives out are written before and never changed (module doc).
         let map = unsafe { memmap2::MmapOptions::new().len(needed).map(file) };

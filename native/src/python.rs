@@ -6,7 +6,7 @@ use numpy::{
     Element, Ix1, Ix2, PyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray, PyUntypedArray,
     PyUntypedArrayMethods,
 };
-use pyo3::exceptions::{PyIndexError, PyMemoryError, PyValueError};
+use pyo3::exceptions::{PyException, PyIndexError, PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -15,10 +15,17 @@ use crate::error::Error;
 use crate::join::{Model, Pairs, Sides};
 use crate::kernels::Kernel;
 use crate::search::{Cascade, Found, Stage, Wanted};
-use crate::{BOUND_VALUES, Result, hamming, index, join, projection, search};
+use crate::{BOUND_VALUES, Result, checksums, hamming, index, join, projection, search};
 
 type FoundArrays<'py> =
     (Bound<'py, PyArray2<i32>>, Bound<'py, PyArray2<i64>>, Bound<'py, PyArray2<f32>>, Bound<'py, PyArray2<u64>>);
+
+pyo3::create_exception!(
+    shard._native,
+    CorruptBlock,
+    PyException,
+    "A block of a sealed file is not what was sealed: (path, byte offset of the block)."
+);
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
@@ -27,6 +34,7 @@ impl From<Error> for PyErr {
             Error::Row(message) => PyIndexError::new_err(message),
             Error::Memory(message) => PyMemoryError::new_err(message),
             Error::Io(cause) => cause.into(),
+            Error::Corrupt { path, offset } => CorruptBlock::new_err((path.into_os_string(), offset)),
         }
     }
 }
@@ -36,8 +44,11 @@ impl From<Error> for PyErr {
 mod _native {
     #[pymodule_export]
     use super::{
-        PyIndex, PyProjection, crc32c, hamming_distances, join_indexes, kernel, kernels, search_indexes, use_kernel,
+        CorruptBlock, PyIndex, PyProjection, checksum_block, crc32c, crc32c_blocks, hamming_distances, join_indexes,
+        kernel, kernels, search_indexes, use_kernel,
     };
+    #[pymodule_export]
+    const CHECKSUM_BLOCK: usize = super::checksums::CHECKSUM_BLOCK;
 }
 
 /// Names of the Hamming kernels that this processor can run, fastest first.
@@ -86,11 +97,37 @@ fn crc32c(py: Python<'_>, data: &Bound<'_, PyAny>, value: u32) -> PyResult<u32> 
         let bytes = bytes.as_bytes();
         return Ok(py.detach(|| ::crc32c::crc32c_append(value, bytes)));
     }
-    // The stable ABI of Python 3.10 has no buffer protocol; NumPy makes a view of whatever supports it.
-    let view = py.import("numpy")?.call_method1("frombuffer", (data, "uint8"))?;
-    let view = array::<u8, Ix1>(&view, "data", "contiguous bytes")?;
+    let view = byte_view(data)?;
     let bytes = view.as_slice()?;
     Ok(py.detach(|| ::crc32c::crc32c_append(value, bytes)))
+}
+
+/// CRC32C of each `block` bytes of contiguous bytes, as little-endian uint32.
+#[pyfunction]
+fn crc32c_blocks<'py>(py: Python<'py>, data: &Bound<'py, PyAny>, block: i64) -> PyResult<Bound<'py, PyBytes>> {
+    let block = match count(block, "block")? {
+        0 => return Err(PyValueError::new_err("block: expected at least 1 byte, got 0")),
+        block => block,
+    };
+    let view = byte_view(data)?;
+    let bytes = view.as_slice()?;
+    let sums = py.detach(|| checksums::crc32c_blocks(bytes, block));
+    Ok(PyBytes::new(py, &sums))
+}
+
+/// Bytes that each of `count` checksums of a file covers.
+#[pyfunction]
+fn checksum_block(size: i64, count: i64) -> PyResult<usize> {
+    let (bytes, sums) = (self::count(size, "size")?, self::count(count, "count")?);
+    checksums::checksum_block(bytes, sums)
+        .ok_or_else(|| PyValueError::new_err(format!("{count} checksums are not those of a file of {size} bytes")))
+}
+
+/// Contiguous bytes of whatever kind. The stable ABI of Python 3.10 has no buffer protocol; NumPy makes a view of whatever
+/// supports it.
+fn byte_view<'py>(data: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArray<'py, u8, Ix1>> {
+    let view = data.py().import("numpy")?.call_method1("frombuffer", (data, "uint8"))?;
+    array::<u8, Ix1>(&view, "data", "contiguous bytes")
 }
 
 /// The rows of one shard: mapped floats, tie keys, a deleted bitmap and, with a model, code planes in memory.
@@ -162,9 +199,20 @@ impl PyIndex {
         Ok(PyArray1::from_vec(py, keys))
     }
 
-    fn seal(&self, py: Python<'_>, segment: i64, keys_path: PathBuf) -> PyResult<()> {
+    fn seal(&self, py: Python<'_>, segment: i64, keys_path: PathBuf, floats_crc: &[u8]) -> PyResult<()> {
         let segment = count(segment, "segment")?;
-        Ok(py.detach(|| self.0.seal(segment, &keys_path))?)
+        Ok(py.detach(|| self.0.seal(segment, &keys_path, floats_crc))?)
+    }
+
+    #[pyo3(name = "drop")]
+    fn drop_segment(&self, py: Python<'_>, segment: i64) -> PyResult<()> {
+        let segment = count(segment, "segment")?;
+        Ok(py.detach(|| self.0.drop_segment(segment))?)
+    }
+
+    fn skip(&self, py: Python<'_>, rows: i64) -> PyResult<usize> {
+        let rows = count(rows, "rows")?;
+        Ok(py.detach(|| self.0.skip(rows))?)
     }
 
     fn set_codes(&self, py: Python<'_>, planes: i64, lists: i64, codes: Vec<Bound<'_, PyAny>>) -> PyResult<()> {

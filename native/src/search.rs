@@ -89,7 +89,8 @@ pub struct Target<'a> {
 
 /// The best rows of all indexes for each probe of `dim` floats, by (score descending, key, index, row).
 ///
-/// `Error::Value` if a dimension or the size of an array is wrong, or if an index without codes is given a cascade.
+/// `Error::Value` if a dimension or the size of an array is wrong, or if an index without codes is given a cascade;
+/// `Error::Corrupt` if floats that were needed are not what was sealed.
 pub fn search(
     indexes: &[&Index],
     probes: &[f32],
@@ -105,7 +106,7 @@ pub fn search(
         check_stage(at, state, stage, n)?;
         check_filter(at, state, *filter)?;
     }
-    let rows = states.iter().map(|state| state.rows).sum::<usize>();
+    let rows = states.iter().map(|state| state.held).sum::<usize>();
     let threads = rayon::current_num_threads();
     let group = n.div_ceil(threads).clamp(1, GROUP);
     let (cascades, numbers) = distinct(stages);
@@ -115,8 +116,8 @@ pub fn search(
     let targets: Vec<Target> = (0..)
         .zip(states.iter().zip(numbers).zip(wanted.filters))
         .map(|(number, ((state, cascade), &filter))| {
-            let parts = if is_fanned { state.rows.div_ceil(share).max(1) } else { 1 };
-            let allowed = filter.map_or(state.rows, |bits| bits.iter().map(|byte| byte.count_ones() as usize).sum());
+            let parts = if is_fanned { state.held.div_ceil(share).max(1) } else { 1 };
+            let allowed = filter.map_or(state.held, |bits| bits.iter().map(|byte| byte.count_ones() as usize).sum());
             Target { number, state, kernel, parts, filter, allowed, first_segment: 0, cascade }
         })
         .collect();
@@ -130,8 +131,8 @@ pub fn search(
     };
     let starts = (0..n).step_by(group);
     let lists: Vec<Vec<TopK>> = match is_small {
-        true => starts.map(run).collect(),
-        false => starts.collect::<Vec<_>>().into_par_iter().map(run).collect(),
+        true => starts.map(run).collect::<Result<_>>()?,
+        false => starts.collect::<Vec<_>>().into_par_iter().map(run).collect::<Result<_>>()?,
     };
     drop(targets);
     drop(guards);
@@ -218,7 +219,13 @@ impl<'a> Plan<'a> {
 
 /// The best of the probes of one group. All indexes take part in each round, so that what one has found limits what is
 /// visited in the others.
-fn search_group(targets: &[Target], mut plans: Vec<Plan>, probes: &[f32], empty: &TopK, is_fanned: bool) -> Vec<TopK> {
+fn search_group(
+    targets: &[Target],
+    mut plans: Vec<Plan>,
+    probes: &[f32],
+    empty: &TopK,
+    is_fanned: bool,
+) -> Result<Vec<TopK>> {
     let n = targets.first().map_or(0, |target| probes.len() / target.state.dim);
     let mut best: Vec<TopK> = vec![empty.clone(); n];
     let floors: Vec<f32> = best.iter_mut().map(TopK::floor).collect();
@@ -227,20 +234,20 @@ fn search_group(targets: &[Target], mut plans: Vec<Plan>, probes: &[f32], empty:
         let mut best: Vec<TopK> = vec![empty.clone(); n];
         let pilots = match target.cascade {
             _ if target.is_followed() => {
-                exact::follow(target, probes, &mut best);
+                exact::follow(target, probes, &mut best)?;
                 None
             }
-            Some(at) => Some(cascade::pilot(target, &plans[at].queries, &plans[at].visits, probes, empty, &mut best)),
+            Some(at) => Some(cascade::pilot(target, &plans[at].queries, &plans[at].visits, probes, empty, &mut best)?),
             None => {
-                exact::search(target, probes, &mut best);
+                exact::search(target, probes, &mut best)?;
                 None
             }
         };
-        (best, pilots)
+        Ok((best, pilots))
     };
     let begun: Vec<_> = match is_fanned {
-        true => targets.par_iter().map(begin).collect(),
-        false => targets.iter().map(begin).collect(),
+        true => targets.par_iter().map(begin).collect::<Result<_>>()?,
+        false => targets.iter().map(begin).collect::<Result<_>>()?,
     };
     let mut pilots = Vec::new();
     for (part, left) in begun {
@@ -255,7 +262,7 @@ fn search_group(targets: &[Target], mut plans: Vec<Plan>, probes: &[f32], empty:
             break;
         }
         let run = |(target, pilot): (&Target, &mut Option<Vec<cascade::Pilot>>)| {
-            let Some(at) = target.cascade.filter(|_| !target.is_followed()) else { return Vec::new() };
+            let Some(at) = target.cascade.filter(|_| !target.is_followed()) else { return Ok(Vec::new()) };
             let Plan { queries, visits, .. } = &plans[at];
             match pilot.take() {
                 Some(pilot) => cascade::second(target, queries, pilot, &before[at], visits, probes, &best),
@@ -263,14 +270,14 @@ fn search_group(targets: &[Target], mut plans: Vec<Plan>, probes: &[f32], empty:
             }
         };
         let found: Vec<Vec<Vec<Candidate>>> = match is_fanned {
-            true => targets.par_iter().zip(pilots.par_iter_mut()).map(run).collect(),
-            false => targets.iter().zip(pilots.iter_mut()).map(run).collect(),
+            true => targets.par_iter().zip(pilots.par_iter_mut()).map(run).collect::<Result<_>>()?,
+            false => targets.iter().zip(pilots.iter_mut()).map(run).collect::<Result<_>>()?,
         };
         for (probe, found) in found.into_iter().flat_map(|found| found.into_iter().enumerate()) {
             found.into_iter().for_each(|candidate| best[probe].push(candidate));
         }
     }
-    best
+    Ok(best)
 }
 
 /// The best of one group of n probes in one index.
@@ -281,9 +288,9 @@ pub fn one_group(
     probes: &[f32],
     n: usize,
     empty: &TopK,
-) -> Vec<TopK> {
+) -> Result<Vec<TopK>> {
     if n == 0 {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let plans = match stage {
         Stage::Exact => Vec::new(),
@@ -295,13 +302,13 @@ pub fn one_group(
 impl<'a> Target<'a> {
     /// All rows of an index, for one core.
     pub fn whole(number: u32, state: &'a State, kernel: Kernel, cascade: Option<usize>) -> Self {
-        Self { number, state, kernel, parts: 1, filter: None, allowed: state.rows, first_segment: 0, cascade }
+        Self { number, state, kernel, parts: 1, filter: None, allowed: state.held, first_segment: 0, cascade }
     }
 
-    /// The index's rows in ranges to be run in parallel, in order.
+    /// The rows that are there in ranges to be run in parallel, in order; see `State::pieces`.
     pub fn ranges(&self) -> Vec<Range<usize>> {
-        let step = self.state.rows.div_ceil(self.parts).max(1);
-        (0..self.state.rows).step_by(step).map(|from| from..(from + step).min(self.state.rows)).collect()
+        let step = self.state.held.div_ceil(self.parts).max(1);
+        (0..self.state.held).step_by(step).map(|from| from..(from + step).min(self.state.held)).collect()
     }
 
     /// Pieces in parts to be run in parallel, in order.
@@ -327,7 +334,7 @@ impl<'a> Target<'a> {
 
     /// The share of the rows that the filter lets pass.
     pub fn allowed_share(&self) -> f64 {
-        self.allowed as f64 / self.state.rows.max(1) as f64
+        self.allowed as f64 / self.state.held.max(1) as f64
     }
 
     /// Rows that the filter lets pass, ascending; none without a filter.

@@ -1,4 +1,4 @@
-"""A Ray cluster of three nodes on this machine, shared by all tests that need one."""
+"""Servers on this machine, shared by all tests that need one: a Ray cluster of three nodes, PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+
+from tests.integration.postgres import PostgresServer
 
 HOSTS = ("a", "b", "c")
 
@@ -45,3 +47,11 @@ def ray_cluster() -> Iterator[SharedRay]:
             ray.shutdown()
             cluster.shutdown()
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server. A test that stops it starts it again."""
+    server = PostgresServer()
+    yield server
+    server.close()

@@ -16,7 +16,6 @@ from coordinator.dataplane.client import ClientLoop, DataClient
 from coordinator.dataplane.server import DataServer
 from coordinator.host import ShardHost
 from coordinator.messages import (
-    CreateShard,
     DataRequest,
     DeleteRequest,
     DropGallery,
@@ -32,9 +31,11 @@ from coordinator.messages import (
 from shard.errors import DuplicateTemplate, FacegridError, InvalidEmbedding, InvalidParameter, UnknownGallery
 from shard.types import CandidateBatch, EnrollBatch, SearchParams
 from tests.faces_like import unit_rows
+from tests.hosts import create_alone
 
 GALLERY = "0123456789abcdef"
 DIM, ROWS, SHARDS = 64, 400, (0, 1, 2, 3)
+EPOCHS = (1, 1, 1, 1)
 SECRET = b"0123456789abcdef0123456789abcdef"
 SOON = 20.0
 
@@ -43,7 +44,7 @@ SOON = 20.0
 def host(tmp_path: Path) -> Iterator[ShardHost]:
     opened = ShardHost("a", tmp_path / "a")
     for shard in SHARDS:
-        opened.execute(CreateShard(GALLERY, shard, DIM))
+        create_alone(opened, GALLERY, shard, DIM)
     yield opened
     opened.close()
 
@@ -69,7 +70,7 @@ def enroll(shard: int, rows: np.ndarray) -> EnrollRequest:
     ids = tuple(f"t{shard}-{i}" for i in range(len(rows)))
     identities = tuple(None if i % 3 else f"person {i}" for i in range(len(rows)))
     metadata = tuple(b'{"i":1}' if i % 2 else None for i in range(len(rows)))
-    return EnrollRequest(GALLERY, shard, EnrollBatch(rows, ids, identities, metadata), False)
+    return EnrollRequest(GALLERY, shard, 1, b"", EnrollBatch(rows, ids, identities, metadata), False)
 
 
 @pytest.fixture
@@ -90,11 +91,11 @@ def plain(value: Any) -> Any:
 @pytest.mark.parametrize(
     "request_",
     [
-        SearchRequest(GALLERY, SHARDS, unit_rows(7, DIM, seed=20), SearchParams(10, exact=True)),
-        SearchRequest(GALLERY, (1, 3), unit_rows(1, DIM, seed=21), SearchParams(1_000)),
-        RecordsRequest(GALLERY, SHARDS, ("t0-1", "t3-2", "nobody")),
-        IdentitiesRequest(GALLERY, SHARDS, "", 50),
-        StatsRequest(GALLERY, SHARDS),
+        SearchRequest(GALLERY, SHARDS, unit_rows(7, DIM, seed=20), SearchParams(10, exact=True), EPOCHS),
+        SearchRequest(GALLERY, (1, 3), unit_rows(1, DIM, seed=21), SearchParams(1_000), (1, 1)),
+        RecordsRequest(GALLERY, SHARDS, ("t0-1", "t3-2", "nobody"), EPOCHS),
+        IdentitiesRequest(GALLERY, SHARDS, "", 50, EPOCHS),
+        StatsRequest(GALLERY, SHARDS, EPOCHS),
     ],
     ids=lambda request: type(request).__name__,
 )
@@ -103,10 +104,10 @@ def test_answers_are_those_of_the_host_in_process(filled: DataClient, host: Shar
 
 
 def test_writes_are_durable_and_visible_when_answered(filled: DataClient, host: ShardHost) -> None:
-    assert send(filled, DeleteRequest(GALLERY, SHARDS, ("t0-0", "t2-5"), ())).deleted == 2  # type: ignore[union-attr]
-    send(filled, FlushRequest(GALLERY, SHARDS))
-    assert send(filled, RecordsRequest(GALLERY, SHARDS, ("t0-0", "t2-5"))).records == ()  # type: ignore[union-attr]
-    counts = [stats.templates for stats in send(filled, StatsRequest(GALLERY, SHARDS)).stats]  # type: ignore[union-attr]
+    assert send(filled, DeleteRequest(GALLERY, SHARDS, EPOCHS, b"", ("t0-0", "t2-5"), ())).deleted == 2  # type: ignore[union-attr]
+    send(filled, FlushRequest(GALLERY, SHARDS, EPOCHS))
+    assert send(filled, RecordsRequest(GALLERY, SHARDS, ("t0-0", "t2-5"), EPOCHS)).records == ()  # type: ignore[union-attr]
+    counts = [stats.templates for stats in send(filled, StatsRequest(GALLERY, SHARDS, EPOCHS)).stats]  # type: ignore[union-attr]
     assert counts == [ROWS - 1, ROWS, ROWS - 1, ROWS]
 
 
@@ -115,9 +116,11 @@ def test_stacked_searches_of_many_callers_are_those_of_one(filled: DataClient, h
     params = SearchParams(5, exact=True)
     with ThreadPoolExecutor(32) as callers:
         replies = list(
-            callers.map(lambda i: send(filled, SearchRequest(GALLERY, SHARDS, probes[i : i + 1], params)), range(300))
+            callers.map(
+                lambda i: send(filled, SearchRequest(GALLERY, SHARDS, probes[i : i + 1], params, EPOCHS)), range(300)
+            )
         )
-    whole = host.execute(SearchRequest(GALLERY, SHARDS, probes, params))
+    whole = host.execute(SearchRequest(GALLERY, SHARDS, probes, params, EPOCHS))
     assert isinstance(whole, SearchReply)
     for i, reply in enumerate(replies):
         assert isinstance(reply, SearchReply)
@@ -130,15 +133,15 @@ def test_stacked_searches_of_many_callers_are_those_of_one(filled: DataClient, h
     ("bad", "error"),
     [
         (enroll(0, unit_rows(2, DIM, seed=1)), DuplicateTemplate),
-        (SearchRequest(GALLERY, SHARDS, unit_rows(1, 128, seed=1), SearchParams(5)), InvalidEmbedding),
-        (SearchRequest("f" * 16, (0,), unit_rows(1, DIM, seed=1), SearchParams(5)), UnknownGallery),
+        (SearchRequest(GALLERY, SHARDS, unit_rows(1, 128, seed=1), SearchParams(5), EPOCHS), InvalidEmbedding),
+        (SearchRequest("f" * 16, (0,), unit_rows(1, DIM, seed=1), SearchParams(5), (1,)), UnknownGallery),
     ],
     ids=["duplicate", "dimension", "gallery"],
 )
 def test_a_bad_request_among_good_ones_fails_alone(
     filled: DataClient, bad: DataRequest, error: type[FacegridError]
 ) -> None:
-    good = SearchRequest(GALLERY, SHARDS, unit_rows(1, DIM, seed=3), SearchParams(5, exact=True))
+    good = SearchRequest(GALLERY, SHARDS, unit_rows(1, DIM, seed=3), SearchParams(5, exact=True), EPOCHS)
     deadline = time.monotonic() + SOON
     futures = [filled.submit(request, deadline) for request in (good, bad, good, good)]
     with pytest.raises(error):
@@ -150,6 +153,6 @@ def test_a_bad_request_among_good_ones_fails_alone(
 @pytest.mark.parametrize("name", ["", "..", "../../etc", "0123456789ABCDEF", "0123456789abcdef/", "\0" * 16])
 def test_a_gallery_id_that_is_no_id_never_becomes_a_path(filled: DataClient, host: ShardHost, name: str) -> None:
     with pytest.raises(InvalidParameter, match="gallery id"):
-        send(filled, StatsRequest(name, (0,)))
+        send(filled, StatsRequest(name, (0,), (1,)))
     with pytest.raises(InvalidParameter, match="gallery id"):
         host.execute(DropGallery(name))

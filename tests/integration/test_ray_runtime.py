@@ -130,14 +130,14 @@ def test_errors_of_a_host_keep_their_class(cluster: RayCluster, route: GalleryRo
     call = ("a", OpenShards("0123456789abcdef", (0,)))
     with pytest.raises(CorruptData, match="has no gallery 0123456789abcdef"):
         cluster.runtime.control([call])
-    future = cluster.runtime.submit("a", StatsRequest("0123456789abcdef", (0,)), deadline=time.monotonic() + SOON)
+    future = cluster.runtime.submit("a", StatsRequest("0123456789abcdef", (0,), (1,)), deadline=time.monotonic() + SOON)
     with pytest.raises(UnknownGallery, match="has no gallery 0123456789abcdef"):
         future.result(SOON)
 
 
 def test_an_unknown_host_is_named(cluster: RayCluster) -> None:
     with pytest.raises(HostUnavailable, match="no shard host 'z'; this cluster has a, b, c"):
-        cluster.runtime.submit("z", StatsRequest("g", (0,)), deadline=time.monotonic() + SOON).result(SOON)
+        cluster.runtime.submit("z", StatsRequest("g", (0,), (1,)), deadline=time.monotonic() + SOON).result(SOON)
     with pytest.raises(HostUnavailable, match="no shard host 'z'"):
         cluster.runtime.control([("z", OpenShards("g", (0,)))])
 
@@ -147,7 +147,7 @@ def test_the_data_port_refuses_another_secret(cluster: RayCluster, route: Galler
     loop = ClientLoop()
     client = DataClient("a", address, b"not the secret of this cluster", loop)
     with pytest.raises(AuthenticationFailed):
-        client.submit(StatsRequest(route.gallery_id, (0,)), time.monotonic() + SOON).result(SOON)
+        client.submit(StatsRequest(route.gallery_id, (0,), (1,)), time.monotonic() + SOON).result(SOON)
     client.close()
     loop.close()
 
@@ -159,7 +159,7 @@ def test_a_killed_host_is_a_named_error_and_comes_back_with_its_data(
     assert found(router, route, probes) == expected(rows, probes)
     shards = route.shards_by_host()["b"]
     before = kill(cluster, "b")
-    request = StatsRequest(route.gallery_id, shards)
+    request = StatsRequest(route.gallery_id, shards, route.epochs_of(shards))
     with pytest.raises(HostUnavailable, match="shard host 'b' at"):
         cluster.runtime.submit("b", request, deadline=time.monotonic() + SOON).result(SOON)
     assert until(lambda: found(router, route, probes)) == expected(rows, probes)

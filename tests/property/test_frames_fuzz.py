@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.frames import (
+    PROTOCOL_VERSION,
     Frame,
     FrameSplitter,
     decode_replies,
@@ -49,6 +50,7 @@ from shard.types import (
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 COUNT = st.integers(0, 2**63 - 1)
 SHARDS = st.lists(st.integers(0, 999), max_size=4).map(tuple)
+EPOCHS = st.lists(COUNT, max_size=4).map(tuple)
 TEXTS = st.lists(TEXT, max_size=4).map(tuple)
 
 
@@ -87,13 +89,13 @@ def candidate_batches(rows: int) -> st.SearchStrategy[CandidateBatch]:
 ROWS = st.integers(0, 4)
 PARAMS = st.builds(SearchParams, st.integers(1, 1000), st.floats(0, 1), st.booleans())
 REQUESTS = st.one_of(
-    st.builds(SearchRequest, TEXT, SHARDS, ROWS.flatmap(floats), PARAMS),
+    st.builds(SearchRequest, TEXT, SHARDS, ROWS.flatmap(floats), PARAMS, EPOCHS),
     st.builds(EnrollRequest, TEXT, COUNT, ROWS.flatmap(enroll_batches), st.booleans()),
     st.builds(DeleteRequest, TEXT, SHARDS, TEXTS, TEXTS),
-    st.builds(RecordsRequest, TEXT, SHARDS, TEXTS),
-    st.builds(IdentitiesRequest, TEXT, SHARDS, TEXT, COUNT),
+    st.builds(RecordsRequest, TEXT, SHARDS, TEXTS, EPOCHS),
+    st.builds(IdentitiesRequest, TEXT, SHARDS, TEXT, COUNT, EPOCHS),
     st.builds(FlushRequest, TEXT, SHARDS),
-    st.builds(StatsRequest, TEXT, SHARDS),
+    st.builds(StatsRequest, TEXT, SHARDS, EPOCHS),
 )
 RECORDS = st.builds(TemplateRecord, TEXT, st.none() | TEXT, st.none() | st.binary(max_size=9), COUNT)
 STATS = st.builds(ShardStats, COUNT, COUNT, COUNT, COUNT, COUNT, COUNT, st.none() | TEXT)
@@ -199,5 +201,5 @@ JSONISH = st.recursive(
 @settings(max_examples=300)
 def test_well_formed_msgpack_of_the_wrong_shape_is_refused(kind: int, tag: int, fields: list[Any]) -> None:
     for entries in ([[1, 1, [tag, fields]]], [[1, [tag, fields]]]):
-        body = msgpack.packb([1, kind, entries])
+        body = msgpack.packb([PROTOCOL_VERSION, kind, entries])
         decoded(Frame(body, zlib.crc32(body)))

@@ -39,7 +39,7 @@ def change(tmp_path: Path, sql: str) -> None:
 
 def test_a_name_whose_creation_failed_can_be_created_again(catalog: Catalog, runtime: LocalRuntime) -> None:
     coordinator = Coordinator(catalog, runtime)
-    catalog.add_gallery("00" * 8, SPEC, ["host-0", "host-0"])
+    catalog.add_gallery("00" * 8, SPEC, [("host-0",), ("host-0",)])
     route = coordinator.create_gallery(SPEC)
     assert coordinator.galleries() == [route]
     with pytest.raises(AlreadyExists):

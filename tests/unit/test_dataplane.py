@@ -122,8 +122,8 @@ def client(server: DataServer, loop: ClientLoop) -> Iterator[DataClient]:
     running.close()
 
 
-def search(first: float, gallery: str = "g", dim: int = 64, k: int = 5) -> SearchRequest:
-    return SearchRequest(gallery, (0,), np.full((1, dim), first, np.float32), SearchParams(k))
+def search(first: float, gallery: str = "g", dim: int = 64, k: int = 5, epoch: int = 1) -> SearchRequest:
+    return SearchRequest(gallery, (0,), np.full((1, dim), first, np.float32), SearchParams(k), (epoch,))
 
 
 def soon() -> float:
@@ -255,12 +255,13 @@ def test_waiting_searches_are_stacked_and_split(host: Held, client: DataClient) 
     assert host.entered.acquire(timeout=SOON)
     rest = [client.submit(search(i), soon()) for i in range(1, 20)]
     other_k, other_dim = client.submit(search(50, k=6), soon()), client.submit(search(60, dim=128), soon())
+    newer = client.submit(search(70, epoch=2), soon())
     host.gate.set()
     assert [keys(future) for future in [first, *rest]] == [[i] for i in range(20)]
-    assert (keys(other_k), keys(other_dim)) == ([50], [60])
+    assert (keys(other_k), keys(other_dim), keys(newer)) == ([50], [60], [70])
     stacked = [r for r in host.requests if isinstance(r, SearchRequest) and len(r.probes) > 1]
     assert sum(len(r.probes) for r in stacked) >= 17
-    assert all(r.params.k == 5 and r.probes.shape[1] == 64 for r in stacked)
+    assert all(r.params.k == 5 and r.probes.shape[1] == 64 and r.epochs == (1,) for r in stacked)
 
 
 def test_one_bad_search_in_a_stack_fails_alone(host: Held, client: DataClient) -> None:
@@ -284,9 +285,9 @@ def test_a_bug_in_the_host_is_a_named_error_and_the_server_goes_on(client: DataC
 
 def test_a_slow_write_delays_neither_search_nor_look_up(host: Held, client: DataClient) -> None:
     host.gate.clear()
-    write = client.submit(FlushRequest("g", (0,)), soon())
+    write = client.submit(FlushRequest("g", (0,), (1,)), soon())
     assert host.entered.acquire(timeout=SOON)
-    look = client.submit(StatsRequest("g", (0,)), soon())
+    look = client.submit(StatsRequest("g", (0,), (1,)), soon())
     found = client.submit(search(3), soon())
     assert host.entered.acquire(timeout=SOON)
     assert host.entered.acquire(timeout=SOON)
@@ -296,7 +297,9 @@ def test_a_slow_write_delays_neither_search_nor_look_up(host: Held, client: Data
 
 
 def enroll(lsn: int) -> EnrollRequest:
-    return EnrollRequest("g", 0, EnrollBatch(np.zeros((1, 64), np.float32), (f"t{lsn}",), (None,), (None,)), False)
+    return EnrollRequest(
+        "g", 0, 1, b"", EnrollBatch(np.zeros((1, 64), np.float32), (f"t{lsn}",), (None,), (None,)), False
+    )
 
 
 def test_writes_keep_the_order_of_submission(host: Held, client: DataClient) -> None:
@@ -311,7 +314,7 @@ def test_a_large_enrollment_arrives_whole_and_in_order(client: DataClient) -> No
     rows = 4_000
     ids = tuple(f"t{i}" for i in range(rows))
     batch = EnrollBatch(np.ones((rows, 512), np.float32), ids, (None,) * rows, (None,) * rows)
-    futures = [client.submit(r, soon()) for r in (enroll(0), EnrollRequest("g", 0, batch, False), enroll(1))]
+    futures = [client.submit(r, soon()) for r in (enroll(0), EnrollRequest("g", 0, 1, b"", batch, False), enroll(1))]
     assert [future.result(SOON) for future in futures] == [
         EnrollReceipt(1, 0, 1),
         EnrollReceipt(rows, 0, 2),
@@ -322,7 +325,7 @@ def test_a_large_enrollment_arrives_whole_and_in_order(client: DataClient) -> No
 def test_a_request_over_the_frame_limit_is_refused_before_sending(client: DataClient) -> None:
     probes = np.zeros((21_000, 2_048), np.float32)
     with pytest.raises(ProtocolError, match="a message has at most"):
-        client.submit(SearchRequest("g", (0,), probes, SearchParams(5)), soon()).result(SOON)
+        client.submit(SearchRequest("g", (0,), probes, SearchParams(5), (1,)), soon()).result(SOON)
 
 
 # --- deadlines

@@ -35,8 +35,8 @@ from coordinator.messages import (
 from shard.errors import FacegridError, ProtocolError, UnknownGallery, _subclasses
 from shard.types import CandidateBatch, EnrollBatch, SearchParams, TemplateRecord
 
-STATS = StatsRequest("g", (0, 1))
-STATS_FIELDS = ["g", [0, 1]]
+STATS = StatsRequest("g", (0, 1), (3, 4))
+STATS_FIELDS = ["g", [0, 1], [3, 4]]
 
 
 def framed(body: object) -> Frame:
@@ -52,7 +52,7 @@ def sent(message: DataRequest) -> DataRequest:
 
 
 def search(probes: np.ndarray) -> SearchRequest:
-    return SearchRequest("acme/staff", (0, 3), probes, SearchParams(10, 0.99, False, 0.4, ("Ann", "Bob")))
+    return SearchRequest("acme/staff", (0, 3), probes, SearchParams(10, 0.99, False, 0.4, ("Ann", "Bob")), (5, 2**40))
 
 
 def test_every_data_request_has_a_tag() -> None:
@@ -80,7 +80,7 @@ def test_strided_array_is_sent_in_c_order() -> None:
 
 def test_enroll_round_trip_keeps_none_and_bytes() -> None:
     batch = EnrollBatch(np.ones((2, 64), np.float32), ("a", "é"), (None, "Bob"), (b'{"x":1}', None))
-    back = sent(EnrollRequest("g", 3, batch, True))
+    back = sent(EnrollRequest("g", 3, 7, b"op", batch, True))
     assert isinstance(back, EnrollRequest)
     assert back.batch.template_ids == ("a", "é")
     assert back.batch.identities == (None, "Bob")
@@ -120,11 +120,11 @@ def test_error_message_with_a_lone_surrogate_travels() -> None:
     ("message", "says"),
     [
         (CreateShard("g", 0, 128), "CreateShard does not travel"),
-        (StatsRequest("g", [0, 1]), r"StatsRequest.shards: expected tuple, got list"),  # type: ignore[arg-type]
-        (StatsRequest("g", ("0",)), r"StatsRequest.shards\[\]: expected int, got str"),  # type: ignore[arg-type]
-        (StatsRequest("g", (True,)), r"expected int, got bool"),
-        (StatsRequest("g", (2**64,)), r"cannot be encoded"),
-        (StatsRequest("\udc80", ()), r"cannot be encoded"),
+        (StatsRequest("g", [0, 1], ()), r"StatsRequest.shards: expected tuple, got list"),  # type: ignore[arg-type]
+        (StatsRequest("g", ("0",), ()), r"StatsRequest.shards\[\]: expected int, got str"),  # type: ignore[arg-type]
+        (StatsRequest("g", (True,), ()), r"expected int, got bool"),
+        (StatsRequest("g", (2**64,), ()), r"cannot be encoded"),
+        (StatsRequest("\udc80", (), ()), r"cannot be encoded"),
         (search(np.ones((1, 64))), r"SearchRequest.probes: expected a float32 array.*got float64 \(1, 64\)"),
         (search(np.full((), 1, np.float32)), r"of 1 to 3 dimensions, got float32 \(\)"),
     ],
@@ -147,8 +147,9 @@ GOOD = array(1, 2, 0, (1, 2, 0), bytes(8))
 
 
 def search_body(probes: object, **changed: object) -> list[object]:
-    fields = {"gallery": "g", "shards": [0], "probes": probes, "params": [10, 0.9, False, None, []]} | changed
-    return [1, 1, [[5, 100, [1, list(fields.values())]]]]
+    fields = {"gallery": "g", "shards": [0], "probes": probes, "params": [10, 0.9, False, None, []], "epochs": [1]}
+    fields |= changed
+    return [2, 1, [[5, 100, [1, list(fields.values())]]]]
 
 
 def test_hand_made_search_decodes() -> None:
@@ -161,26 +162,26 @@ def test_hand_made_search_decodes() -> None:
     ("body", "says"),
     [
         (b"", "OutOfData"),
-        ([2, 1, []], "protocol version 2; this end speaks 1"),
-        ([1, 2, []], "kind 2 where 1"),
-        ([1, 1], "frame: expected 3 fields, got 2"),
-        ([1, 1, [], 0], "expected 3 fields, got 4"),
+        ([1, 1, []], "protocol version 1; this end speaks 2"),
+        ([2, 2, []], "kind 2 where 1"),
+        ([2, 1], "frame: expected 3 fields, got 2"),
+        ([2, 1, [], 0], "expected 3 fields, got 4"),
         ({"version": 1}, "malformed"),
-        ([1, 1, [[5, 100, [99, []]]]], "unknown message tag 99"),
-        ([1, 1, [[5, 100, [0, ["code", "text"]]]]], "unknown message tag 0"),
-        ([1, 1, [[-5, 100, [7, STATS_FIELDS]]]], "request id: expected a number"),
-        ([1, 1, [[True, 100, [7, STATS_FIELDS]]]], "request id: expected a number"),
-        ([1, 1, [[5, 100, [7, ["g"]]]]], "StatsRequest: expected 2 fields, got 1"),
-        ([1, 1, [[5, 100, [7, [b"g", [0]]]]]], "StatsRequest.gallery_id: expected str, got bytes"),
-        ([1, 1, [[5, 100, [7, ["g", [0.0]]]]]], r"StatsRequest.shards\[\]: expected int, got float"),
-        ([1, 1, [[5, 100, [7, ["g", [[[[1]]]]]]]]], "exceeds max_array_len"),
-        ([1, 1, [[5, 100, [7, ["g", [{}]]]]]], "expected int, got dict"),
-        ([1, 1, [[5, 100, [7, ["g", [msgpack.Timestamp(0)]]]]]], "expected int, got Timestamp"),
-        (msgpack.packb([1, 1, [[5, 100, [7, STATS_FIELDS]]]]) + b"\x00", "1 bytes after the end"),
-        (b"\x93\x01\x01\xdd\xff\xff\xff\xff", "4294967295 entries announced"),
-        (b"\x93\x01\x01\x91\x93\x05\x64\x92\x07\x92\xa1g\xdd\x10\x00\x00\x00", "268435456 entries announced"),
-        (b"\x93\x01\x01\x91\x93\x05\x64\x92\x07\x92\xdb\xff\xff\xff\xff", "malformed"),
-        (b"\x93\x01\x01\x91\x93\x05\x64\x92\x07\x92\xa2\xff\xff\x90", "UnicodeDecodeError"),
+        ([2, 1, [[5, 100, [99, []]]]], "unknown message tag 99"),
+        ([2, 1, [[5, 100, [0, ["code", "text"]]]]], "unknown message tag 0"),
+        ([2, 1, [[-5, 100, [7, STATS_FIELDS]]]], "request id: expected a number"),
+        ([2, 1, [[True, 100, [7, STATS_FIELDS]]]], "request id: expected a number"),
+        ([2, 1, [[5, 100, [7, ["g"]]]]], "StatsRequest: expected 3 fields, got 1"),
+        ([2, 1, [[5, 100, [7, [b"g", [0], []]]]]], "StatsRequest.gallery_id: expected str, got bytes"),
+        ([2, 1, [[5, 100, [7, ["g", [0.0], []]]]]], r"StatsRequest.shards\[\]: expected int, got float"),
+        ([2, 1, [[5, 100, [7, ["g", [[[[1]]]], []]]]]], "exceeds max_array_len"),
+        ([2, 1, [[5, 100, [7, ["g", [{}], []]]]]], "expected int, got dict"),
+        ([2, 1, [[5, 100, [7, ["g", [msgpack.Timestamp(0)], []]]]]], "expected int, got Timestamp"),
+        (msgpack.packb([2, 1, [[5, 100, [7, STATS_FIELDS]]]]) + b"\x00", "1 bytes after the end"),
+        (b"\x93\x02\x01\xdd\xff\xff\xff\xff", "4294967295 entries announced"),
+        (b"\x93\x02\x01\x91\x93\x05\x64\x92\x07\x93\xa1g\xdd\x10\x00\x00\x00", "268435456 entries announced"),
+        (b"\x93\x02\x01\x91\x93\x05\x64\x92\x07\x93\xdb\xff\xff\xff\xff", "malformed"),
+        (b"\x93\x02\x01\x91\x93\x05\x64\x92\x07\x93\xa2\xff\xff\x90", "UnicodeDecodeError"),
         (search_body(b"raw"), "expected a float32 array, got bytes"),
         (search_body(msgpack.ExtType(2, GOOD.data)), "expected a float32 array"),
         (search_body(msgpack.ExtType(1, b"short")), "shorter than its header"),
@@ -208,7 +209,7 @@ def test_malformed_bodies_are_named(body: object, says: str) -> None:
 
 def test_error_reply_of_wrong_types_is_refused() -> None:
     with pytest.raises(ProtocolError, match="error: expected two strings, got int, str"):
-        decode_replies(framed([1, 2, [[1, [0, [404, "text"]]]]]))
+        decode_replies(framed([2, 2, [[1, [0, [404, "text"]]]]]))
 
 
 def test_nothing_is_unpickled() -> None:

@@ -185,7 +185,7 @@ def test_memory_is_counted_and_has_no_slack(tmp_path: Path) -> None:
     gallery = Gallery(tmp_path, (rows,))
     assert gallery.index.code_bytes == rows * (PLANES * 16 + 2 + 8)
     gallery.keys.tofile(tmp_path / "keys")
-    gallery.index.seal(0, str(tmp_path / "keys"))
+    gallery.index.seal(0, str(tmp_path / "keys"), b"")
     sealed = rows * (PLANES * 16 + 2) + (LISTS + 1) * 4
     assert gallery.index.code_bytes == sealed
     probes, _ = make_probes(1)
@@ -199,7 +199,7 @@ def test_memory_is_counted_and_has_no_slack(tmp_path: Path) -> None:
 def test_lists_that_do_not_agree_are_not_visited(tmp_path: Path, is_loaded: bool) -> None:
     gallery = Gallery(tmp_path, (6_800, 60))
     gallery.keys[:6_800].tofile(tmp_path / "keys")
-    gallery.index.seal(0, str(tmp_path / "keys"))
+    gallery.index.seal(0, str(tmp_path / "keys"), b"")
     if is_loaded:
         gallery.index.set_codes(PLANES, LISTS, [gallery.coded[rows] for rows in gallery.segments])
     gallery.delete([5, 6, 7])
@@ -257,3 +257,116 @@ def test_rows_are_counted_deleted_and_gathered(gallery: Gallery) -> None:
     np.testing.assert_array_equal(gallery.index.gather(rows), gallery.floats[rows])
     assert gallery.index.gather(rows[:0]).shape == (0, DIM)
     np.testing.assert_array_equal(gallery.index.keys(2), gallery.keys[gallery.segments[2]])
+
+
+def test_checksums_of_blocks_are_those_of_the_pieces() -> None:
+    data = np.random.default_rng(1).integers(0, 256, 200_001, dtype=np.uint8)
+    for block in (1, 1_000, _native.CHECKSUM_BLOCK, 200_001, 1 << 40):
+        sums = [_native.crc32c(data[start : start + block]) for start in range(0, len(data), block)]
+        assert _native.crc32c_blocks(data, block) == np.array(sums, "<u4").tobytes()
+    assert _native.crc32c_blocks(memoryview(data), 7) == _native.crc32c_blocks(data.tobytes(), 7)
+    assert _native.crc32c_blocks(b"", 7) == b""
+    with pytest.raises(ValueError, match="block: expected at least 1"):
+        _native.crc32c_blocks(data, 0)
+    with pytest.raises(ValueError, match="contiguous"):
+        _native.crc32c_blocks(data[::2], 7)
+
+
+def test_the_block_of_checksums_follows_from_their_count() -> None:
+    new, old = _native.CHECKSUM_BLOCK, 1 << 20
+    assert (new, _native.checksum_block(0, 0), _native.checksum_block(1, 1)) == (1 << 16, new, new)
+    assert [_native.checksum_block(new + 1, count) for count in (2, 1)] == [new, old]
+    assert [_native.checksum_block(old + 1, count) for count in (17, 2)] == [new, old]
+    for size, count in ((0, 1), (1, 0), (new, 2), (old + 1, 16), (5, -1), (-5, 1)):
+        with pytest.raises(ValueError, match=r"expected|checksums are not those"):
+            _native.checksum_block(size, count)
+
+
+def sealed_gallery(folder: Path, segments: tuple[int, ...]) -> Gallery:
+    """All segments but the last are sealed, with checksums."""
+    gallery = Gallery(folder, segments)
+    for number, members in enumerate(gallery.segments[:-1]):
+        gallery.keys[members].tofile(folder / f"keys-{number}")
+        sums = _native.crc32c_blocks(gallery.floats[members].reshape(-1).view(np.uint8), _native.CHECKSUM_BLOCK)
+        gallery.index.seal(number, str(folder / f"keys-{number}"), sums)
+    return gallery
+
+
+def test_a_wrong_block_is_an_error_with_path_and_offset(tmp_path: Path) -> None:
+    gallery = sealed_gallery(tmp_path, (3_000, 2_000, 10))
+    path = tmp_path / "floats-5-1"
+    with path.open("r+b") as file:
+        file.seek(4 * _native.CHECKSUM_BLOCK + 3)
+        file.write(b"\xff")
+    row = 3_000 + 4 * _native.CHECKSUM_BLOCK // (DIM * 4) + 1
+    probes, values = make_probes(40)
+    calls = (
+        lambda: _native.search([gallery.index], probes, [None], 5),
+        lambda: _native.search([gallery.index], probes, [cascade(values, -1e9)], 5),
+        lambda: _native.join(gallery.index, None, (0, 100), None, 0.5),
+        lambda: gallery.index.gather(np.array([0, row], np.int64)),
+    )
+    for call in calls * 2:
+        with pytest.raises(_native.CorruptBlock) as caught:
+            call()
+        assert caught.value.args == (str(path), 4 * _native.CHECKSUM_BLOCK)
+    np.testing.assert_array_equal(gallery.index.gather(np.array([0, 5_009], np.int64)), gallery.floats[[0, 5_009]])
+    assert (_native.CorruptBlock.__module__, _native.CorruptBlock.__base__) == ("shard._native", Exception)
+
+
+def test_a_dropped_segment_is_unmapped_and_found_no_more(tmp_path: Path) -> None:
+    gallery = sealed_gallery(tmp_path, (3_000, 2_000, 10))
+    index, before = gallery.index, gallery.index.code_bytes
+    with pytest.raises(ValueError, match="drop: 3000 of the 3000 rows of segment 0 are live"):
+        index.drop(0)
+    gallery.delete(list(range(3_000)))
+    assert str(tmp_path / "floats-5-0") in Path("/proc/self/maps").read_text()
+    index.drop(0)
+    index.drop(0)
+    maps = Path("/proc/self/maps").read_text()
+    assert str(tmp_path / "floats-5-0") not in maps
+    assert str(tmp_path / "keys-0") not in maps
+    assert str(tmp_path / "floats-5-1") in maps
+    (tmp_path / "floats-5-0").unlink()
+    assert (index.rows, index.live_rows) == (5_010, 2_010)
+    assert index.code_bytes <= before - 3_000 * (PLANES * 16 + 2)
+    assert gallery.delete([0, 2_999]) == 0
+    assert index.keys(0).shape == (0,)
+    with pytest.raises(IndexError, match="row 2999 is gone: its segment 0 was dropped"):
+        index.gather(np.array([3_000, 2_999], np.int64))
+    probes, values = make_probes(5)
+    empty = np.empty((0, PLANES * 16 + 2), np.uint8)
+    index.set_codes(PLANES, LISTS, [empty, *(gallery.coded[rows] for rows in gallery.segments[1:])])
+    everything = np.full(627, 255, np.uint8)
+    for stage in (None, cascade(values, -1e9)):
+        for filters in (None, [everything], [everything[:376]]):  # the last lets eight rows pass, one by one
+            _, rows, _, _ = _native.search([index], probes, [stage], 12, filters=filters)
+            allowed = np.arange(3_000, 3_008 if filters and len(filters[0]) == 376 else 5_010)
+            assert [got[got >= 0].tolist() for got in rows] == [best(gallery, probe, allowed, 12) for probe in probes]
+    left, right, _ = _native.join(index, None, (0, 5_010), None, 0.5)
+    assert len(left) > 10
+    assert min(left.min(), right.min()) >= 3_000
+
+
+def test_skipped_rows_keep_the_numbers_of_those_after_them(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path, (300, 70))
+    index = _native.Index(DIM)
+    assert index.skip(1_000) == 0
+    with pytest.raises(ValueError, match="room for 0"):
+        index.append(gallery.keys[:1], None)
+    assert index.open_segment(str(tmp_path / "floats-5-0"), 300) == 1
+    assert index.append(gallery.keys[:300], None) == 1_000
+    assert (index.skip(7), index.skip(0)) == (2, 3)
+    assert index.open_segment(str(tmp_path / "floats-5-1"), 70) == 4
+    assert index.append(gallery.keys[300:], None) == 1_307
+    assert (index.rows, index.live_rows) == (1_377, 370)
+    probes, _ = make_probes(6)
+    _, rows, _, _ = _native.search([index], probes, [None], 8)
+    numbers = np.r_[1_000:1_300, 1_307:1_377]
+    expected = [numbers[best(gallery, probe, np.arange(370), 8)].tolist() for probe in probes]
+    assert rows.tolist() == expected
+    assert index.delete(np.array([5, 1_301, 1_307], np.int64)) == 1
+    with pytest.raises(ValueError, match="skip: 4294967295 rows do not fit"):
+        index.skip(2**32 - 1)
+    with pytest.raises(ValueError, match=r"rows: .*-1"):
+        index.skip(-1)

@@ -66,7 +66,7 @@ WRONG: dict[str, tuple[Wrong, str]] = {
     "append to nothing": (lambda g: _native.Index(4).append(np.zeros(1, np.uint64), None), "open_segment first"),
     "capacity below 0": (lambda g: g.index.open_segment("x", -1), "capacity: .*-1"),
     "capacity of too many rows": (lambda g: g.index.open_segment(__file__, 2**62), "too many"),
-    "keys of no segment": (lambda g: g.index.seal(4, __file__), "segment 4 does not exist; there are 4"),
+    "keys of no segment": (lambda g: g.index.seal(4, __file__, b""), "segment 4 does not exist; there are 4"),
     "set_codes of one array": (lambda g: g.index.set_codes(PLANES, 0, [U8]), "one array per segment"),
     "set_codes of another width": (lambda g: g.index.set_codes(2, 0, [U8] * 4), r"codes\[0\]: .*2 planes.*\(2, 48\)"),
     "set_codes of too many planes": (lambda g: g.index.set_codes(2**40, 0, []), "at most"),
@@ -142,14 +142,14 @@ def test_files_that_cannot_be_mapped_are_os_errors(gallery: Gallery, tmp_path: P
     with pytest.raises(FileNotFoundError, match="absent"):
         gallery.index.open_segment(str(tmp_path / "absent"), 3)
     with pytest.raises(OSError, match="short"):
-        gallery.index.seal(0, str(short))
+        gallery.index.seal(0, str(short), b"")
 
 
 def test_a_file_of_other_keys_is_refused(gallery: Gallery, tmp_path: Path) -> None:
     gallery.keys[::-1].tofile(tmp_path / "keys")
     with pytest.raises(ValueError, match="does not hold the keys"):
-        gallery.index.seal(0, str(tmp_path / "keys"))
+        gallery.index.seal(0, str(tmp_path / "keys"), b"")
     gallery.keys[:300].tofile(tmp_path / "keys")
-    gallery.index.seal(0, str(tmp_path / "keys"))
+    gallery.index.seal(0, str(tmp_path / "keys"), b"")
     with pytest.raises(ValueError, match="sealed already"):
-        gallery.index.seal(0, str(tmp_path / "keys"))
+        gallery.index.seal(0, str(tmp_path / "keys"), b"")

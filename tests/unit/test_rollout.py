@@ -13,19 +13,21 @@ import pytest
 from coordinator import coordinator as coordinating
 from coordinator.catalog import Catalog
 from coordinator.coordinator import Coordinator
+from coordinator.merge import odd_ones_out
 from coordinator.messages import (
     ActivateModel,
+    ConfigureShards,
     ControlRequest,
     DiscardModels,
+    InventoryRequest,
     ModelsReply,
     ModelsRequest,
-    OpenShards,
     PrepareModel,
     Reply,
     SearchReply,
     SearchRequest,
 )
-from coordinator.rollout import Rollouts, odd_ones_out, replicas_by_host
+from coordinator.rollout import Rollouts, by_host
 from coordinator.router import Router
 from coordinator.runtime import LocalRuntime
 from coordinator.types import GalleryRoute, GallerySpec, RolloutStatus
@@ -158,9 +160,9 @@ def test_odd_ones_out() -> None:
     assert odd_ones_out(["c", "b", "a", "a"]) == [0, 1]
 
 
-def test_every_copy_in_sync_takes_part() -> None:
-    route = GalleryRoute("0" * 16, NAME, DIM, 128, None, (("a", "b"), ("b", "c"), ("a",)), (1, 1, 1), None, 1, 2)
-    assert replicas_by_host(route) == {"a": (0, 2), "b": (0, 1), "c": (1,)}
+def test_replicas_are_asked_by_host() -> None:
+    pairs = [("b", 0), ("a", 2), ("a", 0), ("b", 1), ("c", 1), ("a", 0)]
+    assert by_host(pairs) == {"a": (0, 2), "b": (0, 1), "c": (1,)}
 
 
 def test_a_rollout_in_two_phases_with_its_progress(trained: tuple[Home, str]) -> None:
@@ -419,7 +421,7 @@ def test_opening_does_not_wait_for_a_rollout(trained: tuple[Home, str]) -> None:
     home.runtime.let_through()
     gate = threading.Event()
     home.runtime.before = lambda host, request: (
-        None if isinstance(request, (OpenShards, ModelsRequest)) else assert_set(gate)
+        None if isinstance(request, (ConfigureShards, InventoryRequest, ModelsRequest)) else assert_set(gate)
     )
     home.coordinator.close()
     home.catalog = Catalog(home.directory / "catalog.db")
@@ -456,7 +458,7 @@ def test_rollouts_under_load_keep_recall_and_one_model_a_host(trained: tuple[Hom
     def ask_hosts() -> None:
         replies = []
         for host, shards in route.shards_by_host().items():
-            request = SearchRequest(route.gallery_id, shards, probes, SearchParams(1))
+            request = SearchRequest(route.gallery_id, shards, probes, SearchParams(1), route.epochs_of(shards))
             reply = home.runtime.submit(host, request, deadline=time.monotonic() + SOON_S).result()
             assert isinstance(reply, SearchReply)
             replies.append(reply.model_id)

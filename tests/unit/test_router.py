@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator import router as router_module
+from coordinator import writes
 from coordinator.catalog import Catalog
 from coordinator.coordinator import Coordinator
 from coordinator.messages import DataRequest, EnrollRequest, Reply
@@ -59,8 +59,8 @@ def route(coordinator: Coordinator) -> GalleryRoute:
 def test_a_large_batch_is_written_in_pieces_with_shards_taking_turns(
     runtime: LocalRuntime, route: GalleryRoute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(router_module, "_ARRAY_BYTES", 20 * DIM * 4)
-    monkeypatch.setattr(router_module, "WRITES_IN_FLIGHT", 2)
+    monkeypatch.setattr(writes, "ARRAY_BYTES", 20 * DIM * 4)
+    monkeypatch.setattr(writes, "WRITES_IN_FLIGHT", 2)
     recorded = Recorded(runtime)
     router = Router(recorded)  # type: ignore[arg-type]
     batch = batch_of(unit_rows(200, DIM, seed=1))

@@ -17,6 +17,9 @@ CREATE TABLE old (
     row INTEGER PRIMARY KEY, template_id TEXT NOT NULL UNIQUE, identity TEXT, metadata BLOB, lsn INTEGER NOT NULL);
 INSERT INTO old SELECT row, template_id, identity, metadata, lsn FROM templates;
 DROP TABLE templates; DROP TABLE template_keys; DROP TABLE identity_rows;
+DROP TABLE appends; DROP TABLE epochs; DROP TABLE operations;
+ALTER TABLE segments DROP COLUMN dropped;
+ALTER TABLE tombstones DROP COLUMN deleted_at;
 ALTER TABLE old RENAME TO templates;
 CREATE INDEX templates_by_identity ON templates (identity) WHERE identity IS NOT NULL;
 UPDATE meta SET value = '1' WHERE key = 'format_version';

@@ -255,9 +255,9 @@ def test_a_closed_shard_refuses_writes(tmp_path: Path) -> None:
 def test_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> None:
     Shard.create(tmp_path / "s", dim=DIM, load_model=load_model).close()
     with sqlite3.connect(tmp_path / "s" / "shard.db") as db:
-        db.execute("UPDATE meta SET value = '3' WHERE key = 'format_version'")
+        db.execute("UPDATE meta SET value = '99' WHERE key = 'format_version'")
     db.close()
-    with pytest.raises(FormatTooNew, match="format 3"):
+    with pytest.raises(FormatTooNew, match="format 99"):
         Shard(tmp_path / "s", load_model)
 
 

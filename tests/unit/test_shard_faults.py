@@ -62,7 +62,7 @@ def test_rows_committed_before_an_interruption_are_not_overwritten(
     shard.enroll(batch_of(rows[:10], prefix="a"))
     with monkeypatch.context() as patch:
         # The keys are made before the commit; codes of the batch are too. What follows it is the index.
-        patch.setattr(shard, "index", _Interrupted(shard.index))
+        patch.setattr(shard._rows, "view", (_Interrupted(shard.index), shard.model))
         with pytest.raises(KeyboardInterrupt):
             shard.enroll(batch_of(rows[10:20], prefix="b"))
     with pytest.raises(WriteFailed, match="until it is reopened"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from shard import segments
+from shard.index import CHECKSUM_BLOCK
 from shard.search import search_shards
 from shard.shard import Shard
 from shard.training import train
@@ -70,4 +71,5 @@ def test_an_order_costs_two_bytes_a_row_and_the_starts(tmp_path: Path) -> None:
     with opened(tmp_path / "s") as shard:
         shard.enroll(batch_of(unit_rows(SEGMENT, DIM, seed=5)))
         shard.activate(MODEL)
-        assert shard.index.code_bytes == SEGMENT * (32 + 2) + (64 + 1) * 4
+        checksums = SEGMENT * DIM * 4 // CHECKSUM_BLOCK * 4 + 8
+        assert shard.index.code_bytes == SEGMENT * (32 + 2) + (64 + 1) * 4 + checksums

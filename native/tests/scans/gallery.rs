@@ -1,10 +1,13 @@
 //! A small gallery that keeps its rows twice: in an `Index` and in plain vectors, for the oracle.
 
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use _native::kernels::LANES;
-use _native::{Index, Layout};
+use _native::{CHECKSUM_BLOCK, Index, Layout, crc32c_blocks};
 
 pub const LISTS: usize = 4;
 
@@ -46,12 +49,13 @@ pub struct Gallery {
     deleted: Vec<bool>,
     dim: usize,
     planes: usize,
-    files: Vec<PathBuf>,
+    /// Of each segment its rows and its files: floats, and keys if it is sealed.
+    segments: Vec<(Range<usize>, Vec<PathBuf>)>,
 }
 
 impl Gallery {
     /// Segments of so many rows each; about `deleted` per cent of them deleted. Odd segments are appended in two pieces,
-    /// even ones are sealed.
+    /// even ones are sealed, with checksums.
     pub fn new(
         random: &mut Random,
         segments: &[usize],
@@ -91,24 +95,27 @@ impl Gallery {
         let index = Index::new(dim).expect("a dimension");
         index.set_codes(Layout { planes, lists: LISTS }, &[]).expect("no segments yet");
         let Rows { floats, codes, lists, keys, deleted } = rows;
-        let (is_listed, files) = (vec![false; keys.len()], Vec::new());
-        let mut gallery = Self { index, keys, floats, codes, lists, is_listed, deleted, dim, planes, files };
+        let (is_listed, loaded) = (vec![false; keys.len()], Vec::new());
+        let mut gallery = Self { index, keys, floats, codes, lists, is_listed, deleted, dim, planes, segments: loaded };
         let mut first = 0;
         for (at, &rows) in segments.iter().enumerate() {
             let floats = &gallery.floats[first * dim..(first + rows) * dim];
-            let path = write(&floats.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>());
+            let bytes: Vec<u8> = floats.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let path = write(&bytes);
             gallery.index.open_segment(&path, rows).expect("a segment");
-            gallery.files.push(path);
+            let mut files = vec![path];
             let middle = first + if at % 2 == 1 { rows / 2 } else { 0 };
             gallery.append(first, middle);
             gallery.append(middle, first + rows);
             if at % 2 == 0 && rows > 0 {
                 let keys = &gallery.keys[first..first + rows];
                 let path = write(&keys.iter().flat_map(|key| key.to_le_bytes()).collect::<Vec<_>>());
-                gallery.index.seal(at, &path).expect("the keys that were appended");
-                gallery.files.push(path);
+                let sums = crc32c_blocks(&bytes, CHECKSUM_BLOCK);
+                gallery.index.seal(at, &path, &sums).expect("the keys that were appended");
+                files.push(path);
                 gallery.is_listed[first..first + rows].fill((64 * LISTS..=1 << 16).contains(&rows));
             }
+            gallery.segments.push((first..first + rows, files));
             first += rows;
         }
         let gone: Vec<i64> = (0..first).filter(|row| gallery.deleted[*row]).map(|row| row as i64).collect();
@@ -129,6 +136,32 @@ impl Gallery {
 
     pub fn live(&self) -> Vec<usize> {
         (0..self.keys.len()).filter(|row| !self.deleted[*row]).collect()
+    }
+
+    pub fn rows_of(&self, segment: usize) -> Range<usize> {
+        self.segments[segment].0.clone()
+    }
+
+    pub fn floats_path(&self, segment: usize) -> &Path {
+        &self.segments[segment].1[0]
+    }
+
+    /// Delete the rows of a segment and let go of it; its files are removed.
+    pub fn drop_segment(&mut self, segment: usize) {
+        let (rows, files) = &mut self.segments[segment];
+        let gone: Vec<i64> = rows.clone().map(|row| row as i64).collect();
+        self.deleted[rows.clone()].fill(true);
+        self.index.delete(&gone).expect("rows in range");
+        self.index.drop_segment(segment).expect("a segment without live rows");
+        files.drain(..).for_each(|path| std::fs::remove_file(path).expect("the temporary file is still there"));
+    }
+
+    /// Flip bits of one byte of a segment's floats, in place.
+    pub fn flip(&self, segment: usize, at: usize) {
+        let mut file = OpenOptions::new().read(true).write(true).open(self.floats_path(segment)).expect("the floats");
+        let mut byte = [0];
+        file.seek(SeekFrom::Start(at as u64)).and_then(|_| file.read_exact(&mut byte)).expect("a byte");
+        file.seek(SeekFrom::Start(at as u64)).and_then(|_| file.write_all(&[byte[0] ^ 0x40])).expect("a byte");
     }
 
     /// The list of a row that lies in order of lists.
@@ -159,7 +192,7 @@ impl Gallery {
 
 impl Drop for Gallery {
     fn drop(&mut self) {
-        for path in &self.files {
+        for path in self.segments.iter().flat_map(|(_, files)| files) {
             std::fs::remove_file(path).expect("the temporary file is still there");
         }
     }

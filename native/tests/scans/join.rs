@@ -43,10 +43,15 @@ proptest! {
         left in prop::collection::vec(prop_oneof![0..60_usize, 256..400_usize], 0..4),
         right in prop::collection::vec(0..200_usize, 0..3),
         seed: u64, cut in (0..400_usize, 0..400_usize), least in -1.0..9.0_f32, with_codes: bool, is_coarse: bool,
+        dropped in 0..8_usize,
     ) {
         let mut random = Random::new(seed);
-        let left = Gallery::new(&mut random, &left, DIM, PLANES, is_coarse, 10);
-        let right = Gallery::new(&mut random, &right, DIM, PLANES, is_coarse, 10);
+        let load = |random: &mut Random, segments: &[usize]| {
+            let mut gallery = Gallery::new(random, segments, DIM, PLANES, is_coarse, 10);
+            (0..segments.len()).filter(|at| dropped >> at & 1 == 1).for_each(|at| gallery.drop_segment(at));
+            gallery
+        };
+        let (left, right) = (load(&mut random, &left), load(&mut random, &right));
         let total = left.keys.len();
         let rows = cut.0.min(cut.1).min(total)..cut.0.max(cut.1).min(total);
         let projection = projection(&mut random);

@@ -1,5 +1,7 @@
 //! Every scan against brute force, on galleries that are kept twice.
 
+mod damage;
+mod drops;
 mod gallery;
 mod join;
 mod search;

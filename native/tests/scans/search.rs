@@ -164,11 +164,14 @@ proptest! {
     fn agrees_with_brute_force(
         segments in sizes(), n in 0..6_usize, k in 1..40_usize, is_coarse: bool, seed: u64, plans in plans(),
         deleted in 0..4_u64, least in prop_oneof![2 => Just(f32::NEG_INFINITY), 1 => -3.0..9.0_f32],
-        filtered in prop::collection::vec(prop::option::of(0..100_u64), 3),
+        filtered in prop::collection::vec(prop::option::of(0..100_u64), 3), dropped in 0..8_usize,
     ) {
         let mut random = Random::new(seed);
-        let galleries: Vec<Gallery> = segments.iter()
+        let mut galleries: Vec<Gallery> = segments.iter()
             .map(|rows| Gallery::new(&mut random, rows, DIM, PLANES, is_coarse, deleted * 25)).collect();
+        for (gallery, segments) in galleries.iter_mut().zip(&segments) {
+            (0..segments.len()).filter(|at| dropped >> at & 1 == 1).for_each(|at| gallery.drop_segment(at));
+        }
         let probes = random.floats(n * DIM, is_coarse);
         let galleries: Vec<&Gallery> = galleries.iter().collect();
         let filter = |(gallery, share): (&&Gallery, &Option<u64>)| share.map(|share| gallery.filter(&mut random, share));

@@ -1,0 +1,347 @@
+"""`Replica`: one shard on one host, with its part in the replication of that shard.
+
+Primary and backups as in PacificA (Lin et al. 2008): the primary decides the order of writes and acknowledges one when
+every host in sync has it durably. Which hosts those are is a configuration with an epoch, kept in the catalog; whoever
+knows a later epoch refuses what comes under an earlier one, so a primary that was replaced cannot get anything
+confirmed. A replica never changes the configuration itself: it names who did not confirm, and the coordinator decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
+
+from coordinator.messages import AbsorbRequest, ProgressReply, ReplicateRequest, Reply, RestartRequest
+from coordinator.peers import Leases, Peers, ask
+from coordinator.types import ShardConfig
+from shard.catchup import changes_after
+from shard.errors import (
+    FacegridError,
+    HostUnavailable,
+    NotEnoughReplicas,
+    NotReplicated,
+    OutOfStep,
+    StaleRoute,
+)
+from shard.log import Entry
+from shard.shard import Shard
+
+REPLICATE_S = 2.0
+"""How long a backup may take to confirm before it is named as failed."""
+ABSORB_S = 30.0
+"""How long a backup may take for one piece of a catch-up."""
+BATCH_ROWS = 8_192
+"""Rows that travel to a backup in one message."""
+
+T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
+
+
+class Link:
+    """Forwards a primary's entries to one backup, in order, what gathers while a message is under way in the next."""
+
+    def __init__(self, peers: Peers, host: str, config: ShardConfig, lsn: int) -> None:
+        """lsn: up to where the backup has everything."""
+        self.host = host
+        self._peers, self._config = peers, config
+        self._changed = threading.Condition()
+        self._waiting: deque[Entry] = deque()
+        self._is_sending = False
+        self._confirmed = lsn
+        self._error: FacegridError | None = None
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Forward entries; the caller keeps their order."""
+        with self._changed:
+            self._waiting.extend(entries)
+        self._pump()
+
+    def _pump(self) -> None:
+        with self._changed:
+            if self._is_sending or self._error is not None or not self._waiting:
+                return
+            batch: list[Entry] = []
+            rows = 0
+            while self._waiting and (not batch or rows + len(self._waiting[0].batch) <= BATCH_ROWS):
+                batch.append(self._waiting.popleft())
+                rows += len(batch[-1].batch)
+            self._is_sending = True
+        request = ReplicateRequest(self._config.gallery_id, self._config.shard, self._config.epoch, tuple(batch))
+        try:
+            sent = self._peers.submit(self.host, request, deadline=time.monotonic() + REPLICATE_S)
+        except FacegridError as error:
+            self._fail(error)
+            return
+        sent.add_done_callback(self._confirm)
+
+    def _confirm(self, done: Future[Reply]) -> None:
+        error = done.exception()
+        if error is not None:
+            self._fail(error if isinstance(error, FacegridError) else HostUnavailable(repr(error)))
+            return
+        reply = done.result()
+        assert isinstance(reply, ProgressReply)
+        with self._changed:
+            self._confirmed = max(self._confirmed, reply.position.lsn)
+            self._is_sending = False
+            self._changed.notify_all()
+        self._pump()
+
+    def _fail(self, error: FacegridError) -> None:
+        with self._changed:
+            self._error = self._error or error
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def wait(self, lsn: int, timeout_s: float) -> None:
+        """Wait until the backup has confirmed the LSN; raises why it has not."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._confirmed >= lsn or self._error is not None, timeout_s)
+            if self._confirmed >= lsn:
+                return
+            if self._error is not None:
+                raise self._error
+        raise HostUnavailable(f"shard host {self.host!r} did not confirm entry {lsn} within {timeout_s:g} s")
+
+    @property
+    def is_broken(self) -> bool:
+        """It will forward nothing any more."""
+        return self._error is not None
+
+    def close(self, why: str) -> None:
+        """Stop forwarding; whoever waits is told."""
+        self._fail(NotReplicated(why))
+
+
+class Replica:
+    """A shard and its role. Thread-safe. `config` is None until the coordinator has told one."""
+
+    def __init__(self, host: str, shard: Shard, peers: Peers, leases: Leases | None) -> None:
+        self.shard = shard
+        self.config: ShardConfig | None = None
+        self._host, self._peers, self._leases = host, peers, leases
+        self._min_in_sync = 1
+        self._is_ready = False
+        self._configuring, self._levelling, self._lock = threading.Lock(), threading.Lock(), threading.Lock()
+        # Replaced as a whole, never changed, so that whoever forwards needs no lock.
+        self._links: dict[str, Link] = {}
+        self._admitted: frozenset[str] = frozenset()
+        self._unconfirmed: frozenset[str] = frozenset()
+        shard.on_commit = self._forward
+
+    # Who may do what
+
+    def check_read(self, epoch: int) -> None:
+        """StaleRoute unless this replica may answer for its shard under the epoch (0: whatever it is)."""
+        config = self.config
+        if config is None or not self._is_ready:
+            raise StaleRoute(f"{self._name} has no configuration yet")
+        if epoch not in (0, config.epoch):
+            raise StaleRoute(f"{self._name} is of epoch {config.epoch}, the request of {epoch}")
+        if self._host not in config.in_sync or self.shard.is_catching_up:
+            raise StaleRoute(f"{self._name} is not in sync")
+        if self._leases is not None and not self._leases.may_read(config):
+            raise StaleRoute(f"{self._name}: the other hosts in sync have not been heard; others may go on without it")
+
+    def check_primary(self, epoch: int) -> ShardConfig:
+        """The configuration, if this replica is its primary under the epoch (0: whatever it is); else StaleRoute."""
+        config = self.config
+        if config is None or not self._is_ready:
+            raise StaleRoute(f"{self._name} has no configuration yet")
+        if config.primary != self._host or epoch not in (0, config.epoch):
+            raise StaleRoute(f"{self._name}: {config.primary} is primary in epoch {config.epoch}, asked for {epoch}")
+        return config
+
+    def check_write(self, epoch: int) -> ShardConfig:
+        """The configuration, if this replica may write under the epoch; see `check_primary`.
+
+        Raises StaleRoute, or NotEnoughReplicas if fewer than the gallery's min_in_sync would confirm.
+        """
+        config = self.check_primary(epoch)
+        if len(config.in_sync) < self._min_in_sync:
+            raise NotEnoughReplicas(
+                f"{self._name}: {len(config.in_sync)} replicas in sync ({', '.join(config.in_sync)}),"
+                f" the gallery wants {self._min_in_sync}"
+            )
+        return config
+
+    @property
+    def _name(self) -> str:
+        return f"shard {self.shard.directory.name} of gallery {self.shard.directory.parent.name} on {self._host}"
+
+    def configure(self, config: ShardConfig, min_in_sync: int) -> None:
+        """Take up a configuration; an earlier one than known is passed over.
+
+        Returns when this replica acts under it: when what was said to hosts that are out of sync now has run out.
+        """
+        with self._configuring:
+            before = self.config
+            if before is not None and (
+                config.epoch < before.epoch or (config.epoch == before.epoch and self._is_ready)
+            ):
+                return
+            if config.epoch < self.shard.configured_epoch:
+                return
+            self._is_ready = False
+            left_out = set(self.shard.configured_hosts) - set(config.in_sync) - {self._host}
+            self.shard.take_epoch(config.epoch, config.in_sync)
+            # The shard's lock comes before this one, since entries are forwarded under it.
+            with self._lock:
+                links, self._links = self._links, {}
+                self._admitted, self._unconfirmed = frozenset(), frozenset()
+                self._min_in_sync, self.config = min_in_sync, config
+            for link in links.values():
+                link.close(f"{self._name}: epoch {config.epoch} has begun")
+            if self._leases is not None:
+                self._leases.configure(config)
+                if config.primary == self._host:
+                    self._leases.wait_out(left_out, since_start=before is None)
+            self._is_ready = True
+
+    # Writing, at the primary
+
+    def write(self, epoch: int, work: Callable[[Shard], T]) -> T:
+        """Write to the shard, and return when every replica in sync has it. `work` is done once, and may be repeated.
+
+        Raises StaleRoute, NotEnoughReplicas, and NotReplicated with the host that did not confirm; the write may then
+        be there or not, until it is repeated with its operation.
+        """
+        self.check_write(epoch)
+        if self.shard.write_error is not None:
+            self.shard.recover()
+        outcome = work(self.shard)
+        self._confirm(self.shard.lsn)
+        return outcome
+
+    def _confirm(self, lsn: int) -> None:
+        while True:
+            config = self.check_write(0)
+            with self._lock:
+                backups = [host for host in config.in_sync if host != self._host] + sorted(self._admitted)
+            for host in backups:
+                self._wait_for(config, host, lsn)
+            with self._lock:
+                if self.config is config and self._admitted <= set(backups):
+                    return
+
+    def _wait_for(self, config: ShardConfig, host: str, lsn: int) -> None:
+        try:
+            with self._levelling:
+                link = self._links.get(host)
+                if link is None or link.is_broken:
+                    link = self._level(config, host)
+            link.wait(lsn, REPLICATE_S)
+        except StaleRoute:
+            raise
+        except FacegridError as error:
+            if self.config is not config:
+                return  # asked again under the new configuration
+            self._unconfirmed |= {host}
+            raise NotReplicated(f"{self._name}: {host} did not confirm entry {lsn}: {error}") from error
+
+    def _forward(self, entries: Sequence[Entry]) -> None:
+        for link in self._links.values():
+            link.add(entries)
+
+    def admit(self, epoch: int, host: str) -> None:
+        """Bring a joining host's replica level; from then on no write is confirmed without it."""
+        config = self.check_primary(epoch)
+        with self._levelling:
+            self._level(config, host, is_new=True)
+
+    def _level(self, config: ShardConfig, host: str, *, is_new: bool = False) -> Link:
+        """Bring a replica to exactly where this one is, and forward every later entry to it."""
+        progress = self._ask(config, host, ReplicateRequest(config.gallery_id, config.shard, config.epoch, ()))
+        if is_new or progress.position != self.shard.position:
+            progress = self._send_changes(config, host, progress)
+        with self.shard.frozen():
+            progress = self._send_changes(config, host, progress)
+            link = Link(self._peers, host, config, self.shard.lsn)
+            with self._lock:
+                if self.config is not config:
+                    raise StaleRoute(f"{self._name}: epoch {config.epoch} is over")
+                self._links = {**self._links, host: link}
+                if is_new:
+                    self._admitted |= {host}
+        return link
+
+    def _send_changes(self, config: ShardConfig, host: str, progress: ProgressReply) -> ProgressReply:
+        while progress.position != self.shard.position or progress.settled_lsn != progress.position.lsn:
+            changes = changes_after(self.shard, progress.position, progress.settled_lsn)
+            if changes.is_divergent:
+                _LOG.warning("%s: the replica on %s has another past and begins anew", self._name, host)
+                restart = RestartRequest(config.gallery_id, config.shard, config.epoch)
+                progress = self._ask(config, host, restart)
+                continue
+            piece = AbsorbRequest(config.gallery_id, config.shard, config.epoch, changes)
+            progress = self._ask(config, host, piece)
+            if changes.is_last:
+                return progress
+        return progress
+
+    def _ask(
+        self, config: ShardConfig, host: str, request: ReplicateRequest | AbsorbRequest | RestartRequest
+    ) -> ProgressReply:
+        timeout_s = REPLICATE_S if isinstance(request, ReplicateRequest) else ABSORB_S
+        return ask(self._peers, host, request, ProgressReply, timeout_s)
+
+    # At a backup
+
+    def accept(self, epoch: int) -> None:
+        """StaleRoute if a request of a primary comes under an earlier configuration than this replica knows."""
+        config = self.config
+        if config is not None and config.epoch == epoch and config.primary == self._host:
+            raise StaleRoute(f"{self._name} is itself primary in epoch {epoch}")
+        self.shard.take_epoch(epoch)
+
+    def replicate(self, request: ReplicateRequest) -> ProgressReply:
+        """Carry out a primary's entries."""
+        self.accept(request.epoch)
+        if self.shard.write_error is not None:
+            self.shard.recover()
+        if request.entries:
+            if self.shard.is_catching_up:
+                raise OutOfStep(f"{self._name} is catching up")
+            self.shard.apply(request.entries)
+        return self.progress()
+
+    def absorb(self, request: AbsorbRequest) -> ProgressReply:
+        """Take over a piece of a primary's state."""
+        self.accept(request.epoch)
+        if self.shard.write_error is not None:
+            self.shard.recover()
+        self.shard.absorb(request.changes)
+        return self.progress()
+
+    def progress(self) -> ProgressReply:
+        """How far this replica is."""
+        return ProgressReply(*self.shard.progress())
+
+    def close(self) -> None:
+        """Close the shard; nothing is forwarded any more."""
+        with self._lock:
+            links, self._links, self.config = self._links, {}, None
+        for link in links.values():
+            link.close(f"{self._name} was closed")
+        self.shard.close()
+
+    @property
+    def epoch(self) -> int:
+        """Of the configuration it works under, 0 for none yet."""
+        config = self.config
+        return config.epoch if config is not None and self._is_ready else 0
+
+    @property
+    def unconfirmed(self) -> tuple[str, ...]:
+        """Hosts that did not confirm a write under this configuration."""
+        return tuple(sorted(self._unconfirmed))
+
+    @property
+    def fault(self) -> str:
+        """Why it refuses writes, "" if it does not."""
+        return "" if self.shard.write_error is None else str(self.shard.write_error) or repr(self.shard.write_error)

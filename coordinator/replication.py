@@ -1,0 +1,490 @@
+"""`Replication`: keeps every shard on as many live hosts as its gallery asks for.
+
+It looks at the hosts, decides who is primary and who is in sync, writes that into the catalog, and only then tells the
+hosts. The catalog's epoch is the one truth: of two coordinators that decide at once one is refused there, and what a
+host was told under an earlier epoch it refuses from then on. So nothing here has to be remembered: a coordinator that
+starts again looks, and goes on. `tick` is one round; who calls it how often is the owner's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from coordinator.catalog import CREATING, DROPPING, Catalog
+from coordinator.messages import (
+    AdmitReplica,
+    ConfiguredReply,
+    ConfigureShards,
+    CreateShard,
+    DropGallery,
+    DropShard,
+    HealthReply,
+    HealthRequest,
+    InventoryReply,
+    InventoryRequest,
+    Reply,
+    ShardHealth,
+)
+from coordinator.placement import balance_moves, spare_host
+from coordinator.runtime import Runtime
+from coordinator.types import DOWN, DRAINING, GONE, UP, HostRecord, ShardConfig
+from shard.errors import FacegridError, InvalidParameter, StaleRoute, error_from_code
+
+PROBE_S = 1.0
+"""How long a host may take to say that it is there."""
+Key = tuple[str, int]
+Bring = Callable[[str, int, str], None]
+"""Has a shard of a gallery (id, number) on a host be searched by the gallery's model as the catalog says now."""
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationPolicy:
+    """dead_s: silence after which a host is out. away_s: how long a host that is out may stay away before its shards
+    are copied to a spare one. copies: shards copied at a time.
+    """
+
+    dead_s: float = 2.0
+    away_s: float = 60.0
+    copies: int = 2
+
+
+class Replication:
+    """The replicas of one home. Thread-safe."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        runtime: Runtime,
+        bring: Bring,
+        policy: ReplicationPolicy | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """bring: how a replica gets its gallery's model before it counts as one in sync."""
+        self._catalog, self._runtime, self._clock, self._bring = catalog, runtime, clock, bring
+        self.arrivals = threading.Event()
+        """Set when a host came, or came back: it may have missed a rollout. Whoever sees to that clears it."""
+        self.policy = policy or ReplicationPolicy()
+        self._deciding = threading.RLock()
+        self._seen: dict[str, float] = {}
+        self._present: frozenset[str] = frozenset()
+        self._incarnations: dict[str, int] = {}
+        self._told: dict[tuple[str, Key], int] = {}
+        self._left: dict[Key, str] = {}
+        self._copying: dict[tuple[Key, str], Future[None]] = {}
+        self._copier = ThreadPoolExecutor(self.policy.copies, thread_name_prefix="facegrid-copy")
+        self._is_closed = False
+
+    def start(self) -> None:
+        """Learn which hosts are there and tell them what they hold; raises why a shard cannot be opened on any of them.
+
+        A replica that is damaged or missing is given up where another one is in sync.
+        """
+        self._catalog.register_hosts(self._runtime.hosts())
+        self.finish_drops()
+        self._look()
+        faults = self._tell_all()
+        lost = [fault for (host, key), fault in faults.items() if not self._give_up(host, key, fault)]
+        if lost:
+            code, _, message = lost[0].partition(": ")
+            raise error_from_code(code, message)
+
+    def close(self) -> None:
+        """Let copies under way end. Idempotent."""
+        self._is_closed = True
+        self._copier.shutdown(cancel_futures=True)
+
+    # What the hosts say
+
+    def tick(self) -> None:
+        """Look at every host, and do what is to be done about what changed."""
+        self._catalog.register_hosts(self._runtime.hosts())
+        replies = self._look()
+        with self._deciding:
+            self.finish_drops()
+            self._note_states(replies)
+            for host, reply in replies.items():
+                for health in reply.shards:
+                    self._heed(host, health)
+            for (host, key), fault in self._tell_all().items():
+                self._give_up(host, key, fault)
+            self._copy_what_joins()
+            self._replace_missing()
+            self._move()
+            self._remove_surplus()
+
+    def report(self, gallery_id: str, shard: int, epoch: int, error: str) -> None:
+        """A write was not confirmed under the epoch: look at the shard now, and go on without whoever fails."""
+        with self._deciding:
+            config = self._catalog.shard(gallery_id, shard)
+            if config.epoch != epoch:
+                return
+            _LOG.warning("a write to shard %d of %s was not confirmed: %s", shard, gallery_id, error)
+            replies = self._probe(config.in_sync, gallery_id, (shard,))
+            for host in config.in_sync:
+                if host not in replies and len(config.in_sync) > 1:
+                    self._lose((gallery_id, shard), host, "it does not answer")
+            for host, reply in replies.items():
+                for health in reply.shards:
+                    self._heed(host, health)
+            self._tell_all()
+
+    def _look(self) -> dict[str, HealthReply]:
+        replies = self._probe(self._runtime.hosts(), "", ())
+        self._present = frozenset(replies)
+        for host, reply in replies.items():
+            self._seen[host] = self._clock()
+            if self._incarnations.get(host) != reply.incarnation:
+                self._incarnations[host] = reply.incarnation
+                self.arrivals.set()
+                self._told = {key: epoch for key, epoch in self._told.items() if key[0] != host}
+                self._clean(host)
+        return replies
+
+    def _probe(self, hosts: Iterable[str], gallery_id: str, shards: tuple[int, ...]) -> dict[str, HealthReply]:
+        deadline = time.monotonic() + PROBE_S
+        asked = {
+            host: self._runtime.submit(host, HealthRequest(gallery_id, shards), deadline=deadline) for host in hosts
+        }
+        replies: dict[str, HealthReply] = {}
+        for host, future in asked.items():
+            with contextlib.suppress(FacegridError, TimeoutError):
+                reply = future.result(max(0.0, deadline - time.monotonic()) + 0.5)
+                if isinstance(reply, HealthReply):
+                    replies[host] = reply
+        return replies
+
+    def _note_states(self, replies: dict[str, HealthReply]) -> None:
+        now = self._clock()
+        for record in self._catalog.hosts():
+            silent_s = now - self._seen.setdefault(record.host, now)
+            if record.host in replies and record.state in (DOWN, GONE):
+                self._set_state(record, UP)
+                self.arrivals.set()
+            elif record.host not in replies and silent_s >= self.policy.dead_s and record.state in (UP, DRAINING):
+                self._set_state(record, DOWN)
+                for config in self._catalog.shards_on(record.host):
+                    self._lose((config.gallery_id, config.shard), record.host, f"silent for {silent_s:.1f} s")
+
+    def _set_state(self, record: HostRecord, state: str) -> None:
+        _LOG.warning("shard host %s is %s", record.host, state)
+        self._catalog.set_host_state(record.host, state, time.time())
+
+    def _heed(self, host: str, health: ShardHealth) -> None:
+        """A shard that is in trouble on a live host."""
+        key = (health.gallery_id, health.shard)
+        if health.epoch == 0:
+            self._told.pop((host, key), None)
+        for silent in health.unconfirmed:
+            with contextlib.suppress(FacegridError):
+                if self._catalog.shard(*key).epoch == health.epoch:
+                    self._lose(key, silent, f"{host} could not write to it")
+        if health.fault:
+            self._lose(key, host, health.fault)
+
+    # Decisions
+
+    def _lose(self, key: Key, host: str, why: str) -> bool:
+        """Go on without a host's replica, promoting another where it was primary; whether it is out of the way."""
+        with self._deciding:
+            config = self._catalog.shard(*key)
+            if host in config.joining:
+                self._decide(replace(config, joining=_without(config.joining, host)), f"{host} is out: {why}")
+                return True
+            if host not in config.in_sync:
+                return True
+            others = _without(config.in_sync, host)
+            if not others:
+                return False
+            self._left[key] = host
+            if host != config.primary:
+                self._decide(replace(config, in_sync=others), f"{host} is out of sync: {why}")
+                return True
+            replies = self._probe(others, key[0], (key[1],))
+            lsns = {
+                other: health.lsn
+                for other, reply in replies.items()
+                for health in reply.shards
+                if (health.gallery_id, health.shard) == key and not health.fault
+            }
+            if not lsns:
+                return False
+            # The one that is furthest: the others need not begin anew then.
+            best = max(sorted(lsns), key=lambda other: lsns[other])
+            in_sync = (best, *(other for other in others if other in lsns and other != best))
+            self._decide(replace(config, primary=best, in_sync=in_sync), f"{best} follows {host}: {why}")
+            return True
+
+    def _decide(self, config: ShardConfig, why: str) -> ShardConfig | None:
+        """Write a configuration into the catalog and tell the hosts; None if somebody else decided first."""
+        try:
+            decided = self._catalog.reconfigure(config)
+        except StaleRoute as error:
+            _LOG.info("overtaken: %s", error)
+            return None
+        _LOG.warning("shard %d of %s, epoch %d: %s", decided.shard, decided.gallery_id, decided.epoch, why)
+        self._tell([decided])
+        return decided
+
+    def _give_up(self, host: str, key: Key, fault: str) -> bool:
+        """A replica that cannot be opened: removed, to be copied anew, where another one is in sync."""
+        _LOG.error("shard %d of %s on %s cannot be opened: %s", key[1], key[0], host, fault)
+        config = self._catalog.shard(*key)
+        if host in config.joining:
+            self._drop(host, config)
+            self._told.pop((host, key), None)
+            return True
+        return self._lose(key, host, fault)
+
+    # Telling
+
+    def _tell_all(self) -> dict[tuple[str, Key], str]:
+        """Tell every live host what it has not been told; faults by host and shard."""
+        return self._tell(self._catalog.shards())
+
+    def _tell(self, configs: Sequence[ShardConfig]) -> dict[tuple[str, Key], str]:
+        minima = {route.gallery_id: route.min_in_sync for route in self._catalog.galleries()}
+        news: dict[str, list[ShardConfig]] = {}
+        for config in configs:
+            for host in (*config.in_sync, *config.joining):
+                if self._told.get((host, (config.gallery_id, config.shard)), 0) < config.epoch and self._is_there(host):
+                    news.setdefault(host, []).append(config)
+        faults: dict[tuple[str, Key], str] = {}
+        with ThreadPoolExecutor(max(1, len(news))) as pool:
+            asked = {
+                host: pool.submit(
+                    self._control,
+                    host,
+                    ConfigureShards(tuple(told), tuple(minima.get(config.gallery_id, 1) for config in told)),
+                )
+                for host, told in news.items()
+            }
+        for host, future in asked.items():
+            reply = future.result()
+            if not isinstance(reply, ConfiguredReply):
+                continue
+            for config, fault in zip(news[host], reply.faults, strict=True):
+                key = (config.gallery_id, config.shard)
+                if not fault:
+                    self._told[host, key] = config.epoch
+                elif host in config.in_sync:
+                    faults[host, key] = fault
+        return faults
+
+    def _is_there(self, host: str) -> bool:
+        """It answered when it was asked last."""
+        return host in self._present
+
+    def _control(self, host: str, request: ConfigureShards) -> Reply | None:
+        try:
+            (reply,) = self._runtime.control([(host, request)])
+        except FacegridError as error:
+            _LOG.warning("shard host %s could not be told its configuration: %s", host, error)
+            return None
+        return reply
+
+    # Copying
+
+    def _copy_what_joins(self) -> None:
+        for key, future in list(self._copying.items()):
+            if future.done():
+                del self._copying[key]
+                if not future.cancelled() and (error := future.exception()) is not None:
+                    _LOG.error("copying %s to %s failed unexpectedly", *key, exc_info=error)
+        for config in self._catalog.shards():
+            for host in config.joining:
+                key = ((config.gallery_id, config.shard), host)
+                if key not in self._copying and self._is_there(host) and not self._is_closed:
+                    self._copying[key] = self._copier.submit(self._copy, *key)
+
+    def copying(self) -> list[tuple[Key, str]]:
+        """(gallery id, shard) and the host that copies it, of copies under way or waiting."""
+        return [key for key, future in self._copying.items() if not future.done()]
+
+    def _copy(self, key: Key, host: str) -> None:
+        """Make a joining replica one in sync."""
+        try:
+            config = self._catalog.shard(*key)
+            route = next((r for r in self._catalog.galleries() if r.gallery_id == key[0]), None)
+            if route is None or host not in config.joining:
+                return
+            self._runtime.control([(host, CreateShard(*key, route.dim))])
+            # Before the rows come, so that each is encoded as it does.
+            self._bring(*key, host)
+            self._tell([config])
+            self._runtime.control([(config.primary, AdmitReplica(*key, config.epoch, host))])
+            # Again, since a rollout may have come meanwhile, which does not wait for replicas that join.
+            self._bring(*key, host)
+            with self._deciding:
+                in_sync = (config.primary, *sorted({*config.in_sync[1:], host}))
+                grown = replace(config, in_sync=in_sync, joining=_without(config.joining, host))
+                decided = self._decide(grown, f"{host} is in sync")
+            if decided is not None:
+                self._see_to_model(key, host)
+        except FacegridError as error:
+            # The next round tries again, under the configuration of then.
+            _LOG.warning("copying shard %d of %s to %s failed: %s", key[1], key[0], host, error)
+            if error.code == "corrupt_data":
+                self._drop(host, self._catalog.shard(*key))
+
+    def _see_to_model(self, key: Key, host: str) -> None:
+        """A rollout that was decided between the last look and the catalog's word that the replica is in sync."""
+        try:
+            self._bring(*key, host)
+        except FacegridError as error:
+            _LOG.warning("the model of shard %d of %s on %s is to be seen to: %s", key[1], key[0], host, error)
+            self.arrivals.set()
+
+    def _replace_missing(self) -> None:
+        """Choose a host for every replica that is missing: the one that left if it is back, else, in time, a spare."""
+        records = {record.host: record for record in self._catalog.hosts()}
+        eligible = [host for host, record in records.items() if record.state == UP and self._is_there(host)]
+        load = self._catalog.shards_per_host()
+        routes = {route.gallery_id: route for route in self._catalog.galleries()}
+        for config in self._catalog.shards():
+            key, route = (config.gallery_id, config.shard), routes.get(config.gallery_id)
+            if route is None or len(config.in_sync) + len(config.joining) >= route.replicas:
+                continue
+            left = self._left.get(key)
+            if left is not None and left in eligible and left not in (*config.in_sync, *config.joining):
+                host: str | None = left
+            elif any(self._may_come_back(record) for record in records.values()):
+                continue
+            else:
+                host = spare_host(config, load, eligible)
+            if host is not None:
+                load = {**load, host: load.get(host, 0) + 1}
+                self._decide(
+                    replace(config, joining=tuple(sorted((*config.joining, host)))), f"{host} copies what is missing"
+                )
+
+    def _may_come_back(self, record: HostRecord) -> bool:
+        return record.state == DOWN and time.time() - record.since < self.policy.away_s
+
+    def _move(self) -> None:
+        """Towards even hosts, and none on those that are drained."""
+        records = self._catalog.hosts()
+        eligible = [record.host for record in records if record.state == UP and self._is_there(record.host)]
+        configs = self._catalog.shards()
+        if any(config.joining for config in configs) or any(map(self._may_come_back, records)) or not eligible:
+            return
+        away = {record.host for record in records if record.state in (DOWN, GONE)}
+        configs = [config for config in configs if not away & set(config.in_sync)]
+        moves = balance_moves(configs, eligible, self._catalog.shards_per_host())
+        by_key = {(config.gallery_id, config.shard): config for config in configs}
+        for move in moves[: self.policy.copies]:
+            config = by_key[move.gallery_id, move.shard]
+            self._decide(
+                replace(config, joining=tuple(sorted((*config.joining, move.target)))),
+                f"{move.target} copies it to take it over from {move.source}",
+            )
+
+    def _remove_surplus(self) -> None:
+        """A shard with more replicas in sync than asked for gives one up: a drained one, or the fullest host's."""
+        states = {record.host: record.state for record in self._catalog.hosts()}
+        load = self._catalog.shards_per_host()
+        replicas = {route.gallery_id: route.replicas for route in self._catalog.galleries()}
+        for config in self._catalog.shards():
+            if len(config.in_sync) <= replicas.get(config.gallery_id, len(config.in_sync)):
+                continue
+            surplus = max(config.in_sync, key=lambda host: (states.get(host) == DRAINING, load.get(host, 0), host))
+            others = _without(config.in_sync, surplus)
+            primary = others[0] if surplus == config.primary else config.primary
+            in_sync = (primary, *_without(others, primary))
+            decided = self._decide(replace(config, primary=primary, in_sync=in_sync), f"{surplus} gives it up")
+            if decided is not None:
+                load = {**load, surplus: load.get(surplus, 1) - 1}
+                self._drop(surplus, decided)
+
+    # Removing
+
+    def _drop(self, host: str, config: ShardConfig) -> None:
+        """Remove a replica's files. A host that cannot be told now is cleaned when it is there again."""
+        self._told.pop((host, (config.gallery_id, config.shard)), None)
+        try:
+            self._runtime.control([(host, DropShard(config.gallery_id, config.shard, config.epoch))])
+        except FacegridError as error:
+            _LOG.warning("shard %d of %s stays on %s for now: %s", config.shard, config.gallery_id, host, error)
+
+    def _clean(self, host: str) -> None:
+        """A host that has just come may hold what it lost meanwhile: shards that others have, galleries dropped."""
+        try:
+            (found,) = self._runtime.control([(host, InventoryRequest())])
+            routes = {route.gallery_id: route for route in self._catalog.galleries()}
+            configs = {(config.gallery_id, config.shard): config for config in self._catalog.shards()}
+            assert isinstance(found, InventoryReply)
+            for key in zip(found.galleries, found.shards, strict=True):
+                config = configs.get(key)
+                if config is None or host in (*config.in_sync, *config.joining):
+                    continue
+                if len(config.in_sync) < routes[key[0]].replicas:
+                    self._left[key] = host  # the quickest to be level again
+                else:
+                    self._drop(host, config)
+        except FacegridError as error:
+            _LOG.warning("what shard host %s holds could not be seen: %s", host, error)
+            self._incarnations.pop(host, None)
+
+    def finish_drops(self) -> None:
+        """Remove galleries that were dropped, or not completely created, from the hosts that are there.
+
+        The catalog remembers one until every host has removed it: a host that is away may hold it still. What the
+        catalog does not know at all is never removed.
+        """
+        unfinished = [*self._catalog.galleries(DROPPING), *self._catalog.galleries(CREATING)]
+        names = [record.host for record in self._catalog.hosts() if record.state != GONE]
+        for route in unfinished:
+            left = 0
+            for host in names:
+                try:
+                    self._runtime.control([(host, DropGallery(route.gallery_id))])
+                except FacegridError as error:
+                    _LOG.warning("gallery %s is not removed from %s yet: %s", route.gallery_id, host, error)
+                    left += 1
+            if not left:
+                self._catalog.remove_gallery(route.gallery_id)
+
+    # What people ask for
+
+    def drain(self, host: str) -> None:
+        """Have a host emptied: its replicas are copied elsewhere, then given up. Progress: `left_on`."""
+        record = self._record(host)
+        if record.state != DRAINING:
+            self._set_state(record, DRAINING)
+
+    def undrain(self, host: str) -> None:
+        """Have a host hold shards again."""
+        record = self._record(host)
+        if record.state == DRAINING:
+            self._set_state(record, UP)
+
+    def left_on(self, host: str) -> int:
+        """Replicas that a host holds still."""
+        return len(self._catalog.shards_on(self._record(host).host))
+
+    def tell(self, gallery_id: str) -> None:
+        """Tell the hosts of a new gallery what they hold."""
+        configs = [config for config in self._catalog.shards() if config.gallery_id == gallery_id]
+        for fault in self._tell(configs).values():
+            code, _, message = fault.partition(": ")
+            raise error_from_code(code, message)
+
+    def hosts(self) -> list[HostRecord]:
+        """Every host that was ever part of the home, by name."""
+        return sorted(self._catalog.hosts(), key=lambda record: record.host)
+
+    def _record(self, host: str) -> HostRecord:
+        for record in self._catalog.hosts():
+            if record.host == host:
+                return record
+        raise InvalidParameter(f"no shard host {host!r}; known: {', '.join(r.host for r in self.hosts())}")
+
+
+def _without(hosts: Sequence[str], host: str) -> tuple[str, ...]:
+    return tuple(other for other in hosts if other != host)

@@ -1,0 +1,285 @@
+"""`Writes`: how a batch or a deletion reaches the primaries of its shards, through failures.
+
+Each request has an id of its own, so it may be sent again when nobody knows what became of it: a primary that has done
+it says so. What does not answer is named to the coordinator, which decides who is primary now. Knows no candidates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from coordinator.messages import (
+    DataRequest,
+    DeleteReply,
+    DeleteRequest,
+    Done,
+    EnrollRequest,
+    FlushRequest,
+    RecordsReply,
+    RecordsRequest,
+    Reply,
+)
+from coordinator.routes import RouteTable
+from coordinator.runtime import Runtime
+from coordinator.types import GalleryRoute
+from shard.errors import (
+    DeadlineExceeded,
+    EnrollIncomplete,
+    FacegridError,
+    HostBusy,
+    HostUnavailable,
+    NotEnoughReplicas,
+    NotReplicated,
+    ShardClosed,
+    StaleRoute,
+)
+from shard.types import EnrollBatch, EnrollReceipt, RowArray
+
+WRITE_DEADLINE_MS = 120_000
+"""Deadline of a write, repetitions included."""
+ATTEMPT_S = 30.0
+"""How long one request may take: a full piece on a slow disk, confirmed by its backups."""
+WRITES_IN_FLIGHT = 16
+"""Requests of one enrollment under way at once: with ARRAY_BYTES each, half of what a host's queue takes."""
+ARRAY_BYTES = 16 << 20
+"""Floats in one request: large enough to amortise a frame or a commit, far below the frame limit."""
+PAUSE_S = 0.05, 1.0
+"""First and longest pause before a write is repeated."""
+
+REPEATABLE = (
+    HostUnavailable,
+    HostBusy,
+    DeadlineExceeded,
+    StaleRoute,
+    NotReplicated,
+    NotEnoughReplicas,
+    ShardClosed,
+)
+"""Errors after which a write is sent again, as long as its deadline allows."""
+
+ReplyT = TypeVar("ReplyT", bound=Reply)
+_LOG = logging.getLogger(__name__)
+
+
+class Reporter(Protocol):
+    """What the coordinator is told; see `coordinator.coordinator.Coordinator.report`."""
+
+    def __call__(self, gallery_id: str, shard: int, epoch: int, error: str) -> None:
+        """A write to a shard was not confirmed under the epoch."""
+
+
+class Writes:
+    """Write requests of one process. Thread-safe; those of different callers run side by side."""
+
+    def __init__(self, runtime: Runtime, routes: RouteTable, report: Reporter | None) -> None:
+        self._runtime, self._routes, self._report = runtime, routes, report
+        self._taken = _TakenIds()
+
+    def reserve(self, route: GalleryRoute, template_ids: Collection[str]) -> contextlib.AbstractContextManager[None]:
+        """Inside, no other caller of this process writes one of these ids: an id is unique in its gallery."""
+        return self._taken.reserve(route.gallery_id, template_ids)
+
+    def existing(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> set[str]:
+        """Those of the ids that the gallery has, as the primaries of all its shards know."""
+        replies = self._everywhere(
+            route,
+            lambda shards, epochs: RecordsRequest(route.gallery_id, shards, template_ids, epochs),
+            RecordsReply,
+        )
+        return {record.template_id for reply in replies for record in reply.records}
+
+    def enroll(self, route: GalleryRoute, batch: EnrollBatch, shards: RowArray, skip_existing: bool) -> int:
+        """Write rows to their shards; how many became durable. shards: (n,) int64, -1 for rows to leave out.
+
+        Raises EnrollIncomplete if some pieces failed, and the error itself if there was but one piece.
+        """
+        deadline = time.monotonic() + WRITE_DEADLINE_MS / 1000
+        requests = written = 0
+        failures: list[FacegridError] = []
+        under_way: deque[_Attempt] = deque()
+
+        def settle_oldest() -> None:
+            nonlocal written
+            try:
+                written += under_way.popleft().result(EnrollReceipt).enrolled
+            except FacegridError as error:
+                failures.append(error)
+
+        for shard, piece in _pieces(batch, shards, route):
+            # Few enough that the queues of one host hold them all, however large the batch.
+            if len(under_way) == WRITES_IN_FLIGHT:
+                settle_oldest()
+            under_way.append(self._attempt(route, (shard,), _enroll(route, shard, piece, skip_existing), deadline))
+            requests += 1
+        while under_way:
+            settle_oldest()
+        if requests == len(failures) == 1:
+            raise failures[0]
+        if failures:
+            raise EnrollIncomplete(
+                f"{written} of {len(batch)} templates are durable in {route.name}; {len(failures)} of {requests}"
+                f" requests failed, the first with {failures[0].code}: {failures[0]}. Repeat with the same template ids"
+                " and if_exists='skip'"
+            ) from failures[0]
+        return written
+
+    def delete(self, route: GalleryRoute, template_ids: tuple[str, ...], identities: tuple[str, ...]) -> int:
+        """Delete by template id and identity on every shard; how many templates."""
+        operation = secrets.token_bytes(16)
+        replies = self._everywhere(
+            route,
+            lambda shards, epochs: DeleteRequest(route.gallery_id, shards, epochs, operation, template_ids, identities),
+            DeleteReply,
+        )
+        return sum(reply.deleted for reply in replies)
+
+    def flush(self, route: GalleryRoute) -> None:
+        """Seal the open tail of every shard."""
+        self._everywhere(route, lambda shards, epochs: FlushRequest(route.gallery_id, shards, epochs), Done)
+
+    def _everywhere(
+        self,
+        route: GalleryRoute,
+        request: Callable[[tuple[int, ...], tuple[int, ...]], DataRequest],
+        kind: type[ReplyT],
+    ) -> list[ReplyT]:
+        deadline = time.monotonic() + WRITE_DEADLINE_MS / 1000
+        attempts = [
+            self._attempt(route, shards, request, deadline)
+            for shards in self._routes.current(route).shards_by_host().values()
+        ]
+        return [reply for attempt in attempts for reply in attempt.results(kind)]
+
+    def _attempt(self, route: GalleryRoute, shards: tuple[int, ...], request: _Request, deadline: float) -> _Attempt:
+        return _Attempt(self._runtime, self._routes, self._report, route, shards, request, deadline)
+
+
+_Request = Callable[[tuple[int, ...], tuple[int, ...]], DataRequest]
+
+
+def _enroll(route: GalleryRoute, shard: int, piece: EnrollBatch, skip_existing: bool) -> _Request:
+    operation = secrets.token_bytes(16)
+    return lambda _, epochs: EnrollRequest(route.gallery_id, shard, epochs[0], operation, piece, skip_existing)
+
+
+class _Attempt:
+    """One request on its way; sent when made, and again by whoever waits for its result."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        routes: RouteTable,
+        report: Reporter | None,
+        route: GalleryRoute,
+        shards: tuple[int, ...],
+        request: _Request,
+        deadline: float,
+    ) -> None:
+        """shards: all on one host, as the newest known route says."""
+        self._runtime, self._routes, self._report, self._request = runtime, routes, report, request
+        self._route, self._shards, self._deadline = routes.current(route), shards, deadline
+        self._future = self._send(self._route, shards)
+
+    def _send(self, route: GalleryRoute, shards: tuple[int, ...]) -> Future[Reply]:
+        epochs = tuple(route.epochs[shard] for shard in shards)
+        until = min(self._deadline, time.monotonic() + ATTEMPT_S)
+        return self._runtime.submit(route.hosts[shards[0]], self._request(shards, epochs), deadline=until)
+
+    def result(self, kind: type[ReplyT]) -> ReplyT:
+        """The reply, of a request to one shard."""
+        (reply,) = self.results(kind)
+        return reply
+
+    def results(self, kind: type[ReplyT]) -> list[ReplyT]:
+        """The replies: one, or several where the shards have gone different ways meanwhile."""
+        pause = PAUSE_S[0]
+        replies: list[ReplyT] = []
+        waiting = [(self._route, self._shards, self._future)]
+        while waiting:
+            failed: list[tuple[GalleryRoute, tuple[int, ...]]] = []
+            for route, shards, future in waiting:
+                try:
+                    reply = future.result()
+                except REPEATABLE as error:
+                    if time.monotonic() + pause >= self._deadline:
+                        raise
+                    self._tell(route, shards, error)
+                    failed.append((route, shards))
+                else:
+                    if not isinstance(reply, kind):
+                        raise TypeError(f"expected a {kind.__name__}, got {type(reply).__name__}")
+                    replies.append(reply)
+            waiting = []
+            for route, shards in failed:
+                newer = self._routes.refresh(route)
+                if newer.version == route.version:
+                    _PAUSING.wait(pause)
+                    pause = min(2 * pause, PAUSE_S[1])
+                    newer = self._routes.refresh(route)
+                for group in _by_host(newer, shards):
+                    waiting.append((newer, group, self._send(newer, group)))
+        return replies
+
+    def _tell(self, route: GalleryRoute, shards: tuple[int, ...], error: FacegridError) -> None:
+        """Let the coordinator look at a shard whose primary failed or misses a backup."""
+        if self._report is None or isinstance(error, HostBusy | StaleRoute):
+            return
+        for shard in shards:
+            try:
+                self._report(route.gallery_id, shard, route.epochs[shard], f"{error.code}: {error}")
+            except FacegridError as failure:
+                # It looks after its hosts by itself too, when it is back.
+                _LOG.warning("the coordinator could not be told of a failed write: %s", failure)
+                return
+
+
+_PAUSING = threading.Event()
+
+
+def _by_host(route: GalleryRoute, shards: tuple[int, ...]) -> list[tuple[int, ...]]:
+    groups: dict[str, list[int]] = {}
+    for shard in shards:
+        groups.setdefault(route.hosts[shard], []).append(shard)
+    return [tuple(group) for group in groups.values()]
+
+
+def _pieces(batch: EnrollBatch, shards: RowArray, route: GalleryRoute) -> Iterator[tuple[int, EnrollBatch]]:
+    """The batch in requests of bounded size, shards taking turns; rows marked -1 are left out."""
+    step = max(1, ARRAY_BYTES // (route.dim * 4))
+    rows = [np.flatnonzero(shards == shard) for shard in range(route.shards)]
+    for begin in range(0, max(map(len, rows)), step):
+        for shard, own in enumerate(rows):
+            if begin < len(own):
+                yield shard, batch.take(own[begin : begin + step])
+
+
+class _TakenIds:
+    """Template ids that writes under way have named, by gallery."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._ids: dict[str, set[str]] = {}
+
+    @contextlib.contextmanager
+    def reserve(self, gallery_id: str, template_ids: Collection[str]) -> Iterator[None]:
+        """Wait until nobody has one of the ids, and have them."""
+        with self._changed:
+            taken = self._ids.setdefault(gallery_id, set())
+            self._changed.wait_for(lambda: taken.isdisjoint(template_ids))
+            taken.update(template_ids)
+        try:
+            yield
+        finally:
+            with self._changed:
+                taken.difference_update(template_ids)
+                self._changed.notify_all()

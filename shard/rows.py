@@ -1,0 +1,403 @@
+"""The rows of one shard: files, manifest and index, and how each kind of entry changes all three.
+
+Every change is durable before it is visible. Decides nothing and checks nothing: `shard.shard` calls it under its write
+lock with entries that are right. What fails after the commit is kept in `failure`, since the entry is true by then.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from shard import sealing
+from shard.errors import CorruptData, StorageError
+from shard.files import remove_tree
+from shard.index import CorruptBlock, Index, corrupt_data
+from shard.keys import template_keys
+from shard.log import Changes, Entry, SegmentState
+from shard.model import SearchModel
+from shard.seen import SeenKeys
+from shard.segments import SegmentFiles, remove_unnamed_segments
+from shard.store import (
+    SegmentRow,
+    Store,
+    bury_templates,
+    drop_segment,
+    put_entry,
+    put_history,
+    put_labels,
+    put_segment,
+    put_templates,
+    put_tombstones,
+    set_meta,
+)
+from shard.tail import StagedRows, Tail, put_staged
+from shard.tail_codes import TailCodes
+from shard.types import CodeArray, FloatArray, KeyArray, RowArray
+
+ModelLoader = Callable[[str], SearchModel]
+_LOG = logging.getLogger(__name__)
+
+
+class Rows:
+    """What a shard holds.
+
+    view: the index that searches use, and the model of its codes, None while they scan floats. They belong together
+    and are only replaced together, so whoever takes both at once needs no lock. code_files: held where code files are
+    written or removed without the shard's write lock, and where a segment's directory is removed.
+    """
+
+    def __init__(self, directory: Path, store: Store, load_model: ModelLoader) -> None:
+        """Open the files that the manifest names; CorruptData for one that is not what it says."""
+        self._directory, self._store = directory, store
+        self.dim = int(store.meta("dim") or 0)
+        self._tail, self.tail_codes, self.seen = Tail(directory, self.dim), TailCodes(), SeenKeys()
+        self.failure: StorageError | None = None
+        self._read_progress()
+        self.code_files = threading.Lock()
+        model_id = self._store.meta("model_id")
+        model = load_model(model_id) if model_id else None
+        self.view: tuple[Index, SearchModel | None] = (Index(self.dim), model)
+        self.segments = self._store.segments()
+        named = {self.files(row).directory.name for row in self.segments if not row.is_dropped}
+        remove_unnamed_segments(self._directory, named)
+        codes = [self._open_segment(row) for row in self.segments]
+        if model is not None:
+            self.index.set_codes(model.planes, model.lists, codes)
+        self.index.delete(np.array(self._store.tombstones(), dtype=np.int64))
+        self.templates = self._store.template_count()
+        if self.templates != self.index.live_rows:
+            raise CorruptData(
+                f"{self._directory}: the manifest names {self.templates} templates, its segments hold"
+                f" {self.index.live_rows} live rows"
+            )
+        self._seal_what_is_full()
+
+    @property
+    def index(self) -> Index:
+        """The index that searches use."""
+        return self.view[0]
+
+    @property
+    def model(self) -> SearchModel | None:
+        """The model of its codes; None while searches scan floats."""
+        return self.view[1]
+
+    def _read_progress(self) -> None:
+        self.lsn = int(self._store.meta("lsn") or 0)
+        self.epoch = max((epoch for epoch, _ in self._store.epochs()), default=0)
+        self.is_catching_up = self._store.meta("is_catching_up") == "1"
+
+    def _seal_what_is_full(self) -> None:
+        """A crash between the commit that filled a segment and its sealing leaves it open."""
+        for row in [row for row in self.segments if not row.is_sealed and row.rows == row.capacity]:
+            self.seal(row)
+
+    def _open_segment(self, row: SegmentRow) -> CodeArray:
+        if row.is_dropped:
+            self.index.skip(row.rows)
+            return np.empty((0, 0 if self.model is None else self.model.code_bytes), np.uint8)
+        files = self.files(row)
+        files.check_size(row)
+        if not row.is_sealed:
+            files.open_tail(row.capacity).close()
+            files.check_appends(row, self._store.appends(row.first_row, row.first_row + row.rows))
+        self.index.open_segment(str(files.floats_path), row.capacity)
+        if row.is_sealed:
+            self.index.append(files.read_keys(row), None)
+            self.index.seal(row.segment - 1, str(files.keys_path), row.floats_crc or b"")
+        else:
+            self.index.append(sealing.keys_of(self._store, row), None)
+        files.remove_codes_except(self._store.code_models(row.segment))
+        return sealing.load_codes(self._store, files, row, self.model)
+
+    def files(self, row: SegmentRow) -> SegmentFiles:
+        """The files of one segment."""
+        return SegmentFiles(self._directory, row.segment, self.dim)
+
+    def gather(self, rows: RowArray) -> FloatArray:
+        """Embeddings of rows (n,) int64, (n, dim) float32; CorruptData if one is not what was sealed."""
+        try:
+            return self.index.gather(rows)
+        except CorruptBlock as error:
+            raise corrupt_data(error) from None
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Carry out APPEND entries, all in one transaction."""
+        model = self.model
+        batches = [entry.batch for entry in entries]
+        embeddings = batches[0].embeddings if len(batches) == 1 else np.concatenate([b.embeddings for b in batches])
+        keys = template_keys([template_id for batch in batches for template_id in batch.template_ids])
+        codes = None if model is None else model.encode(embeddings)
+        staged = self._tail.stage(self._last_segment(), embeddings)
+        with self._store.transaction() as db:
+            begin = 0
+            for entry in entries:
+                put_entry(db, entry)
+                put_templates(db, entry.first_row, entry.batch, keys[begin : begin + len(entry.batch)], entry.lsn)
+                begin += len(entry.batch)
+            put_staged(db, staged, embeddings)
+        self._passed(entries[-1])
+        self._publish(staged, keys, codes)
+
+    def bury(self, entry: Entry) -> None:
+        """Carry out a BURY entry."""
+        with self._store.transaction() as db:
+            put_entry(db, entry)
+            bury_templates(db, entry.rows.tolist(), entry.lsn, entry.time)
+        self._passed(entry)
+        self.index.delete(entry.rows)
+        self.templates -= len(entry.rows)
+
+    def move(self, entry: Entry) -> None:
+        """Carry out a MOVE entry: its rows are live."""
+        model = self.model
+        embeddings = self.gather(entry.rows)
+        labels = self._store.templates_of(entry.rows)
+        keys = template_keys([stored.template_id for stored in labels])
+        codes = None if model is None else model.encode(embeddings)
+        staged = self._tail.stage(self._last_segment(), embeddings)
+        with self._store.transaction() as db:
+            put_entry(db, entry)
+            bury_templates(db, entry.rows.tolist(), entry.lsn, entry.time)
+            rows = range(entry.first_row, entry.first_row + len(labels))
+            named = [(stored.template_id, stored.identity, stored.metadata) for stored in labels]
+            put_labels(db, rows, keys, named, itertools.repeat(entry.lsn))
+            put_staged(db, staged, embeddings)
+        self._passed(entry)
+        self._publish(staged, keys, codes)
+        # A search in between finds a template twice, but only the new row has labels.
+        self.index.delete(entry.rows)
+        self.templates -= len(entry.rows)
+
+    def close_tail(self, entry: Entry) -> None:
+        """Carry out a SEAL entry: there is an open tail with rows."""
+        # A tail without room is sealed on opening too, so the entry is true whatever becomes of the sealing.
+        full = replace(self.segments[-1], capacity=self.segments[-1].rows)
+        with self._store.transaction() as db:
+            put_entry(db, entry)
+            put_segment(db, full)
+        self._passed(entry)
+        self.segments[-1] = full
+        self._seal_full(full)
+
+    def drop(self, entry: Entry) -> None:
+        """Carry out a DROP entry: no row of the segment is live."""
+        row = self.segments[entry.segment - 1]
+        with self._store.transaction() as db:
+            put_entry(db, entry)
+            drop_segment(db, row)
+        self._passed(entry)
+        self._forget(row)
+
+    def absorb(self, changes: Changes) -> None:
+        """Write a piece of what another replica has; until the last one was, the shard is `is_catching_up`.
+
+        Raises CorruptData if what came together is not the segment that the source sealed.
+        """
+        states = {state.segment: state for state in changes.segments}
+        self._end_tail_as(states)
+        while (gap := states.get(len(self.segments) + 1)) is not None and gap.is_dropped and self._is_full():
+            self._skip(gap)
+        if self.index.rows != changes.first_row:
+            raise CorruptData(
+                f"{self._directory}: expected changes from row {self.index.rows} on, got row {changes.first_row}"
+            )
+        if len(changes.embeddings):
+            self._absorb_rows(changes, states)
+        if changes.is_last:
+            self._settle(changes)
+
+    def _is_full(self) -> bool:
+        return not self.segments or self.segments[-1].is_sealed or self.segments[-1].rows == self.segments[-1].capacity
+
+    def _skip(self, gap: SegmentState) -> None:
+        row = SegmentRow(gap.segment, gap.first_row, gap.rows, gap.capacity, True, None, None, is_dropped=True)
+        with self._store.transaction() as db:
+            put_segment(db, row)
+        self.index.skip(row.rows)
+        self.segments.append(row)
+
+    def _absorb_rows(self, changes: Changes, states: dict[int, SegmentState]) -> None:
+        model, last = self.model, self._last_segment()
+        if self._is_full():
+            state = states[len(self.segments) + 1]
+            last = SegmentRow(state.segment, state.first_row, 0, state.capacity, False, None, None)
+        labels = list(zip(changes.template_ids, changes.identities, changes.metadata, strict=True))
+        is_live = ~np.isin(changes.live, changes.dead)
+        rows, lsns = changes.live[is_live], changes.lsns[is_live]
+        named = [labels[i] for i in np.flatnonzero(is_live)]
+        own = template_keys([template_id for template_id, _, _ in named])
+        keys = np.zeros(len(changes.embeddings), np.uint64)
+        keys[rows - changes.first_row] = own
+        codes = None if model is None else model.encode(changes.embeddings)
+        staged = self._tail.stage(last, changes.embeddings)
+        with self._store.transaction() as db:
+            put_labels(db, rows.tolist(), own, named, lsns.tolist())
+            put_tombstones(db, _tombstones(changes))
+            put_staged(db, staged, changes.embeddings)
+            set_meta(db, "absorbed_lsn", str(changes.position.lsn))
+            set_meta(db, "absorbed_epoch", str(changes.position.epoch))
+            set_meta(db, "is_catching_up", "1")
+        self.is_catching_up = True
+        self._publish(staged, keys, codes)
+        self.index.delete(changes.dead)
+        self.templates -= len(changes.embeddings) - len(named)
+        sealed, state = self.segments[-1], states[self.segments[-1].segment]
+        if sealed.is_sealed and state.is_sealed and state.floats_crc and sealed.floats_crc != state.floats_crc:
+            path = self.files(sealed).floats_path
+            raise CorruptData(f"{path}: the copy is not what the source sealed", path=str(path))
+
+    def _settle(self, changes: Changes) -> None:
+        """The last piece: what was deleted of the rows that were here, segments that went, and the history."""
+        gone = [
+            row
+            for row, state in zip(self.segments, changes.segments, strict=True)
+            if state.is_dropped and not row.is_dropped
+        ]
+        dead = set(changes.dead.tolist())
+        for row in gone:
+            dead.update(self._store.keys_of_rows(row.first_row, row.first_row + row.rows)[0].tolist())
+        rows = self._store.live_among(np.array(sorted(dead), dtype=np.int64))
+        with self._store.transaction() as db:
+            bury_templates(db, rows.tolist(), changes.position.lsn, int(changes.dead_times.max(initial=0)))
+            put_tombstones(db, _tombstones(changes))
+            for row in gone:
+                drop_segment(db, row)
+            put_history(
+                db, changes.position.lsn, zip(changes.epochs.tolist(), changes.epoch_starts.tolist(), strict=True)
+            )
+            set_meta(db, "is_catching_up", "0")
+        self.index.delete(rows)
+        self.templates -= len(rows)
+        for row in gone:
+            self._forget(row)
+        self._read_progress()
+
+    def _end_tail_as(self, states: dict[int, SegmentState]) -> None:
+        """Seal the open tail where the source sealed it, which may be before it was full."""
+        tail = self._last_segment()
+        if tail is None or tail.is_sealed or not (state := states[tail.segment]).is_sealed or state.rows != tail.rows:
+            return
+        full = replace(tail, capacity=tail.rows)
+        with self._store.transaction() as db:
+            put_segment(db, full)
+        self.segments[-1] = full
+        self._seal_full(full)
+
+    def _forget(self, row: SegmentRow) -> None:
+        self.segments[row.segment - 1] = replace(row, is_dropped=True, floats_crc=None, keys_crc=None)
+        self.index.drop(row.segment - 1)
+        with self.code_files:
+            remove_tree(self.files(row).directory)
+
+    def _passed(self, entry: Entry) -> None:
+        self.lsn, self.epoch = entry.lsn, entry.epoch
+
+    def _last_segment(self) -> SegmentRow | None:
+        return self.segments[-1] if self.segments else None
+
+    def _publish(self, staged: Sequence[StagedRows], keys: KeyArray, codes: CodeArray | None) -> None:
+        self.seen.add(keys)
+        for piece in staged:
+            rows = slice(piece.begin, piece.end)
+            self._join(piece.segment, keys[rows], None if codes is None else codes[rows])
+
+    def _join(self, segment: SegmentRow, keys: KeyArray, codes: CodeArray | None) -> None:
+        """Make committed rows at the end of `segment` searchable, and seal it if it is full."""
+        if segment.segment > len(self.segments):
+            self.index.open_segment(str(self.files(segment).floats_path), segment.capacity)
+        self.segments[segment.segment - 1 :] = [segment]
+        self.index.append(keys, codes)
+        self.templates += len(keys)
+        try:
+            if self.model is not None and codes is not None:
+                self.tail_codes.write(
+                    self.files(segment), segment, self.model.model_id, segment.rows - len(keys), codes
+                )
+        except StorageError as error:
+            self._fail_later(error)
+        if segment.rows == segment.capacity:
+            self._seal_full(segment)
+
+    def _seal_full(self, segment: SegmentRow) -> None:
+        try:
+            self.seal(segment)
+        except StorageError as error:
+            self._fail_later(error)
+
+    def _fail_later(self, error: StorageError) -> None:
+        """What was asked is committed, so a failure after it must not say that it was not done."""
+        self.failure = error
+        _LOG.error("%s: a segment could not be sealed; writes are refused until reopened: %s", self._directory, error)
+
+    def switch(self, index: Index, model: SearchModel | None, tail_codes: CodeArray | None) -> None:
+        """Search with another index from now on, which has every row; the manifest names its model already.
+
+        tail_codes: (rows, code_bytes) uint8 of the open segment, None if there is none or no model. WriteFailed if they
+        could not be kept for its sealing.
+        """
+        self.view = (index, model)
+        if model is None or tail_codes is None:
+            self.tail_codes.drop()
+        else:
+            tail = self.segments[-1]
+            self.tail_codes.write(self.files(tail), tail, model.model_id, 0, tail_codes)
+
+    def seal(self, row: SegmentRow) -> None:
+        """Give a full segment its checksums; nothing changes its files any more."""
+        self._tail.close()
+        model, keys = self.model, self.index.keys(row.segment - 1)
+        codes = None if model is None else self.tail_codes.of(row, model.model_id, model.code_bytes)
+        sealed = sealing.seal(self._store, self.files(row), row, keys, model, codes)
+        self.tail_codes.drop()
+        self.segments[row.segment - 1] = sealed
+        self.index.seal(row.segment - 1, str(self.files(row).keys_path), sealed.floats_crc or b"")
+
+    def close(self) -> None:
+        """Close the files that are open for writing; what was committed stays."""
+        self._tail.close()
+        self.tail_codes.drop()
+
+    def take_over_commits(self) -> None:
+        """Close what was being written, and make searchable what a failure after its commit kept from being so."""
+        self.close()
+        self.failure = None
+        own = "" if self.model is None else self.model.model_id
+        if (self._store.meta("model_id") or "") != own:
+            # A switch failed at its commit, which was made after all; whoever asked for it was told that it was not.
+            with self._store.transaction() as db:
+                set_meta(db, "model_id", own)
+        known = len(self.segments)
+        for row in self._store.segments():
+            is_new = row.segment > known
+            if is_new:
+                self.index.open_segment(str(self.files(row).floats_path), row.capacity)
+                self.segments.append(row)
+            before = 0 if is_new else self.segments[row.segment - 1].rows
+            if row.rows > before:
+                keys = sealing.keys_of(self._store, row)[before:]
+                model = self.model
+                floats = self.files(row).floats(row.rows)[before:]
+                self.index.append(keys, None if model is None else model.encode(np.ascontiguousarray(floats)))
+                self.seen.add(keys)
+            if row.is_sealed and not self.segments[row.segment - 1].is_sealed:
+                self.index.seal(row.segment - 1, str(self.files(row).keys_path), row.floats_crc or b"")
+            self.segments[row.segment - 1] = row
+        self.index.delete(np.array(self._store.tombstones(), dtype=np.int64))
+        self.templates = self._store.template_count()
+        for row in self.segments:
+            if row.is_dropped:
+                self.index.drop(row.segment - 1)
+        self._read_progress()
+        self._seal_what_is_full()
+
+
+def _tombstones(changes: Changes) -> list[tuple[int, int, int]]:
+    return list(zip(changes.dead.tolist(), changes.dead_lsns.tolist(), changes.dead_times.tolist(), strict=True))

@@ -1,0 +1,321 @@
+"""Shards with several replicas when hosts die, come back, are cut off, drained or added; real hosts, one process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coordinator.catalog import Catalog
+from coordinator.coordinator import Coordinator
+from coordinator.messages import DigestReply, DigestRequest, ReplicateRequest
+from coordinator.replication import ReplicationPolicy
+from coordinator.router import Router
+from coordinator.types import DOWN, GalleryRoute, GallerySpec
+from shard.errors import (
+    FacegridError,
+    IncompleteCoverage,
+    NotEnoughReplicas,
+    NotReplicated,
+    StaleRoute,
+)
+from shard.types import EnrollBatch, SearchParams
+from tests.breakable_runtime import OUTSIDE, BreakableRuntime
+from tests.faces_like import batch_of, unit_rows
+
+DIM = 64
+HOSTS = ("a", "b", "c")
+POLICY = ReplicationPolicy(dead_s=0.3, away_s=0.0)
+SOON_S = 30.0
+
+
+class Grid:
+    """Three hosts, a coordinator that looks after them when the test says so, and a router."""
+
+    def __init__(self, directory: Path, *, names: tuple[str, ...] = HOSTS, policy: ReplicationPolicy = POLICY) -> None:
+        self.directory, self.policy = directory, policy
+        self.runtime = BreakableRuntime(directory / "hosts", names)
+        self.open()
+
+    def open(self) -> None:
+        self.catalog = Catalog(self.directory / "catalog.db")
+        self.coordinator = Coordinator(self.catalog, self.runtime, self.policy)
+        self.router = Router(self.runtime, self.coordinator.gallery, self.coordinator.report)
+
+    def create(self, replicas: int = 2, shards: int = 2, min_in_sync: int = 1) -> GalleryRoute:
+        return self.coordinator.create_gallery(GallerySpec("acme/staff", DIM, shards, 256, None, replicas, min_in_sync))
+
+    def route(self) -> GalleryRoute:
+        return self.coordinator.gallery("acme/staff")
+
+    def tick_until(self, condition: Callable[[], bool]) -> None:
+        """Look after the hosts until it is so."""
+        until = time.monotonic() + SOON_S
+        while not condition():
+            assert time.monotonic() < until, "it takes too long"
+            self.coordinator.replication.tick()
+
+    def is_whole(self) -> bool:
+        """Every shard has the replicas that it should have, in sync, and nothing is on its way."""
+        configs = self.catalog.shards()
+        replicas = self.route().replicas
+        return all(len(config.in_sync) == replicas and not config.joining for config in configs)
+
+    def enroll(self, batch: EnrollBatch) -> int:
+        return self.router.enroll(self.route(), batch, skip_existing=False, new_ids=False).enrolled
+
+    def ids(self, route: GalleryRoute | None = None) -> set[str]:
+        """Every template id that an exact search finds."""
+        found = self.router.search(route or self.route(), unit_rows(1, DIM, seed=0), SearchParams(k=1_000, exact=True))
+        assert found.coverage.is_complete
+        return set(found.candidates.template_ids[0])
+
+    def digests(self) -> list[set[DigestReply]]:
+        """For each shard, what its replicas in sync say of themselves: one thing."""
+        return [
+            {
+                self.runtime.host(host).execute(DigestRequest(config.gallery_id, config.shard))  # type: ignore[misc]
+                for host in config.in_sync
+            }
+            for config in self.catalog.shards()
+        ]
+
+    def close(self) -> None:
+        self.runtime.heal()
+        self.coordinator.close()
+        self.runtime.close()
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Iterator[Grid]:
+    opened = Grid(tmp_path)
+    yield opened
+    opened.close()
+
+
+def test_replicas_are_alike_after_every_kind_of_write(grid: Grid) -> None:
+    route = grid.create(replicas=3)
+    assert [len(hosts) for hosts in route.in_sync] == [3, 3]
+    assert grid.enroll(batch_of(unit_rows(300, DIM, seed=1), prefix="a", identity="Ada")) == 300
+    assert grid.router.delete(route, template_ids=("a1", "a2"), identities=()) == 2
+    grid.router.flush(route)
+    grid.enroll(batch_of(unit_rows(20, DIM, seed=2), prefix="b"))
+    assert [len(told) for told in grid.digests()] == [1, 1]
+    assert grid.ids() == {f"a{i}" for i in range(300)} - {"a1", "a2"} | {f"b{i}" for i in range(20)}
+
+
+@pytest.mark.parametrize("victim", ["primary", "backup"])
+def test_a_dead_host_loses_nothing_and_is_replaced(grid: Grid, victim: str) -> None:
+    route = grid.create()
+    grid.enroll(batch_of(unit_rows(200, DIM, seed=1), prefix="a"))
+    dead = route.in_sync[0][0 if victim == "primary" else 1]
+    grid.runtime.kill(dead)
+    # Writes go on by themselves: whoever writes tells the coordinator.
+    assert grid.enroll(batch_of(unit_rows(50, DIM, seed=2), prefix="b")) == 50
+    assert grid.ids() == {f"a{i}" for i in range(200)} | {f"b{i}" for i in range(50)}
+    grid.tick_until(lambda: grid.is_whole())
+    assert all(dead not in hosts for hosts in grid.route().in_sync)
+    assert {record.host: record.state for record in grid.catalog.hosts()}[dead] == DOWN
+    assert [len(told) for told in grid.digests()] == [1, 1]
+    assert len(grid.ids()) == 250
+
+
+def test_a_host_that_comes_back_catches_up(grid: Grid) -> None:
+    grid.policy = grid.coordinator.replication.policy = ReplicationPolicy(dead_s=0.3, away_s=3_600)
+    route = grid.create(replicas=3)
+    grid.enroll(batch_of(unit_rows(200, DIM, seed=1), prefix="a"))
+    away = route.in_sync[0][0]
+    grid.runtime.kill(away)
+    grid.enroll(batch_of(unit_rows(100, DIM, seed=2), prefix="b"))
+    grid.router.delete(grid.route(), template_ids=("a0", "a1", "a2"), identities=())
+    grid.runtime.start(away)
+    grid.tick_until(lambda: grid.is_whole())
+    assert [len(told) for told in grid.digests()] == [1, 1]
+    assert len(grid.ids()) == 297
+
+
+def test_a_primary_that_wrote_alone_and_died_begins_anew(grid: Grid) -> None:
+    """Its last entry was never acknowledged; the others went on without it."""
+    route = grid.create(shards=1)
+    grid.enroll(batch_of(unit_rows(20, DIM, seed=1), prefix="a"))
+    primary, backup = route.in_sync[0]
+    replica = grid.runtime.host(primary)._replica(route.gallery_id, 0)
+    grid.runtime.cut |= {(primary, backup), (primary, OUTSIDE), (OUTSIDE, primary)}
+    with pytest.raises(NotReplicated, match=backup):
+        replica.write(0, lambda shard: shard.enroll(batch_of(unit_rows(1, DIM, seed=5), prefix="lost")))
+    grid.enroll(batch_of(unit_rows(5, DIM, seed=2), prefix="b"))
+    assert grid.route().in_sync[0][0] == backup
+    grid.runtime.heal()
+    grid.tick_until(lambda: grid.is_whole())
+    assert grid.ids() == {f"a{i}" for i in range(20)} | {f"b{i}" for i in range(5)}
+    assert [len(told) for told in grid.digests()] == [1]
+
+
+def test_a_fenced_primary_confirms_nothing_and_answers_nothing(grid: Grid) -> None:
+    route = grid.create(shards=1)
+    grid.enroll(batch_of(unit_rows(20, DIM, seed=1), prefix="a"))
+    primary, backup = route.in_sync[0]
+    old = grid.runtime.host(primary)._replica(route.gallery_id, 0)
+    old.check_read(route.epochs[0])
+    # Cut off from the coordinator and from the other replica; a router on its side reaches it still.
+    grid.runtime.isolate(primary)
+    grid.tick_until(lambda: grid.route().in_sync[0][0] == backup)
+    grid.router.delete(grid.route(), template_ids=("a7",), identities=())
+    with pytest.raises(FacegridError) as refused:
+        old.write(0, lambda shard: shard.enroll(batch_of(unit_rows(1, DIM, seed=5), prefix="x")))
+    assert isinstance(refused.value, NotReplicated | StaleRoute)
+    with pytest.raises(StaleRoute, match="not been heard"):
+        old.check_read(route.epochs[0])  # or a7, which was deleted, would be found there
+    grid.runtime.heal()
+    grid.tick_until(lambda: grid.is_whole())
+    assert grid.ids() == {f"a{i}" for i in range(20)} - {"a7"}
+
+
+def test_two_replicas_that_hear_only_the_coordinator_go_on_with_one(grid: Grid) -> None:
+    route = grid.create(shards=1)
+    primary, backup = route.in_sync[0]
+    grid.runtime.cut |= {(primary, backup), (backup, primary)}
+    assert grid.enroll(batch_of(unit_rows(20, DIM, seed=1), prefix="a")) == 20
+    assert grid.route().in_sync[0] == (primary,)
+    with pytest.raises(StaleRoute):
+        grid.runtime.host(backup)._replica(route.gallery_id, 0).check_read(0)
+    assert len(grid.ids()) == 20
+    grid.runtime.heal()
+    grid.tick_until(lambda: grid.is_whole())
+    assert [len(told) for told in grid.digests()] == [1]
+
+
+def test_fewer_in_sync_than_the_gallery_wants_refuses_writes(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.writes.WRITE_DEADLINE_MS", 1_500)
+    route = grid.create(shards=1, min_in_sync=2)
+    grid.enroll(batch_of(unit_rows(20, DIM, seed=1), prefix="a"))
+    grid.runtime.kill(route.in_sync[0][1])
+    with pytest.raises(NotEnoughReplicas, match="the gallery wants 2"):
+        grid.enroll(batch_of(unit_rows(1, DIM, seed=2), prefix="b"))
+    # What was not acknowledged may be there or not.
+    assert grid.ids() - {"b0"} == {f"a{i}" for i in range(20)}
+    grid.tick_until(lambda: grid.is_whole())
+    assert grid.enroll(batch_of(unit_rows(1, DIM, seed=2), prefix="c")) == 1
+
+
+def test_a_write_that_is_repeated_is_done_once(grid: Grid) -> None:
+    """The answer of the primary is lost; the router sends the same operation again, to the one that follows it."""
+    route = grid.create(shards=1)
+    primary, _ = route.in_sync[0]
+    grid.enroll(batch_of(unit_rows(3, DIM, seed=1), prefix="a"))
+    grid.runtime.cut.add((primary, OUTSIDE))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("coordinator.writes.ATTEMPT_S", 0.5)
+        assert grid.enroll(batch_of(unit_rows(10, DIM, seed=2), prefix="b")) == 10
+        assert grid.router.delete(grid.route(), template_ids=("b0", "b1"), identities=()) == 2
+    assert grid.ids() == {"a0", "a1", "a2"} | {f"b{i}" for i in range(2, 10)}
+
+
+def test_the_coordinator_starts_again_and_goes_on(grid: Grid) -> None:
+    route = grid.create()
+    grid.enroll(batch_of(unit_rows(60, DIM, seed=1), prefix="a"))
+    grid.coordinator.close()
+    assert len(grid.ids(route)) == 60  # nobody to ask for a route
+    grid.runtime.kill("a")
+    grid.open()
+    grid.tick_until(lambda: all("a" not in hosts for hosts in grid.route().in_sync) and grid.is_whole())
+    assert len(grid.ids()) == 60
+
+
+def test_a_drained_host_is_emptied_and_a_new_one_filled(tmp_path: Path) -> None:
+    grid = Grid(tmp_path, names=("a", "b"))
+    grid.create(shards=4)
+    grid.enroll(batch_of(unit_rows(200, DIM, seed=1), prefix="a"))
+    grid.runtime._names = ("a", "b", "c")
+    grid.runtime.start("c")
+    grid.tick_until(lambda: "c" in grid.catalog.shards_per_host() and grid.is_whole())
+    grid.coordinator.replication.drain("a")
+    grid.tick_until(lambda: grid.coordinator.replication.left_on("a") == 0 and grid.is_whole())
+    assert not list((tmp_path / "hosts" / "a").glob("galleries/*/shard-*"))
+    assert [len(told) for told in grid.digests()] == [1] * 4
+    assert len(grid.ids()) == 200
+    grid.close()
+
+
+def test_a_lost_directory_is_copied_from_the_other_replica(grid: Grid, tmp_path: Path) -> None:
+    route = grid.create(shards=1)
+    grid.enroll(batch_of(unit_rows(60, DIM, seed=1), prefix="a"))
+    primary, _ = route.in_sync[0]
+    grid.runtime.kill(primary)
+    database = next((tmp_path / "hosts" / primary).glob("galleries/*/shard-0000/shard.db"))
+    database.write_bytes(b"no database" * 1_000)
+    grid.runtime.start(primary)
+    grid.tick_until(lambda: grid.route().in_sync[0][0] != primary and grid.is_whole())
+    assert len(grid.ids()) == 60
+
+
+def test_nothing_acknowledged_is_lost_while_hosts_die_one_after_another(tmp_path: Path) -> None:
+    """Writers go on while one host after another is killed and started again; what they were told is there."""
+    grid = Grid(tmp_path, policy=ReplicationPolicy(dead_s=0.3, away_s=3_600))
+    route = grid.create(replicas=2, shards=2)
+    kept: dict[str, bytes] = {}
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def write(writer: int) -> None:
+        number = 0
+        try:
+            while not stop.is_set():
+                batch = batch_of(unit_rows(3, DIM, seed=writer * 10_000 + number), prefix=f"w{writer}-{number}-")
+                grid.router.enroll(route, batch, skip_existing=False, new_ids=False)
+                kept.update(zip(batch.template_ids, (row.tobytes() for row in batch.embeddings), strict=True))
+                if number % 3 == 2:
+                    grid.router.delete(route, template_ids=batch.template_ids[:1], identities=())
+                    del kept[batch.template_ids[0]]
+                number += 1
+        except Exception as error:  # noqa: BLE001 - shown by the test, which waits for the threads
+            failures.append(error)
+
+    writers = [threading.Thread(target=write, args=(i,)) for i in range(3)]
+    for writer in writers:
+        writer.start()
+    for victim in ("a", "b", "c", "a"):
+        before = len(kept)
+        grid.tick_until(lambda: len(kept) > before + 20)  # noqa: B023
+        grid.runtime.kill(victim)
+        grid.tick_until(lambda: all(victim not in config.in_sync for config in grid.catalog.shards()))  # noqa: B023
+        grid.runtime.start(victim)
+        grid.tick_until(grid.is_whole)
+    stop.set()
+    for writer in writers:
+        writer.join()
+    assert not failures
+    assert [len(told) for told in grid.digests()] == [1, 1]
+    found = set()
+    for config in grid.catalog.shards():
+        shard = grid.runtime.host(config.primary)._replica(config.gallery_id, config.shard).shard
+        for stored in shard.templates_between(0, shard.index.rows):
+            assert shard.gather(np.array([stored.row])).tobytes() == kept[stored.template_id]
+            found.add(stored.template_id)
+    assert found == kept.keys()
+    grid.close()
+
+
+def test_an_entry_of_an_old_epoch_is_refused(grid: Grid) -> None:
+    route = grid.create(shards=1)
+    primary, backup = route.in_sync[0]
+    grid.runtime.kill(primary)
+    grid.tick_until(lambda: grid.route().in_sync[0][0] == backup)
+    with pytest.raises(StaleRoute):
+        grid.runtime.host(backup).execute(ReplicateRequest(route.gallery_id, 0, route.epochs[0], ()))
+
+
+def test_no_replica_no_answer(grid: Grid) -> None:
+    route = grid.create(shards=1)
+    for host in route.in_sync[0]:
+        grid.runtime.kill(host)
+    with pytest.raises(IncompleteCoverage):
+        grid.router.search(route, unit_rows(1, DIM, seed=0), SearchParams(k=1), deadline_ms=1_000)
+    partial = grid.router.search(
+        route, unit_rows(1, DIM, seed=0), SearchParams(k=1), deadline_ms=1_000, allow_partial=True
+    )
+    assert partial.coverage.answered == 0
