@@ -29,7 +29,7 @@ rust: ## Rust tests: every kernel against the scalar one, scans against brute fo
 unit: .stamp/dev ## Python tests
 	$(BIN)/python -m pytest
 
-torture: .stamp/dev ## The long forms: hundreds of killed writers, thousands of random programs (about 20 minutes)
+torture: .stamp/dev ## The long forms: hundreds of killed writers, every fault of the disk, thousands of random programs (about an hour)
 	FACEGRID_TORTURE=300 $(BIN)/python -m pytest -s tests/crash tests/property
 
 N ?= 20000

@@ -239,6 +239,7 @@ def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[
     if settings.runtime == "ray":
         with contextlib.closing(catalog):
             known = tuple(catalog.shards_per_host())
+            needed = {config.primary for config in catalog.shards() if len(config.in_sync) == 1}
         options = RayOptions(address=settings.ray_address, shard_hosts=settings.shard_hosts)
         ray = RayCluster.start(
             options,
@@ -246,6 +247,7 @@ def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[
             home.home_id,
             home.secret,
             known,
+            needed_hosts=sorted(needed),
             kernel=settings.kernel,
             catalog=settings.catalog,
         )

@@ -110,6 +110,12 @@ def share(value: object) -> object:
     return _ray().put(value)
 
 
+def is_restarted() -> bool:
+    """Whether the actor that this runs in was started again by Ray, with the arguments of the first time."""
+    ray = _ray()
+    return bool(ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed)
+
+
 class RaySession:
     """This process's connection to a Ray cluster."""
 

@@ -31,7 +31,7 @@ from coordinator.training import (
     is_drift_due,
     is_training_due,
 )
-from coordinator.types import UP, GalleryRoute, GallerySpec, RolloutStatus, TrainReport
+from coordinator.types import UP, GalleryRoute, GallerySpec, HostRecord, RolloutStatus, ShardConfig, TrainReport
 from shard.drift import Drift, code_statistics, measure_drift
 from shard.errors import (
     AlreadyExists,
@@ -107,6 +107,26 @@ class Coordinator:
     def report(self, gallery_id: str, shard: int, epoch: int, error: str) -> None:
         """A write was not confirmed; see `Replication.report`."""
         self.replication.report(gallery_id, shard, epoch, error)
+
+    def drain(self, host: str) -> None:
+        """Have a host emptied; see `Replication.drain`."""
+        self.replication.drain(host)
+
+    def undrain(self, host: str) -> None:
+        """Have a host hold shards again."""
+        self.replication.undrain(host)
+
+    def host_records(self) -> list[HostRecord]:
+        """Every host that was ever part of the home, with its state, by name."""
+        return self.replication.hosts()
+
+    def replicas_left(self, host: str) -> int:
+        """Replicas that a host holds still."""
+        return self.replication.left_on(host)
+
+    def shard_configs(self) -> list[ShardConfig]:
+        """Who holds each shard of every gallery."""
+        return self._catalog.shards()
 
     def hosts(self) -> tuple[str, ...]:
         """Names of the shard hosts."""

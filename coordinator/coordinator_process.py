@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coordinator.actors import Actor, ActorName
+from coordinator.actors import Actor, ActorName, is_restarted
 from coordinator.catalog import Catalog
 from coordinator.coordinator import Coordinator
 from coordinator.outcome import Outcome, outcome_of
@@ -18,8 +18,12 @@ from shard.errors import InvalidParameter
 
 METHODS = (
     "hosts", "gallery", "galleries", "create_gallery", "drop_gallery", "train", "train_if_due", "drift", "rollouts",
-    "roll_back", "resume_rollouts", "report",
+    "roll_back", "resume_rollouts", "report", "drain", "undrain", "host_records", "replicas_left", "shard_configs",
 )  # fmt: skip
+WATCH_S = 0.5
+"""Pause between two rounds of looking after the hosts."""
+RETRY_S = 1.0
+"""Pause before a coordinator that was restarted tries again to open."""
 
 
 class CoordinatorProcess:
@@ -32,7 +36,25 @@ class CoordinatorProcess:
         self._opening = threading.Lock()
         self._runtime: RayRuntime | None = None
         self._coordinator: Coordinator | None = None
+        self._is_closed = threading.Event()
         logging.basicConfig(level=logging.INFO)
+        if is_restarted():
+            # Nobody may call for hours; the hosts have to be looked after.
+            threading.Thread(target=self._open_again, name="facegrid-open", daemon=True).start()
+
+    def _open_again(self) -> None:
+        while not self._is_closed.is_set() and self.open().code is not None:
+            self._is_closed.wait(RETRY_S)
+
+    def add_host(self, name: str, where: ActorName) -> Outcome:
+        """A host that has come since."""
+        return outcome_of(lambda: self._add_host(name, where), "the coordinator")
+
+    def _add_host(self, name: str, where: ActorName) -> None:
+        self._hosts = {**self._hosts, name: where}
+        self._open()
+        if self._runtime is not None and name not in self._runtime.hosts():
+            self._runtime.add(name, Actor.find(where))
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         """Call a public method of the Coordinator, which is opened at the first call."""
@@ -59,10 +81,18 @@ class CoordinatorProcess:
                 actors = {name: Actor.find(where) for name, where in self._hosts.items()}
                 self._runtime = RayRuntime(actors, self._secret)
             if self._coordinator is None:
-                self._coordinator = Coordinator(Catalog(self._where), self._runtime)
+                catalog = Catalog(self._where)
+                try:
+                    coordinator = Coordinator(catalog, self._runtime)
+                except BaseException:
+                    catalog.close()
+                    raise
+                coordinator.watch(WATCH_S)
+                self._coordinator = coordinator
             return self._coordinator
 
     def _close(self) -> None:
+        self._is_closed.set()
         with self._opening:
             if self._coordinator is not None:
                 self._coordinator.close()

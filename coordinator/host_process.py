@@ -17,6 +17,8 @@ from coordinator.dataplane.server import DataServer
 from coordinator.host import ShardHost
 from coordinator.messages import ControlRequest
 from coordinator.outcome import Outcome, outcome_of
+from coordinator.peer_clients import PeerClients
+from coordinator.peers import Leases
 from shard.errors import HomeLocked, ShardClosed
 from shard.index import use_kernel
 
@@ -34,6 +36,7 @@ class ShardHostProcess:
         self._name, self._directory = name, Path(directory)
         self._secret, self._bind, self._kernel = secret, bind, kernel
         self._opening = threading.Lock()
+        self._peers = PeerClients(name, secret)
         self._host: ShardHost | None = None
         self._server: DataServer | None = None
         self._is_closed = False
@@ -65,7 +68,7 @@ class ShardHostProcess:
             if self._host is None:
                 if self._kernel is not None:
                     use_kernel(self._kernel)
-                self._host = _open_host(self._name, self._directory, time.monotonic() + LOCK_WAIT_S)
+                self._host = self._open_host(time.monotonic() + LOCK_WAIT_S)
             if self._server is None:
                 self._server = DataServer(self._host, self._secret, self._bind, use_uvloop=True)
                 log.info("shard host %s serves %s at %s:%d", self._name, self._directory, *self._server.address)
@@ -78,13 +81,13 @@ class ShardHostProcess:
                 self._server.close()
             if self._host is not None:
                 self._host.close()
+            self._peers.close()
 
-
-def _open_host(name: str, directory: Path, until: float) -> ShardHost:
-    while True:
-        try:
-            return ShardHost(name, directory)
-        except HomeLocked:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.1)
+    def _open_host(self, until: float) -> ShardHost:
+        while True:
+            try:
+                return ShardHost(self._name, self._directory, self._peers, leases=Leases(self._name))
+            except HomeLocked:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from coordinator.coordinator_process import CoordinatorProcess
 from coordinator.dataplane.handshake import checked_secret
 from coordinator.host_process import ShardHostProcess
 from coordinator.ray_runtime import RayRuntime
-from coordinator.types import GalleryRoute, GallerySpec, RolloutStatus, TrainReport
+from coordinator.types import GalleryRoute, GallerySpec, HostRecord, RolloutStatus, ShardConfig, TrainReport
 from shard.drift import Drift
 from shard.errors import ClusterNotReady, FacegridError, HostUnavailable
 
@@ -29,6 +30,9 @@ PIN = 0.001
 """How much of its node's resource a host actor takes: several homes can share the nodes."""
 CLOSE_S = 30.0
 """How long a host may take to close before its process is ended; acknowledged writes are durable either way."""
+
+SCAN_S = 2.0
+"""Pause between two looks for nodes that have come."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _LOG = logging.getLogger(__name__)
@@ -66,6 +70,9 @@ class RayCluster:
         self.actors: dict[str, Actor] = {}
         self.runtime: RayRuntime
         self.coordinator: RayCoordinator
+        self._seat: Callable[[str, _Seat], Actor]
+        self._scan = threading.Thread(target=self._scan_on, name="facegrid-scan", daemon=True)
+        self._scan_ended = threading.Event()
 
     @classmethod
     def start(
@@ -76,6 +83,7 @@ class RayCluster:
         secret: bytes,
         known_hosts: Sequence[str],
         *,
+        needed_hosts: Sequence[str] | None = None,
         kernel: str | None = None,
         catalog: str | None = None,
     ) -> RayCluster:
@@ -83,7 +91,7 @@ class RayCluster:
 
         home: the home directory, at the same path on every node; host `a` keeps its shards in <home>/hosts/a of its
         node. catalog: its URL, which this node can reach; <home>/catalog.db of this node if None. known_hosts: names
-        that the catalog has shards on.
+        that the catalog has shards on. needed_hosts: those without which a shard has no replica in sync; all if None.
         Raises ClusterNotReady (no cluster, versions differ, hosts missing), MissingExtra, InvalidParameter, and what
         keeps a host or the coordinator from opening (HomeLocked, CorruptData, FormatTooNew).
         """
@@ -92,22 +100,56 @@ class RayCluster:
             session = _connect(options, f"facegrid-{home_id}")
             undo.callback(session.close)
             cluster = cls(session, undo)
-            seats = _seats(session, options, home, known_hosts)
+            needed = known_hosts if needed_hosts is None else needed_hosts
+            seats = _seats(session, options, home, known_hosts, needed)
+            cluster._seat = lambda name, seat: session.spawn(
+                ShardHostProcess,
+                (name, str(home / "hosts" / name), secret, seat.bind, kernel),
+                title=f"shard host {name}",
+                resources=seat.resources,
+            )
+            undo.callback(cluster._stop_hosts)
             for name, seat in seats.items():
-                args = (name, str(home / "hosts" / name), secret, seat.bind, kernel)
-                actor = session.spawn(ShardHostProcess, args, title=f"shard host {name}", resources=seat.resources)
-                cluster.actors[name] = actor
-                undo.callback(_stop, actor)
+                cluster.actors[name] = cluster._seat(name, seat)
             # Started before the hosts are waited for: processes take seconds to come up, and do so side by side.
             coordinator = _spawn_coordinator(session, catalog or home / "catalog.db", secret, cluster.actors)
             undo.callback(_stop, coordinator)
-            _wait_open(cluster.actors, options.start_timeout_s)
+            _wait_open(cluster.actors, options.start_timeout_s, needed)
             coordinator.call("open")
             cluster.coordinator = RayCoordinator(coordinator)
             cluster.runtime = RayRuntime(cluster.actors, secret)
             undo.callback(cluster.runtime.close)
+            if not session.started_here:
+                undo.callback(cluster._end_scan)
+                cluster._scan.start()
             cluster._closing = undo.pop_all()
         return cluster
+
+    def scan(self) -> list[str]:
+        """Start a host on every node that offers to hold shards and has none yet; their names."""
+        fresh = {name: seat for name, seat in _offered(self._session).items() if name not in self.actors}
+        for name, seat in fresh.items():
+            actor = self._seat(name, seat)
+            self.actors[name] = actor
+            self.coordinator.actor.call("add_host", name, actor.where)
+            self.runtime.add(name, actor)
+            _LOG.warning("shard host %s has come", name)
+        return sorted(fresh)
+
+    def _scan_on(self) -> None:
+        while not self._scan_ended.wait(SCAN_S):
+            try:
+                self.scan()
+            except FacegridError as error:
+                _LOG.warning("new shard hosts could not be looked for: %s", error)
+
+    def _end_scan(self) -> None:
+        self._scan_ended.set()
+        self._scan.join()
+
+    def _stop_hosts(self) -> None:
+        for actor in reversed(list(self.actors.values())):
+            _stop(actor)
 
     def close(self) -> None:
         """Close the coordinator and the hosts (they release their directories); end a Ray we started. Idempotent."""
@@ -177,6 +219,29 @@ class RayCoordinator:
         """See Coordinator.report."""
         self._call("report", gallery_id, shard, epoch, error)
 
+    def drain(self, host: str) -> None:
+        """See Coordinator.drain."""
+        self._call("drain", host)
+
+    def undrain(self, host: str) -> None:
+        """See Coordinator.undrain."""
+        self._call("undrain", host)
+
+    def host_records(self) -> list[HostRecord]:
+        """See Coordinator.host_records."""
+        records: list[HostRecord] = self._call("host_records")
+        return records
+
+    def replicas_left(self, host: str) -> int:
+        """See Coordinator.replicas_left."""
+        left: int = self._call("replicas_left", host)
+        return left
+
+    def shard_configs(self) -> list[ShardConfig]:
+        """See Coordinator.shard_configs."""
+        configs: list[ShardConfig] = self._call("shard_configs")
+        return configs
+
     def close(self) -> None:
         """The actor is RayCluster's to close."""
 
@@ -190,19 +255,22 @@ def _connect(options: RayOptions, namespace: str) -> RaySession:
     return RaySession.join(options.address, namespace, timeout_s=options.start_timeout_s)
 
 
-def _seats(session: RaySession, options: RayOptions, home: Path, known: Sequence[str]) -> dict[str, _Seat]:
-    """Host name to its place. ClusterNotReady if a known host has none, or if there is no host at all."""
+def _seats(
+    session: RaySession, options: RayOptions, home: Path, known: Sequence[str], needed: Sequence[str]
+) -> dict[str, _Seat]:
+    """Host name to its place. ClusterNotReady if a needed host has none, or if there is no host at all."""
     if session.started_here:
         fresh = [f"host-{i}" for i in range(options.shard_hosts or 1)]
-        lost = sorted(name for name in known if name not in fresh and not (home / "hosts" / name).is_dir())
+        lost = sorted(name for name in needed if name not in fresh and not (home / "hosts" / name).is_dir())
         if lost:
             raise ClusterNotReady(
                 f"shards of this home are on hosts {', '.join(lost)}, which have no directory below {home / 'hosts'};"
                 f" join the Ray cluster whose nodes offer {', '.join(RESOURCE_PREFIX + name for name in lost)}"
             )
-        return {name: _Seat("127.0.0.1", None) for name in sorted({*fresh, *known})}
+        there = [name for name in known if (home / "hosts" / name).is_dir()]
+        return {name: _Seat("127.0.0.1", None) for name in sorted({*fresh, *there})}
     seats = _offered(session)
-    missing = sorted(set(known) - set(seats))
+    missing = sorted(set(needed) - set(seats))
     if missing or not seats:
         wanted = missing or ["<name>"]
         raise ClusterNotReady(
@@ -230,13 +298,15 @@ def _offered(session: RaySession) -> dict[str, _Seat]:
     return dict(sorted(seats.items()))
 
 
-def _wait_open(actors: dict[str, Actor], timeout_s: float) -> None:
+def _wait_open(actors: dict[str, Actor], timeout_s: float, needed: Sequence[str]) -> None:
     pending = {name: actor.begin("data_address", group=HEALTH) for name, actor in actors.items()}
     for name, call in pending.items():
         try:
             call.result(timeout_s)
         except HostUnavailable as error:
-            raise ClusterNotReady(f"shard host {name} did not start: {error}") from error
+            if name in needed or len(actors) == 1:
+                raise ClusterNotReady(f"shard host {name} did not start: {error}") from error
+            _LOG.warning("shard host %s did not start; going on without it: %s", name, error)
 
 
 def _spawn_coordinator(session: RaySession, catalog: str | Path, secret: bytes, hosts: dict[str, Actor]) -> Actor:

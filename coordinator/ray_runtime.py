@@ -26,6 +26,7 @@ class RayRuntime:
     """Implements `coordinator.runtime.Runtime`. Closing it closes the connections; the actors are RayCluster's."""
 
     def __init__(self, actors: Mapping[str, Actor], secret: bytes) -> None:
+        self._secret = secret
         self._loop = ClientLoop(use_uvloop=True)
         self._links = {name: HostLink(name, actors[name], secret, self._loop) for name in sorted(actors)}
         self._is_closed = False
@@ -43,6 +44,16 @@ class RayRuntime:
             future.set_exception(self._unknown(host))
             return future
         return link.submit(request, deadline)
+
+    def addresses(self) -> dict[str, tuple[str, int]]:
+        """Where the data ports are, of the hosts that have been reached."""
+        links = self._links.items()
+        return {name: address for name, link in links if (address := link.address) is not None}
+
+    def add(self, name: str, actor: Actor) -> None:
+        """Reach another host too."""
+        self._check_open()
+        self._links = dict(sorted({**self._links, name: HostLink(name, actor, self._secret, self._loop)}.items()))
 
     def control(self, calls: Sequence[tuple[str, ControlRequest]]) -> list[Reply]:
         """Carry out control requests in parallel; a message object that goes to several hosts is shipped once."""
@@ -97,6 +108,12 @@ class HostLink:
         self._closing = threading.Event()
         # One thread, so that calls which wait for the address keep their order.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"facegrid-link-{name}")
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Of the host's data port when it was asked last."""
+        client = self._client
+        return None if client is None else client.address
 
     def submit(self, request: DataRequest, deadline: float) -> Future[Reply]:
         """Send now where the address is known, else as soon as the actor has told it."""

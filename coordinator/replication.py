@@ -29,6 +29,7 @@ from coordinator.messages import (
     InventoryReply,
     InventoryRequest,
     Reply,
+    SetPeers,
     ShardHealth,
 )
 from coordinator.placement import balance_moves, spare_host
@@ -74,6 +75,7 @@ class Replication:
         self._deciding = threading.RLock()
         self._seen: dict[str, float] = {}
         self._present: frozenset[str] = frozenset()
+        self._addresses: dict[str, tuple[str, int]] = {}
         self._incarnations: dict[str, int] = {}
         self._told: dict[tuple[str, Key], int] = {}
         self._left: dict[Key, str] = {}
@@ -138,14 +140,31 @@ class Replication:
     def _look(self) -> dict[str, HealthReply]:
         replies = self._probe(self._runtime.hosts(), "", ())
         self._present = frozenset(replies)
-        for host, reply in replies.items():
+        self._introduce(replies)
+        for host in replies:
             self._seen[host] = self._clock()
-            if self._incarnations.get(host) != reply.incarnation:
-                self._incarnations[host] = reply.incarnation
-                self.arrivals.set()
-                self._told = {key: epoch for key, epoch in self._told.items() if key[0] != host}
-                self._clean(host)
+        for host in self._started(replies):
+            self._incarnations[host] = replies[host].incarnation
+            self.arrivals.set()
+            self._told = {key: epoch for key, epoch in self._told.items() if key[0] != host}
+            self._clean(host)
         return replies
+
+    def _introduce(self, replies: dict[str, HealthReply]) -> None:
+        """Tell the hosts where the others are, those that have just started and, if one has moved, all."""
+        addresses = self._runtime.addresses()
+        told = replies if addresses != self._addresses else self._started(replies)
+        self._addresses = addresses
+        if not addresses:
+            return
+        names = tuple(sorted(addresses))
+        message = SetPeers(names, tuple(addresses[n][0] for n in names), tuple(addresses[n][1] for n in names))
+        for host in told:
+            with contextlib.suppress(FacegridError):  # silent by now; it is told when it is seen again
+                self._runtime.control([(host, message)])
+
+    def _started(self, replies: dict[str, HealthReply]) -> list[str]:
+        return [host for host, reply in replies.items() if self._incarnations.get(host) != reply.incarnation]
 
     def _probe(self, hosts: Iterable[str], gallery_id: str, shards: tuple[int, ...]) -> dict[str, HealthReply]:
         deadline = time.monotonic() + PROBE_S
@@ -370,10 +389,12 @@ class Replication:
     def _move(self) -> None:
         """Towards even hosts, and none on those that are drained."""
         records = self._catalog.hosts()
-        eligible = [record.host for record in records if record.state == UP and self._is_there(record.host)]
+        eligible = [record.host for record in records if record.state == UP]
         configs = self._catalog.shards()
-        if any(config.joining for config in configs) or any(map(self._may_come_back, records)) or not eligible:
-            return
+        is_silent = any(record.state in (UP, DRAINING) and not self._is_there(record.host) for record in records)
+        may_return = any(map(self._may_come_back, records))
+        if is_silent or may_return or not eligible or any(config.joining for config in configs):
+            return  # one thing at a time: a host that is missed is seen to first
         away = {record.host for record in records if record.state in (DOWN, GONE)}
         configs = [config for config in configs if not away & set(config.in_sync)]
         moves = balance_moves(configs, eligible, self._catalog.shards_per_host())

@@ -39,6 +39,9 @@ class Runtime(Protocol):
     def control(self, calls: Sequence[tuple[str, ControlRequest]]) -> list[Reply]:
         """Carry out control requests in parallel; replies in the order of `calls`. Raises the first failure."""
 
+    def addresses(self) -> dict[str, tuple[str, int]]:
+        """Where the hosts reach each other, as far as it is known; nothing where they are in one process."""
+
     def close(self) -> None:
         """Stop the hosts; nothing acknowledged is lost. Later calls raise ShardClosed. Idempotent."""
 
@@ -91,6 +94,10 @@ class LocalRuntime:
 
     def locate(self, addresses: Mapping[str, tuple[str, int]]) -> None:
         """The hosts are all here."""
+
+    def addresses(self) -> dict[str, tuple[str, int]]:
+        """They need none."""
+        return {}
 
     def _execute(self, host: str, request: DataRequest, deadline: float) -> Reply:
         if deadline <= time.monotonic():

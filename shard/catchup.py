@@ -82,6 +82,7 @@ def _changes(
     """A piece with these rows, or with settled_lsn the last one, or one that says that pasts differ."""
     rows = 0 if embeddings is None else len(embeddings)
     labels = shard.templates_between(first, first + rows) if rows else []
+    operations = [] if settled_lsn is None else shard.operations_after(settled_lsn)
     if settled_lsn is not None:
         dead = shard.buried(0, own.rows, settled_lsn)
     else:
@@ -105,6 +106,8 @@ def _changes(
         segments=() if is_divergent else segment_states(shard.segments),
         epochs=_array([epoch for epoch, _ in history]),
         epoch_starts=_array([lsn for _, lsn in history]),
+        operations=tuple(operation for operation, *_ in operations),
+        outcomes=np.array([outcome for _, *outcome in operations], np.int64).reshape(-1, 3),
     )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shard.errors import HomeLocked, WriteFailed
+from shard.failpoints import step
 
 _BENIGN_DIRECTORY_FSYNC = {errno.EINVAL, errno.ENOTSUP}
 
@@ -36,11 +37,23 @@ def sync_directory(path: Path) -> None:
     with _reporting("sync directory", path):
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(fd)
+            with step("files.sync_directory.fsync"):
+                os.fsync(fd)
         except OSError as error:
             # Some network file systems sync names with the file and refuse fsync on a directory.
             if error.errno not in _BENIGN_DIRECTORY_FSYNC:
                 raise
+        finally:
+            os.close(fd)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's bytes and its size durable, whoever wrote them."""
+    with _reporting("sync", path):
+        fd = os.open(path, os.O_RDWR)
+        try:
+            with step("files.sync_file.fsync"):
+                os.fsync(fd)
         finally:
             os.close(fd)
 
@@ -50,7 +63,7 @@ def make_directory(path: Path) -> None:
     missing = [path, *path.parents]
     missing = missing[: next((i for i, parent in enumerate(missing) if parent.is_dir()), len(missing))]
     for directory in reversed(missing):
-        with _reporting("create directory", directory):
+        with _reporting("create directory", directory), step("files.make_directory.mkdir"):
             directory.mkdir(mode=0o700, exist_ok=True)
         sync_directory(directory.parent)
 
@@ -61,11 +74,14 @@ def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o600) -> No
     with _reporting("write", path):
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         try:
-            _write_all(fd, memoryview(data).cast("B"), 0)
-            os.fsync(fd)
+            with step("files.write_file.write"):
+                _write_all(fd, memoryview(data).cast("B"), 0)
+            with step("files.write_file.fsync"):
+                os.fsync(fd)
         finally:
             os.close(fd)
-        os.replace(temporary, path)
+        with step("files.write_file.rename"):
+            os.replace(temporary, path)
     sync_directory(path.parent)
 
 
@@ -77,7 +93,7 @@ def probe_directory(path: Path) -> None:
 
 def remove_file(path: Path) -> None:
     """Remove a file if it is there."""
-    with _reporting("remove", path):
+    with _reporting("remove", path), step("files.remove_file.unlink"):
         path.unlink(missing_ok=True)
 
 
@@ -85,7 +101,8 @@ def remove_tree(path: Path) -> None:
     """Remove a directory and all below it, if it is there, and make that durable."""
     with _reporting("remove", path):
         if path.exists():
-            shutil.rmtree(path)
+            with step("files.remove_tree.rmtree"):
+                shutil.rmtree(path)
     sync_directory(path.parent)
 
 
@@ -94,8 +111,10 @@ def truncate_file(path: Path, size: int) -> None:
     with _reporting("truncate", path):
         fd = os.open(path, os.O_RDWR)
         try:
-            os.ftruncate(fd, size)
-            os.fsync(fd)
+            with step("files.truncate_file.truncate"):
+                os.ftruncate(fd, size)
+            with step("files.truncate_file.fsync"):
+                os.fsync(fd)
         finally:
             os.close(fd)
 
@@ -112,6 +131,8 @@ def blocks_bytes(directory: Path) -> int:
 def _write_all(fd: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(fd, data, offset)
+        if written == 0:  # as a full disk may answer on some file systems; asking again would not end
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         data, offset = data[written:], offset + written
 
 
@@ -124,25 +145,29 @@ class RowFile:
         with _reporting("open for writing", path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                os.ftruncate(self._fd, size)
-                os.fsync(self._fd)
+                with step("files.RowFile.open.truncate"):
+                    os.ftruncate(self._fd, size)
+                with step("files.RowFile.open.fsync"):
+                    os.fsync(self._fd)
             except OSError:
                 os.close(self._fd)
                 raise
 
     def write_at(self, offset: int, rows: npt.NDArray[np.generic]) -> None:
         """Write the array's bytes at `offset`; not durable before `sync`."""
-        with _reporting("write", self.path):
+        with _reporting("write", self.path), step("files.RowFile.write_at.write"):
             _write_all(self._fd, rows.reshape(-1).view(np.uint8).data, offset)
 
     def sync(self) -> None:
         """Make everything written so far durable."""
-        with _reporting("sync", self.path):
+        with _reporting("sync", self.path), step("files.RowFile.sync.fsync"):
             os.fsync(self._fd)
 
     def close(self) -> None:
-        """Close the file; what was synced stays."""
-        os.close(self._fd)
+        """Close the file; what was synced stays. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class DirectoryLock:
@@ -159,8 +184,13 @@ class DirectoryLock:
             owner = os.pread(self._fd, 64, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._fd)
             raise HomeLocked(f"{directory} is open in another process (pid {owner}); one process may open it") from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        try:
+            with _reporting("write", path), step("files.DirectoryLock.write"):
+                os.ftruncate(self._fd, 0)
+                os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except WriteFailed:
+            os.close(self._fd)  # or nobody in this process could open it again
+            raise
 
     def close(self) -> None:
         """Release the lock. Idempotent."""

@@ -80,6 +80,8 @@ class Changes:
     embeddings: (n, dim) float32 of all rows, dead ones too, so that files stay comparable. live: (m,) int64 rows of the
     m labels that follow. dead: (d,) int64 rows that were given up, with their LSNs and times (unix seconds): of these
     rows, or in the last piece of all. segments: all there are. epochs, epoch_starts: (e,) int64, the history.
+    operations: in the last piece, ids of writes that may be repeated, and outcomes, (o, 3) int64: LSN,
+    done, left out.
     """
 
     position: Position
@@ -98,3 +100,5 @@ class Changes:
     segments: tuple[SegmentState, ...]
     epochs: RowArray
     epoch_starts: RowArray
+    operations: tuple[bytes, ...]
+    outcomes: RowArray

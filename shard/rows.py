@@ -32,6 +32,7 @@ from shard.store import (
     put_entry,
     put_history,
     put_labels,
+    put_operations,
     put_segment,
     put_templates,
     put_tombstones,
@@ -273,6 +274,8 @@ class Rows:
             put_history(
                 db, changes.position.lsn, zip(changes.epochs.tolist(), changes.epoch_starts.tolist(), strict=True)
             )
+            outcomes = changes.outcomes.tolist()
+            put_operations(db, [(o, *outcome) for o, outcome in zip(changes.operations, outcomes, strict=True)])
             set_meta(db, "is_catching_up", "0")
         self.index.delete(rows)
         self.templates -= len(rows)

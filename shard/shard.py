@@ -264,6 +264,10 @@ class Shard:
         """(epoch, LSN of its first entry) of every configuration that decided an entry here, ascending."""
         return self._store.epochs()
 
+    def operations_after(self, lsn: int) -> list[tuple[bytes, int, int, int]]:
+        """(operation, LSN, done, left out) of the writes after an LSN that are remembered, by LSN."""
+        return self._store.operations_after(lsn)
+
     def templates_between(self, first: int, last: int) -> list[StoredTemplate]:
         """The live rows first <= row < last with their records, ascending."""
         return self._store.templates_between(first, last)

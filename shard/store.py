@@ -21,6 +21,8 @@ import numpy as np
 from shard import schema
 from shard.digests import label_crc, label_half, record_digest
 from shard.errors import CorruptData, FormatTooNew, ShardClosed, StorageError, WriteFailed
+from shard.failpoints import step
+from shard.files import sync_directory, sync_file
 from shard.keys import template_keys
 from shard.log import Entry
 from shard.types import EnrollBatch, IdentityCount, KeyArray, RowArray, TemplateRecord
@@ -74,9 +76,47 @@ def _connect(path: Path, cache_kib: int) -> sqlite3.Connection:
             ):
                 connection.execute(f"PRAGMA {pragma}").close()
             undo.pop_all()
-    except sqlite3.DatabaseError as error:
-        raise CorruptData(f"{path} is not a readable shard database: {error}") from error
+    except (sqlite3.DatabaseError, MemoryError) as error:
+        raise _unreadable(path, error) from error
     return connection
+
+
+def _settle(connection: sqlite3.Connection, path: Path) -> None:
+    """Copy what the log has into the database, empty the log, and make both durable, before anything is built on it.
+
+    Where an fsync of the log failed, its pages are clean for the kernel and are never written again, yet they can be
+    read: SQLite takes such a commit for whole, and puts later ones, which are synced and acknowledged, behind it. A
+    loss of power would then take them all. In the database the pages are written anew; and the log has to be gone, or
+    what is left of it would be replayed over them. After a clean close there is no log, and its removal is synced.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        (is_busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise sqlite3.OperationalError("database is locked")
+        sync_file(log)  # SQLite holds no lock on this file that closing it would release
+    sync_directory(path.parent)
+    size, (page_size,) = path.stat().st_size, connection.execute("PRAGMA page_size").fetchone()
+    if size % page_size:
+        # SQLite notices a missing page, and reads zeros where a part of the last one is missing.
+        raise ValueError(f"{size} bytes are no whole number of pages of {page_size}")
+
+
+_FAULTS_OF_THE_DISK = (
+    "disk I/O error",
+    "database or disk is full",
+    "unable to open database file",
+    "attempt to write a readonly database",
+    "database is locked",
+)
+"""SQLite's words for faults that are not in the file itself."""
+
+
+def _unreadable(path: Path, error: Exception) -> StorageError:
+    """What opening fails with: StorageError where the machine is at fault and it may work later, else CorruptData."""
+    if isinstance(error, MemoryError) or str(error) in _FAULTS_OF_THE_DISK:
+        return StorageError(f"could not open {path}: {error or 'out of memory'}")
+    return CorruptData(f"{path} is not a readable shard database: {error}")
 
 
 class Store:
@@ -91,12 +131,13 @@ class Store:
             try:
                 self._writer = undo.enter_context(contextlib.closing(_connect(path, _WRITER_CACHE_KIB)))
                 self._reader = undo.enter_context(contextlib.closing(_connect(path, _READER_CACHE_KIB)))
+                _settle(self._writer, path)
                 found = schema.version(self._reader)
                 if found < schema.FORMAT_VERSION:
                     with _transaction(self._writer):
                         schema.upgrade(self._writer)
-            except (sqlite3.DatabaseError, ValueError) as error:
-                raise CorruptData(f"{path} is not a readable shard database: {error}") from error
+            except (sqlite3.DatabaseError, ValueError, MemoryError) as error:
+                raise _unreadable(path, error) from error
             if found > schema.FORMAT_VERSION:
                 raise FormatTooNew(f"{path} has format {found}; this Facegrid reads up to {schema.FORMAT_VERSION}")
             undo.pop_all()
@@ -109,6 +150,8 @@ class Store:
             with _transaction(connection):
                 if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
                     schema.create(connection, meta)
+        except (sqlite3.DatabaseError, MemoryError) as error:
+            raise _unreadable(path, error) from error
         finally:
             connection.close()
         return cls(path)
@@ -154,13 +197,18 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A durable transaction: synced on leaving, rolled back on an error; WriteFailed if SQLite fails."""
+        """A durable transaction: synced on leaving, rolled back on an error.
+
+        WriteFailed if SQLite fails, CorruptData for a damaged page or rows that contradict each other.
+        """
         with self._write_lock:
             try:
                 with _transaction(self._writer):
                     yield self._writer
+            except (sqlite3.OperationalError, sqlite3.ProgrammingError, MemoryError) as error:
+                raise WriteFailed(f"could not write {self.path}: {error or 'out of memory'}") from error
             except sqlite3.Error as error:
-                raise WriteFailed(f"{self.path}: {error}") from error
+                raise CorruptData(f"{self.path} is not a sound shard database: {error}") from error
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -170,8 +218,8 @@ class Store:
                 raise ShardClosed(f"{self.path} is closed")
             try:
                 yield self._reader
-            except sqlite3.OperationalError as error:
-                raise StorageError(f"could not read {self.path}: {error}") from error
+            except (sqlite3.OperationalError, MemoryError) as error:
+                raise StorageError(f"could not read {self.path}: {error or 'out of memory'}") from error
             except sqlite3.DatabaseError as error:
                 raise CorruptData(f"{self.path} is not a sound shard database: {error}") from error
 
@@ -217,6 +265,12 @@ class Store:
         """Ids of the models that the segment has stored codes of."""
         with self._reading() as db:
             return {str(i) for (i,) in db.execute("SELECT model_id FROM codes WHERE segment = ?", (segment,))}
+
+    def operations_after(self, lsn: int) -> list[tuple[bytes, int, int, int]]:
+        """(operation, LSN, done, left out) of the writes after an LSN that are remembered, by LSN."""
+        sql = "SELECT operation, lsn, done, left_out FROM operations WHERE lsn > ? ORDER BY lsn"
+        with self._reading() as db:
+            return list(db.execute(sql, (lsn,)))
 
     def tombstones(self) -> list[int]:
         """Rows that were deleted and not compacted, ascending."""
@@ -367,7 +421,8 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
-        connection.execute("COMMIT")
+        with step("store.transaction.commit"):
+            connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
@@ -389,6 +444,11 @@ def put_history(connection: sqlite3.Connection, lsn: int, epochs: Iterable[tuple
     set_meta(connection, "lsn", str(lsn))
     connection.execute("DELETE FROM epochs")
     connection.executemany("INSERT INTO epochs VALUES (?, ?)", list(epochs))
+
+
+def put_operations(connection: sqlite3.Connection, operations: Iterable[tuple[bytes, int, int, int]]) -> None:
+    """Remember writes that were carried out elsewhere, inside the caller's transaction; see `operations_after`."""
+    connection.executemany("INSERT OR IGNORE INTO operations VALUES (?, ?, ?, ?)", operations)
 
 
 def put_append(connection: sqlite3.Connection, first_row: int, rows: int, crc: bytes) -> None:

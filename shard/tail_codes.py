@@ -6,12 +6,17 @@ of what the codes mean; without them sealing encodes from the floats.
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
+from shard.errors import WriteFailed
 from shard.files import RowFile, remove_file
 from shard.segments import SegmentFiles
 from shard.store import SegmentRow
 from shard.types import CodeArray
+
+_LOG = logging.getLogger(__name__)
 
 
 class TailCodes:
@@ -45,8 +50,11 @@ class TailCodes:
         return np.memmap(self._file.path, np.uint8, "r", shape=(row.rows, code_bytes))
 
     def drop(self) -> None:
-        """Remove the file. Idempotent."""
-        if self._file is not None:
-            self._file.close()
-            remove_file(self._file.path)
-            self._file = None
+        """Remove the file; one that cannot be removed is overwritten by the next, or removed on opening. Idempotent."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+            try:
+                remove_file(file.path)
+            except WriteFailed as error:
+                _LOG.warning("scratch is left behind: %s", error)

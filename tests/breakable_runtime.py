@@ -36,6 +36,7 @@ class BreakableRuntime:
     def __init__(self, directory: Path, names: Sequence[str], *, has_leases: bool = True) -> None:
         self._directory, self._names, self._has_leases = directory, tuple(names), has_leases
         self._hosts: dict[str, ShardHost] = {}
+        self._ending: dict[str, threading.Thread] = {}
         self.cut: set[tuple[str, str]] = set()
         """(from, to) of messages that get lost."""
         self.on_send = lambda start, host, request: None
@@ -44,13 +45,15 @@ class BreakableRuntime:
 
     def start(self, name: str) -> None:
         """Start a host that is not running."""
+        if name in self._ending:
+            self._ending.pop(name).join()  # the directory's lock is its last
         leases = Leases(name) if self._has_leases else None
         self._hosts[name] = ShardHost(name, self._directory / name, _Way(self, name), leases=leases)
 
     def kill(self, name: str) -> None:
         """End a host without asking it: what it was doing is not finished for anybody."""
-        host = self._hosts.pop(name)
-        threading.Thread(target=host.close, daemon=True).start()
+        self._ending[name] = threading.Thread(target=self._hosts.pop(name).close, daemon=True)
+        self._ending[name].start()
 
     def isolate(self, *names: str) -> None:
         """Cut these hosts off from everything but each other."""
@@ -110,6 +113,9 @@ class BreakableRuntime:
         )
         timer.daemon = True
         timer.start()
+
+    def addresses(self) -> dict[str, tuple[str, int]]:
+        return {}
 
     def control(self, calls: Sequence[tuple[str, ControlRequest]]) -> list[Reply]:
         replies = []

@@ -47,6 +47,9 @@ class FaultyRuntime:
     def control(self, calls: Sequence[tuple[str, ControlRequest]]) -> list[Reply]:
         return [self._hosts[host].execute(request) for host, request in calls]
 
+    def addresses(self) -> dict[str, tuple[str, int]]:
+        return {}
+
     def close(self) -> None:
         """The hosts are the test's."""
 

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from coordinator.actors import HEALTH
+from coordinator.catalog import Catalog
+from coordinator.coordinator import Coordinator
 from coordinator.dataplane.client import ClientLoop, DataClient
 from coordinator.home import Home
-from coordinator.messages import OpenShards, StatsReply, StatsRequest
+from coordinator.messages import ScrubShards, StatsReply, StatsRequest
 from coordinator.ray_cluster import RayCluster, RayOptions
 from coordinator.router import Router
 from coordinator.runtime import LocalRuntime
@@ -25,7 +27,6 @@ from coordinator.types import GalleryRoute, GallerySpec
 from shard.errors import (
     AuthenticationFailed,
     ClusterNotReady,
-    CorruptData,
     FacegridError,
     HomeLocked,
     HostUnavailable,
@@ -127,8 +128,8 @@ def test_errors_of_the_coordinator_keep_their_class(cluster: RayCluster) -> None
 
 
 def test_errors_of_a_host_keep_their_class(cluster: RayCluster, route: GalleryRoute) -> None:
-    call = ("a", OpenShards("0123456789abcdef", (0,)))
-    with pytest.raises(CorruptData, match="has no gallery 0123456789abcdef"):
+    call = ("a", ScrubShards("0123456789abcdef", (0,)))
+    with pytest.raises(UnknownGallery, match="has no gallery 0123456789abcdef"):
         cluster.runtime.control([call])
     future = cluster.runtime.submit("a", StatsRequest("0123456789abcdef", (0,), (1,)), deadline=time.monotonic() + SOON)
     with pytest.raises(UnknownGallery, match="has no gallery 0123456789abcdef"):
@@ -139,7 +140,7 @@ def test_an_unknown_host_is_named(cluster: RayCluster) -> None:
     with pytest.raises(HostUnavailable, match="no shard host 'z'; this cluster has a, b, c"):
         cluster.runtime.submit("z", StatsRequest("g", (0,), (1,)), deadline=time.monotonic() + SOON).result(SOON)
     with pytest.raises(HostUnavailable, match="no shard host 'z'"):
-        cluster.runtime.control([("z", OpenShards("g", (0,)))])
+        cluster.runtime.control([("z", ScrubShards("g", (0,)))])
 
 
 def test_the_data_port_refuses_another_secret(cluster: RayCluster, route: GalleryRoute) -> None:
@@ -262,6 +263,8 @@ def test_closing_releases_the_directories_and_a_local_runtime_reads_them(
     """Last in this file: it closes the cluster that the others use."""
     cluster.close()
     runtime = LocalRuntime(home.hosts_directory, home.local_hosts())
+    coordinator = Coordinator(Catalog(home.catalog_path), runtime)
     probes = unit_rows(5, DIM, seed=10)
     assert found(Router(runtime), route, probes) == expected(rows, probes)
+    coordinator.close()
     runtime.close()

@@ -44,6 +44,7 @@ def assert_alike(a: Shard, b: Shard) -> None:
     assert a.epochs() == b.epochs()
     assert len(a) == len(b) == b.index.live_rows
     assert a.buried(0, 1 << 40) == b.buried(0, 1 << 40)
+    assert a.operations_after(0) == b.operations_after(0)
 
 
 def catch_up(replica: Shard, source: Shard, *, damage: bool = False) -> int:
