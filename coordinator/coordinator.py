@@ -12,8 +12,9 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 from coordinator.catalog import READY, Catalog
 from coordinator.messages import CreateShard
@@ -40,6 +41,7 @@ from shard.errors import (
     InvalidParameter,
     NotEnoughData,
     ShardClosed,
+    StaleRoute,
     UnknownGallery,
 )
 from shard.model import SearchModel, check_code_bits
@@ -52,8 +54,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}")
 _STATS_TIMEOUT_S = 60.0
 RETRY_GROWTH = 1.1
 """A training whose rollout failed is tried again by itself when the gallery has grown by this factor."""
+SETTLE_S, SETTLE_PAUSE_S = 10.0, 0.1
+"""How long training waits for shards whose hosts are taking up a new configuration, and how often it looks."""
 TEND_AGAIN_S = 5.0
 """Pause before what hosts missed is brought to them again after that failed."""
+T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 
@@ -183,7 +188,7 @@ class Coordinator:
         templates = sizes.templates
         if templates < MIN_TRAIN:
             raise NotEnoughData(f"{route.name} has {templates} templates; training needs at least {MIN_TRAIN}")
-        sample = draw_sample(self._runtime, route, sizes.by_host, seed)
+        sample = self._of_primaries(route, lambda now: draw_sample(self._runtime, now, self._sizes(now).by_host, seed))
         model = train(sample, code_bits=route.code_bits, seed=seed)
         self._looked_at.pop(route.gallery_id, None)
         if model.model_id != route.model_id:
@@ -225,7 +230,8 @@ class Coordinator:
         baseline = self._rollouts.records.baseline(route.model_id) if route.model_id else None
         if baseline is None or route.model_id is None:
             return None
-        recent = draw_recent(self._runtime, route, baseline.lsns, seed=0)
+        lsns = baseline.lsns
+        recent = self._of_primaries(route, lambda now: draw_recent(self._runtime, now, lsns, seed=0))
         if len(recent) < MIN_DRIFT_ROWS:
             return None
         model = SearchModel.from_bytes(self._catalog.model_data(route.model_id))
@@ -312,7 +318,18 @@ class Coordinator:
         self.replication.arrivals.set()
 
     def _sizes(self, route: GalleryRoute) -> GallerySizes:
-        return gallery_sizes(self._runtime, route, time.monotonic() + _STATS_TIMEOUT_S)
+        deadline = time.monotonic() + _STATS_TIMEOUT_S
+        return self._of_primaries(route, lambda now: gallery_sizes(self._runtime, now, deadline))
+
+    def _of_primaries(self, route: GalleryRoute, ask: Callable[[GalleryRoute], T]) -> T:
+        """What primaries say, by the newest route; asked again for a while where one has just begun to be primary."""
+        until = time.monotonic() + SETTLE_S
+        while True:
+            try:
+                return ask(self._catalog.gallery(route.name))
+            except StaleRoute:
+                if time.monotonic() >= until or self._closing.wait(SETTLE_PAUSE_S):
+                    raise
 
     def close(self) -> None:
         """End the watch, then close the catalog; the runtime is its owner's to close."""

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 )
 
 from shard import tail
+from shard.compaction import compact
 from shard.errors import DuplicateTemplate, UnknownModel
 from shard.keys import template_keys
 from shard.model import SearchModel
@@ -117,6 +118,10 @@ class ShardMachine(RuleBasedStateMachine):
         assert self.staged is not None
         self.model, staged, self.staged = self.staged.model, self.staged, None
         self.shard.switch(staged)
+
+    @rule()
+    def compact(self) -> None:
+        compact(self.shard)
 
     @rule(keep=st.sets(st.sampled_from([0, 1])))
     def discard(self, keep: set[int]) -> None:

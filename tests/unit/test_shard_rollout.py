@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from shard import rollout, segments
+from shard import catchup, rollout, segments
+from shard.catchup import changes_after
+from shard.compaction import compact
 from shard.errors import ModelMismatch, ShardClosed, WriteFailed
+from shard.log import Entry
 from shard.model import SearchModel
 from shard.search import search_by_model, search_shards
 from shard.segments import SegmentFiles
@@ -243,6 +249,174 @@ def test_a_shard_that_is_closed_meanwhile_stops_preparing(shard: Shard, monkeypa
     monkeypatch.undo()
     with opened(shard.directory) as again:
         assert code_files(again) == {OLD.model_id: len(again._store.segments()) - 1}
+
+
+def left_files(shard: Shard) -> set[str]:
+    """Directories of segments on disk."""
+    return {path.name for path in shard.directory.glob("segment-*")}
+
+
+def drop_first(shard: Shard) -> None:
+    """Compaction gives up the first segment: its live rows are at the end, its files are gone."""
+    compact(shard)
+    assert shard.segments[0].is_dropped
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+STEPS = (
+    (SegmentFiles, "check_floats"),
+    (SegmentFiles, "floats"),
+    (SegmentFiles, "write_codes"),
+    (SegmentFiles, "read_codes"),
+    (rollout, "put_codes"),
+    (rollout, "encode_rows"),
+    (rollout, "_staged"),
+    (rollout, "_add_segment"),
+    (Shard, "switch"),
+)
+
+
+@pytest.mark.parametrize(("owner", "name"), STEPS, ids=[name for _, name in STEPS])
+@pytest.mark.parametrize("is_prepared", [False, True], ids=["prepare", "switch"])
+def test_a_segment_that_is_dropped_at_any_step_is_passed_over(
+    shard: Shard, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, is_prepared: bool
+) -> None:
+    """Its codes are nowhere, and every row that was moved has codes of the model that is searched."""
+    doomed = list(range(0, 1_024, 2))
+    shard.delete(template_ids=[f"t{i}" for i in doomed])
+    if is_prepared:
+        shard.prepare(NEW)
+    real = getattr(owner, name)
+    done: list[bool] = []
+
+    def dropping(*args: object, **kwargs: object) -> object:
+        if not done:
+            done.append(True)
+            other = threading.Thread(target=drop_first, args=(shard,))
+            other.start()
+            waiting.append(other)
+            if name == "write_codes":  # its files stay until the code file is written
+                wait_until(lambda: shard.segments[0].is_dropped)
+            elif name != "put_codes":  # which is in this shard's turn to write
+                other.join()
+        return real(*args, **kwargs)
+
+    waiting: list[threading.Thread] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, dropping)
+        shard.activate(NEW)
+        for other in waiting:
+            other.join()
+    if not done:
+        drop_first(shard)
+    kept = [i for i in range(2_600) if i not in set(doomed)]
+    assert_answers(shard, kept, NEW)
+    assert "segment-000001" not in left_files(shard)
+    assert shard._store.code_models(1) == set()
+    shard.prepare(OLD)
+    shard.activate(OLD)
+    assert_answers(shard, kept, OLD)
+    shard.flush()
+    sealed = {row.segment for row in shard.segments if row.is_sealed and not row.is_dropped}
+    assert all(OLD.model_id in shard._store.code_models(segment) for segment in sealed)
+    shard.close()
+    with opened(shard.directory) as again:
+        assert_answers(again, kept, OLD)
+        again.verify_checksums()
+
+
+def test_a_switch_back_after_compaction_and_segments_that_came_since(shard: Shard) -> None:
+    shard.prepare(NEW)
+    staged = shard.stage(NEW)
+    shard.delete(template_ids=[f"t{i}" for i in range(1_500)])
+    shard.flush()
+    compact(shard)
+    shard.enroll(batch_of(ROWS[2_600:4_000], first=2_600))
+    shard.delete(template_ids=["t3000"])
+    shard.flush()
+    compact(shard)
+    kept = [i for i in range(1_500, 4_000) if i != 3_000]
+    shard.switch(staged)
+    assert_answers(shard, kept, NEW)
+    shard.activate(OLD)
+    assert_answers(shard, kept, OLD)
+    assert left_files(shard) == {f"segment-{s.segment:06d}" for s in shard.segments if not s.is_dropped}
+
+
+def test_a_switch_that_fails_at_its_commit_leaves_the_model_in_use(
+    shard: Shard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the database has it or not: whoever asked was told that it was not done."""
+    staged = shard.stage(NEW)
+    real = shard._store.transaction
+
+    @contextlib.contextmanager
+    def failing() -> Iterator[sqlite3.Connection]:
+        with real() as db:
+            yield db
+        raise WriteFailed("the disk failed when it was done")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard._store, "transaction", failing)
+        with pytest.raises(WriteFailed, match="the disk failed"):
+            shard.switch(staged)
+    assert shard.model is OLD
+    with pytest.raises(WriteFailed, match="refuses writes"):
+        shard.enroll(batch_of(ROWS[2_600:2_610], first=2_600))
+    shard.recover()
+    shard.enroll(batch_of(ROWS[2_600:2_610], first=2_600))
+    assert_answers(shard, list(range(2_610)), OLD)
+    shard.close()
+    with opened(shard.directory) as again:
+        assert again.model is OLD
+        assert_answers(again, list(range(2_610)), OLD)
+        again.activate(NEW)
+        assert_answers(again, list(range(2_610)), NEW)
+
+
+@pytest.mark.parametrize("after", range(5))
+def test_a_replica_that_catches_up_is_switched_at_any_piece(
+    tmp_path: Path, shard: Shard, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Its rows have the codes of the model that its index has when they come."""
+    monkeypatch.setattr(catchup, "PIECE_BYTES", 600 * DIM * 4)
+    shard.delete(template_ids=[f"t{i}" for i in range(0, 1_100, 3)])
+    compact(shard)
+    kept = [i for i in range(2_600) if i >= 1_100 or i % 3]
+    with opened(tmp_path / "replica") as replica:
+        replica.activate(OLD)
+        piece = 0
+        while True:
+            if piece == after:
+                replica.prepare(NEW)
+                replica.activate(NEW)
+            changes = changes_after(shard, *replica.progress())
+            replica.absorb(changes)
+            piece += 1
+            if changes.is_last:
+                break
+        assert piece > after
+        assert_answers(replica, kept, NEW)
+        sent: list[Entry] = []
+        shard.on_commit = sent.extend
+        shard.enroll(batch_of(ROWS[2_600:3_900], first=2_600))
+        shard.delete(template_ids=["t1500"])
+        shard.flush()
+        compact(shard)
+        half = len(sent) // 2
+        replica.apply(sent[:half])
+        staged = replica.stage(OLD)
+        replica.apply(sent[half:])
+        replica.switch(staged)
+        kept = [i for i in [*kept, *range(2_600, 3_900)] if i != 1_500]
+        assert_answers(replica, kept, OLD)
+        assert_answers(shard, kept, OLD)
 
 
 def test_a_model_of_another_dimension_is_refused(shard: Shard) -> None:
