@@ -11,7 +11,7 @@ from typing import Any
 
 from coordinator.actors import Actor, ActorName, is_restarted
 from coordinator.catalog import Catalog
-from coordinator.coordinator import Coordinator
+from coordinator.coordinator import ERASURE_S, Coordinator
 from coordinator.outcome import Outcome, outcome_of
 from coordinator.ray_runtime import RayRuntime
 from shard.errors import InvalidParameter
@@ -19,6 +19,7 @@ from shard.errors import InvalidParameter
 METHODS = (
     "hosts", "gallery", "galleries", "create_gallery", "drop_gallery", "train", "train_if_due", "drift", "rollouts",
     "roll_back", "resume_rollouts", "report", "drain", "undrain", "host_records", "replicas_left", "shard_configs",
+    "erasure_report", "erase", "erase_due",
 )  # fmt: skip
 WATCH_S = 0.5
 """Pause between two rounds of looking after the hosts."""
@@ -29,8 +30,14 @@ RETRY_S = 1.0
 class CoordinatorProcess:
     """The coordinator of a home, over the hosts' actors."""
 
-    def __init__(self, catalog: str | Path, hosts: Mapping[str, ActorName], secret: bytes) -> None:
-        """catalog: its URL or SQLite file. hosts: the hosts' actors by host name. secret: the cluster's."""
+    def __init__(
+        self, catalog: str | Path, hosts: Mapping[str, ActorName], secret: bytes, erasure_s: float = ERASURE_S
+    ) -> None:
+        """catalog: its URL or SQLite file. hosts: the hosts' actors by host name. secret: the cluster's.
+
+        erasure_s: see Coordinator.
+        """
+        self._erasure_s = erasure_s
         self._where = catalog
         self._hosts, self._secret = hosts, secret
         self._opening = threading.Lock()
@@ -83,7 +90,7 @@ class CoordinatorProcess:
             if self._coordinator is None:
                 catalog = Catalog(self._where)
                 try:
-                    coordinator = Coordinator(catalog, self._runtime)
+                    coordinator = Coordinator(catalog, self._runtime, erasure_s=self._erasure_s)
                 except BaseException:
                     catalog.close()
                     raise

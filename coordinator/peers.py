@@ -66,29 +66,31 @@ class Leases:
         self._until: dict[tuple[str, str, int], float] = {}
         self._granted: dict[str, float] = {}
         self._configs: dict[Shard, ShardConfig] = {}
+        self._members: dict[Shard, frozenset[str]] = {}
 
-    def configure(self, config: ShardConfig) -> None:
-        """Take note of a shard's configuration; leases of the one before are void."""
+    def configure(self, config: ShardConfig, admitted: Iterable[str] = ()) -> None:
+        """Take note of a shard's configuration; leases of the one before are void.
+
+        admitted: hosts that are about to be in sync; this one needs their leases too.
+        """
         key = (config.gallery_id, config.shard)
         with self._lock:
             before = self._configs.get(key)
             self._configs[key] = config
-            for host in () if before is None or before.epoch == config.epoch else before.in_sync:
-                self._until.pop((host, *key), None)
+            self._members[key] = frozenset((*config.in_sync, *admitted)) - {self._host}
+            if before is not None and before.epoch != config.epoch:
+                self._until = {held: until for held, until in self._until.items() if held[1:] != key}
 
     def forget(self, shard: Shard) -> None:
         """The shard is not here any more."""
         with self._lock:
             self._configs.pop(shard, None)
+            self._members.pop(shard, None)
 
     def may_read(self, config: ShardConfig) -> bool:
         """Whether every other host in sync counts on this one still."""
-        now = self._clock()
-        return all(
-            self._until.get((host, config.gallery_id, config.shard), 0.0) > now
-            for host in config.in_sync
-            if host != self._host
-        )
+        now, key = self._clock(), (config.gallery_id, config.shard)
+        return all(self._until.get((host, *key), 0.0) > now for host in self._members.get(key, ()))
 
     def wait_out(
         self, hosts: Iterable[str], *, since_start: bool, wait: Callable[[float], object] = time.sleep
@@ -147,14 +149,10 @@ class Leases:
     def partners(self) -> set[str]:
         """Hosts that this one needs leases of."""
         with self._lock:
-            return {host for config in self._configs.values() for host in config.in_sync} - {self._host}
+            return {host for members in self._members.values() for host in members}
 
     def _shared(self, host: str) -> list[ShardConfig]:
-        both = {self._host, host}
-        return sorted(
-            (config for config in self._configs.values() if both <= set(config.in_sync)),
-            key=lambda config: (config.gallery_id, config.shard),
-        )
+        return [self._configs[key] for key in sorted(self._members) if host in self._members[key]]
 
     def _digest(self, host: str) -> int:
         labels = [f"{config.gallery_id}/{config.shard}/{config.epoch}" for config in self._shared(host)]

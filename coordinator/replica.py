@@ -21,6 +21,7 @@ from coordinator.peers import Leases, Peers, ask
 from coordinator.types import ShardConfig
 from shard.catchup import changes_after
 from shard.errors import (
+    CorruptData,
     FacegridError,
     HostUnavailable,
     NotEnoughReplicas,
@@ -132,12 +133,16 @@ class Replica:
         self._links: dict[str, Link] = {}
         self._admitted: frozenset[str] = frozenset()
         self._unconfirmed: frozenset[str] = frozenset()
+        self.damage: CorruptData | None = None
+        """Set by whoever reads the shard and comes upon damage; it answers no reads from then on."""
         shard.on_commit = self._forward
 
     # Who may do what
 
     def check_read(self, epoch: int) -> None:
         """StaleRoute unless this replica may answer for its shard under the epoch (0: whatever it is)."""
+        if self.damage is not None:
+            raise self.damage
         config = self.config
         if config is None or not self._is_ready:
             raise StaleRoute(f"{self._name} has no configuration yet")
@@ -188,17 +193,20 @@ class Replica:
             if config.epoch < self.shard.configured_epoch:
                 return
             self._is_ready = False
-            left_out = set(self.shard.configured_hosts) - set(config.in_sync) - {self._host}
-            self.shard.take_epoch(config.epoch, config.in_sync)
+            known = set(self.shard.configured_hosts)
+            # Whoever was admitted in this epoch may be in sync by the catalog already: it counts until the next one.
+            admitted = known - set(config.in_sync) if config.epoch == self.shard.configured_epoch else set()
+            left_out = known - set(config.in_sync) - admitted - {self._host}
+            self.shard.take_epoch(config.epoch, (*config.in_sync, *sorted(admitted)))
             # The shard's lock comes before this one, since entries are forwarded under it.
             with self._lock:
                 links, self._links = self._links, {}
-                self._admitted, self._unconfirmed = frozenset(), frozenset()
+                self._admitted, self._unconfirmed = frozenset(admitted), frozenset()
                 self._min_in_sync, self.config = min_in_sync, config
             for link in links.values():
                 link.close(f"{self._name}: epoch {config.epoch} has begun")
             if self._leases is not None:
-                self._leases.configure(config)
+                self._leases.configure(config, admitted)
                 if config.primary == self._host:
                     self._leases.wait_out(left_out, since_start=before is None)
             self._is_ready = True
@@ -254,40 +262,57 @@ class Replica:
         with self._levelling:
             self._level(config, host, is_new=True)
 
+    def _admit(self, config: ShardConfig, host: str) -> None:
+        """From now on nothing is confirmed without the host, and nothing read: the catalog may count on it any moment.
+
+        Durable, since this process may end before the catalog's word comes.
+        """
+        with self._configuring:
+            if self.config is not config:
+                raise StaleRoute(f"{self._name}: epoch {config.epoch} is over")
+            self.shard.take_epoch(config.epoch, (*config.in_sync, *sorted(self._admitted | {host})))
+            if self._leases is not None:
+                self._leases.configure(config, self._admitted | {host})
+            self._admitted |= {host}
+
     def _level(self, config: ShardConfig, host: str, *, is_new: bool = False) -> Link:
         """Bring a replica to exactly where this one is, and forward every later entry to it."""
         progress = self._ask(config, host, ReplicateRequest(config.gallery_id, config.shard, config.epoch, ()))
         if is_new or progress.position != self.shard.position:
-            progress = self._send_changes(config, host, progress)
+            progress = self._send_changes(config, host, progress, ABSORB_S)
+        if is_new:
+            self._admit(config, host)
         with self.shard.frozen():
-            progress = self._send_changes(config, host, progress)
+            progress = self._send_changes(config, host, progress, REPLICATE_S)
             link = Link(self._peers, host, config, self.shard.lsn)
             with self._lock:
                 if self.config is not config:
                     raise StaleRoute(f"{self._name}: epoch {config.epoch} is over")
                 self._links = {**self._links, host: link}
-                if is_new:
-                    self._admitted |= {host}
         return link
 
-    def _send_changes(self, config: ShardConfig, host: str, progress: ProgressReply) -> ProgressReply:
+    def _send_changes(self, config: ShardConfig, host: str, progress: ProgressReply, timeout_s: float) -> ProgressReply:
+        """Send what a replica lacks, piece by piece, each within the time."""
         while progress.position != self.shard.position or progress.settled_lsn != progress.position.lsn:
             changes = changes_after(self.shard, progress.position, progress.settled_lsn)
             if changes.is_divergent:
                 _LOG.warning("%s: the replica on %s has another past and begins anew", self._name, host)
                 restart = RestartRequest(config.gallery_id, config.shard, config.epoch)
-                progress = self._ask(config, host, restart)
+                progress = self._ask(config, host, restart, ABSORB_S)
                 continue
             piece = AbsorbRequest(config.gallery_id, config.shard, config.epoch, changes)
-            progress = self._ask(config, host, piece)
+            progress = self._ask(config, host, piece, timeout_s)
             if changes.is_last:
                 return progress
         return progress
 
     def _ask(
-        self, config: ShardConfig, host: str, request: ReplicateRequest | AbsorbRequest | RestartRequest
+        self,
+        config: ShardConfig,
+        host: str,
+        request: ReplicateRequest | AbsorbRequest | RestartRequest,
+        timeout_s: float = REPLICATE_S,
     ) -> ProgressReply:
-        timeout_s = REPLICATE_S if isinstance(request, ReplicateRequest) else ABSORB_S
         return ask(self._peers, host, request, ProgressReply, timeout_s)
 
     # At a backup
@@ -343,5 +368,8 @@ class Replica:
 
     @property
     def fault(self) -> str:
-        """Why it refuses writes, "" if it does not."""
-        return "" if self.shard.write_error is None else str(self.shard.write_error) or repr(self.shard.write_error)
+        """What is wrong with it, as "code: message": damage that a read came upon, or why it refuses writes; or ""."""
+        error = self.damage or self.shard.write_error
+        if error is None:
+            return ""
+        return f"{error.code if isinstance(error, FacegridError) else 'write_failed'}: {error}"

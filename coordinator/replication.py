@@ -22,6 +22,8 @@ from coordinator.messages import (
     ConfiguredReply,
     ConfigureShards,
     CreateShard,
+    DigestReply,
+    DigestRequest,
     DropGallery,
     DropShard,
     HealthReply,
@@ -35,10 +37,12 @@ from coordinator.messages import (
 from coordinator.placement import balance_moves, spare_host
 from coordinator.runtime import Runtime
 from coordinator.types import DOWN, DRAINING, GONE, UP, HostRecord, ShardConfig
-from shard.errors import FacegridError, InvalidParameter, StaleRoute, error_from_code
+from shard.errors import CorruptData, FacegridError, InvalidParameter, StaleRoute, error_from_code
 
 PROBE_S = 1.0
 """How long a host may take to say that it is there."""
+DIGEST_S = 60.0
+"""How long a host may take to read all records of a shard."""
 Key = tuple[str, int]
 Bring = Callable[[str, int, str], None]
 """Has a shard of a gallery (id, number) on a host be searched by the gallery's model as the catalog says now."""
@@ -205,7 +209,10 @@ class Replication:
                 if self._catalog.shard(*key).epoch == health.epoch:
                     self._lose(key, silent, f"{host} could not write to it")
         if health.fault:
-            self._lose(key, host, health.fault)
+            is_out = self._lose(key, host, health.fault)
+            if is_out and health.fault.startswith(CorruptData.code):
+                # What is damaged is no start for catching up.
+                self._drop(host, self._catalog.shard(*key))
 
     # Decisions
 
@@ -422,6 +429,37 @@ class Replication:
             if decided is not None:
                 load = {**load, surplus: load.get(surplus, 1) - 1}
                 self._drop(surplus, decided)
+
+    # Comparing
+
+    def compare(self) -> list[str]:
+        """Whether the replicas of each shard hold the same; what differs from its primary is copied anew.
+
+        Returns what was found. Replicas that are at the same LSN hold the same rows in the same segments, so that their
+        checksums tell; of one that is behind nothing is said.
+        """
+        found: list[str] = []
+        for config in self._catalog.shards():
+            if len(config.in_sync) < 2:
+                continue
+            digests = {host: self._digest(config, host) for host in config.in_sync}
+            own = digests[config.primary]
+            for host, digest in digests.items():
+                if own is None or digest is None or digest.position != own.position or digest == own:
+                    continue
+                found.append(f"shard {config.shard} of {config.gallery_id} on {host} differs from {config.primary}")
+                _LOG.error("%s; it is copied anew", found[-1])
+                if self._lose((config.gallery_id, config.shard), host, "it differs from its primary"):
+                    self._drop(host, self._catalog.shard(config.gallery_id, config.shard))
+        return found
+
+    def _digest(self, config: ShardConfig, host: str) -> DigestReply | None:
+        request = DigestRequest(config.gallery_id, config.shard)
+        with contextlib.suppress(FacegridError, TimeoutError):
+            reply = self._runtime.submit(host, request, deadline=time.monotonic() + DIGEST_S).result(DIGEST_S)
+            if isinstance(reply, DigestReply):
+                return reply
+        return None
 
     # Removing
 

@@ -19,7 +19,7 @@ from sqlite3 import Connection
 
 import numpy as np
 
-from shard.errors import CorruptData
+from shard.errors import CorruptData, StorageError
 from shard.index import Index
 from shard.model import SearchModel
 from shard.rows import Rows
@@ -104,16 +104,22 @@ def _prepare_segment(rows: Rows, row: SegmentRow, model: SearchModel, transactio
 def stage(rows: Rows, store: Store, model: SearchModel | None) -> StagedIndex:
     """Build an index of the sealed segments, and encode the rows that the open one has now.
 
-    The model's codes must be prepared; those of a segment sealed since are left to `complete`.
+    The model's codes must be prepared; those of a segment sealed since are left to `complete`. Raises CorruptData for
+    a file that is not what was sealed, StorageError where memory or descriptors do not suffice.
     """
     while True:
         segments = tuple(rows.segments)
         try:
             return _staged(rows, segments, store, model)
-        except (CorruptData, OSError):
+        except (CorruptData, OSError, MemoryError) as error:
             # Files of a segment that was dropped under way are gone; each is dropped once, so this ends.
-            if not any(_is_dropped(rows, row) and not row.is_dropped for row in segments):
+            if any(_is_dropped(rows, row) and not row.is_dropped for row in segments):
+                continue
+            if isinstance(error, CorruptData):
                 raise
+            raise StorageError(
+                f"a second index of the shard could not be opened: {error or 'out of memory'}"
+            ) from error
 
 
 def _staged(rows: Rows, segments: Sequence[SegmentRow], store: Store, model: SearchModel | None) -> StagedIndex:

@@ -212,7 +212,11 @@ class Store:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """The connection that reads; CorruptData for a damaged page, StorageError if the disk fails."""
+        """The connection that reads; CorruptData for a damaged page, StorageError if the disk fails.
+
+        Whoever reads takes all rows before looking at one: a cursor that an error leaves in the middle keeps its
+        snapshot, and the connection would go on seeing what was deleted since.
+        """
         with self._read_lock:
             if self._is_closed:
                 raise ShardClosed(f"{self.path} is closed")
@@ -240,12 +244,12 @@ class Store:
         """(first row, rows, CRC32C of the floats) of each append to rows first <= row < last that no seal covers."""
         sql = "SELECT first_row, rows, crc FROM appends WHERE first_row >= ? AND first_row < ? ORDER BY first_row"
         with self._reading() as db:
-            return list(db.execute(sql, (first, last)))
+            return db.execute(sql, (first, last)).fetchall()
 
     def epochs(self) -> list[tuple[int, int]]:
         """(epoch, LSN of its first entry), ascending."""
         with self._reading() as db:
-            return list(db.execute("SELECT epoch, first_lsn FROM epochs ORDER BY epoch"))
+            return db.execute("SELECT epoch, first_lsn FROM epochs ORDER BY epoch").fetchall()
 
     def operation(self, operation: bytes) -> tuple[int, int, int] | None:
         """(LSN, done, left out) of a write that was carried out before under this id."""
@@ -264,18 +268,19 @@ class Store:
     def code_models(self, segment: int) -> set[str]:
         """Ids of the models that the segment has stored codes of."""
         with self._reading() as db:
-            return {str(i) for (i,) in db.execute("SELECT model_id FROM codes WHERE segment = ?", (segment,))}
+            found = db.execute("SELECT model_id FROM codes WHERE segment = ?", (segment,)).fetchall()
+        return {str(model_id) for (model_id,) in found}
 
     def operations_after(self, lsn: int) -> list[tuple[bytes, int, int, int]]:
         """(operation, LSN, done, left out) of the writes after an LSN that are remembered, by LSN."""
         sql = "SELECT operation, lsn, done, left_out FROM operations WHERE lsn > ? ORDER BY lsn"
         with self._reading() as db:
-            return list(db.execute(sql, (lsn,)))
+            return db.execute(sql, (lsn,)).fetchall()
 
     def tombstones(self) -> list[int]:
         """Rows that were deleted and not compacted, ascending."""
         with self._reading() as db:
-            return [row for (row,) in db.execute("SELECT row FROM tombstones ORDER BY row")]
+            return [row for (row,) in db.execute("SELECT row FROM tombstones ORDER BY row").fetchall()]
 
     def first_row_after(self, lsn: int) -> int:
         """The first row that was written later than that; rows are in the order of their LSNs."""
@@ -294,7 +299,7 @@ class Store:
         """(row, LSN, unix seconds) of the tombstones of rows first <= row < last that are younger than the LSN."""
         sql = "SELECT row, lsn, deleted_at FROM tombstones WHERE row >= ? AND row < ? AND lsn > ? ORDER BY row"
         with self._reading() as db:
-            return list(db.execute(sql, (first, last, after_lsn)))
+            return db.execute(sql, (first, last, after_lsn)).fetchall()
 
     def oldest_burial(self) -> tuple[int, int | None]:
         """How many tombstones there are, and the oldest one's unix seconds (None without any)."""
@@ -309,7 +314,7 @@ class Store:
             " WHERE row >= ? AND row < ? ORDER BY row"
         )
         with self._reading() as db:
-            return [self._checked(StoredTemplate(*row)) for row in db.execute(sql, (first, last))]
+            return [self._checked(StoredTemplate(*row)) for row in db.execute(sql, (first, last)).fetchall()]
 
     def templates_of(self, rows: RowArray) -> list[StoredTemplate]:
         """The live ones among the rows (n,) int64, ascending; CorruptData if one is not what was written."""
@@ -318,13 +323,15 @@ class Store:
             " WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row"
         )
         with self._reading() as db:
-            return [self._checked(StoredTemplate(*row)) for row in db.execute(sql, (json.dumps(rows.tolist()),))]
+            return [
+                self._checked(StoredTemplate(*row)) for row in db.execute(sql, (json.dumps(rows.tolist()),)).fetchall()
+            ]
 
     def live_among(self, rows: RowArray) -> RowArray:
         """The live ones among the rows (n,) int64, ascending."""
         sql = "SELECT row FROM templates WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row"
         with self._reading() as db:
-            live = [row for (row,) in db.execute(sql, (json.dumps(rows.tolist()),))]
+            live = [row for (row,) in db.execute(sql, (json.dumps(rows.tolist()),)).fetchall()]
         return np.array(live, dtype=np.int64)
 
     def _checked(self, stored: StoredTemplate) -> StoredTemplate:
@@ -355,16 +362,39 @@ class Store:
         sql = f"SELECT row, template_id, identity, digest FROM templates WHERE row IN ({wanted})"
         with self._reading() as db:
             found = db.execute(sql, tuple(values)).fetchall()
+        self._check_labels(found)
+        return {row: (template_id, identity) for row, template_id, identity, _ in found}
+
+    def _labelled(self, db: sqlite3.Connection, keys: KeyArray) -> list[tuple[int, str]]:
+        """(row, template id) of the live rows whose id has one of the keys; CorruptData for a damaged record."""
+        sql = f"SELECT row, template_id, identity, digest FROM templates WHERE row IN {_ROWS_OF_KEYS}"
+        found = db.execute(sql, (_json_of(keys),)).fetchall()
+        self._check_labels(found)
+        return [(row, template_id) for row, template_id, _, _ in found]
+
+    def _check_labels(self, found: Iterable[tuple[int, str, str | None, int]]) -> None:
         for row, template_id, identity, digest in found:
             if label_half(digest) != label_crc(row, template_id, identity):
                 raise CorruptData(f"{self.path}: the labels of row {row} are not what was written", path=str(self.path))
-        return {row: (template_id, identity) for row, template_id, identity, _ in found}
+
+    def check_sums(self) -> None:
+        """CorruptData if the tables that find rows by id and by identity do not add up to what was written."""
+        with self._reading() as db:
+            stated = db.execute("SELECT value FROM meta WHERE key = 'sums'").fetchone()
+            keys = db.execute(f"SELECT {schema.KEY_SUMS} FROM template_keys").fetchone()
+            named = db.execute("SELECT count(*), coalesce(sum(row), 0) FROM identity_rows").fetchone()
+        found = (*keys, *named)
+        expected = tuple(map(int, stated[0].split())) if stated else (0,) * len(found)
+        if found != expected:
+            raise CorruptData(
+                f"{self.path}: the tables of ids and identities add up to {found}, expected {expected}",
+                path=str(self.path),
+            )
 
     def existing(self, template_ids: Sequence[str], keys: KeyArray) -> set[str]:
         """Those of the ids that are live. keys: (n,) uint64, of the ids."""
-        sql = f"SELECT template_id FROM templates WHERE row IN {_ROWS_OF_KEYS}"
         with self._reading() as db:
-            return set(template_ids).intersection(i for (i,) in db.execute(sql, (_json_of(keys),)))
+            return set(template_ids).intersection(i for _, i in self._labelled(db, keys))
 
     def records(self, template_ids: Sequence[str], keys: KeyArray) -> list[TemplateRecord]:
         """The live templates among the ids, by row. keys: (n,) uint64, of the ids."""
@@ -372,7 +402,7 @@ class Store:
         sql = f"SELECT {columns} FROM templates WHERE row IN {_ROWS_OF_KEYS} ORDER BY row"
         wanted = set(template_ids)
         with self._reading() as db:
-            found = [self._checked(StoredTemplate(*row)) for row in db.execute(sql, (_json_of(keys),))]
+            found = [self._checked(StoredTemplate(*row)) for row in db.execute(sql, (_json_of(keys),)).fetchall()]
         return [TemplateRecord(t.template_id, t.identity, t.metadata, t.lsn) for t in found if t.template_id in wanted]
 
     def identities(self, start: str, limit: int) -> list[IdentityCount]:
@@ -382,7 +412,7 @@ class Store:
             " GROUP BY identity ORDER BY identity LIMIT ?"
         )
         with self._reading() as db:
-            return [IdentityCount(*row) for row in db.execute(sql, (start, limit))]
+            return [IdentityCount(*row) for row in db.execute(sql, (start, limit)).fetchall()]
 
     def rows_of(self, identities: Sequence[str]) -> RowArray:
         """Live rows that bear one of the identities, in no order."""
@@ -392,12 +422,11 @@ class Store:
 
     def rows_to_delete(self, template_ids: Sequence[str], identities: Sequence[str]) -> list[int]:
         """Live rows that bear one of the ids or identities, ascending."""
-        by_id = f"SELECT row, template_id FROM templates WHERE row IN {_ROWS_OF_KEYS}"
         wanted = set(template_ids)
         with self._reading() as db:
-            found = db.execute(by_id, (_json_of(template_keys(template_ids)),))
+            found = self._labelled(db, template_keys(template_ids))
             rows = {row for row, template_id in found if template_id in wanted}
-            rows.update(row for (row,) in db.execute(_ROWS_OF_IDENTITIES, (json.dumps(list(identities)),)))
+            rows.update(row for (row,) in db.execute(_ROWS_OF_IDENTITIES, (json.dumps(list(identities)),)).fetchall())
         return sorted(rows)
 
 
@@ -521,11 +550,15 @@ def put_labels(
     ]
     connection.executemany("INSERT INTO templates VALUES (?, ?, ?, ?, ?, ?, ?)", values)
     schema.index_rows(connection, rows[0], rows[-1] + 1)
+    schema.add_sums(connection, 1, "row >= ? AND row < ?", (rows[0], rows[-1] + 1))
 
 
 def bury_templates(connection: sqlite3.Connection, rows: Sequence[int], lsn: int, time_s: float) -> None:
     """Delete rows and leave a tombstone for each, inside the caller's transaction. time_s: unix seconds."""
+    if not rows:
+        return
     each = [(row,) for row in rows]
+    schema.add_sums(connection, -1, "row IN (SELECT value FROM json_each(?))", (json.dumps(list(rows)),))
     for table, column in (("template_keys", "key"), ("identity_rows", "identity")):
         connection.executemany(
             f"DELETE FROM {table} WHERE row = ?1 AND {column} = (SELECT {column} FROM templates WHERE row = ?1)", each
