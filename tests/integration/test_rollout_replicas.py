@@ -23,7 +23,7 @@ from tests.faces_like import batch_of, unit_rows
 from tests.integration.test_replication import DIM, SOON_S, Grid
 
 NAME = "acme/staff"
-ROWS = unit_rows(1_600, DIM, seed=1)
+ROWS = unit_rows(9_000, DIM, seed=1)
 STAYS = ReplicationPolicy(dead_s=0.3, away_s=3_600)
 """What a host that is down held is not copied elsewhere."""
 
@@ -41,9 +41,9 @@ def other_model(seed: int) -> SearchModel:
 
 def roll_out(grid: Grid, model: SearchModel) -> None:
     """Without training, which wants every shard to be there."""
-    statistics = code_statistics(model, ROWS)
+    statistics = code_statistics(model, ROWS[:1_200])
     baseline = Baseline(statistics, (0,) * grid.route().shards)
-    grid.coordinator._rollouts.start(NAME, model, len(ROWS), baseline)
+    grid.coordinator._rollouts.start(NAME, model, 1_200, baseline)
 
 
 def models(grid: Grid) -> dict[tuple[str, int], str | None]:
@@ -85,7 +85,7 @@ def test_every_replica_is_prepared_and_switched_and_back(grid: Grid) -> None:
     first = grid.coordinator.train(NAME).model_id
     assert set(models(grid).values()) == {first}
     assert len(models(grid)) == 6
-    grid.enroll(batch_of(ROWS[1_200:], first=1_200))
+    grid.enroll(batch_of(ROWS[1_200:1_600], first=1_200))
     grid.router.flush(grid.route())
     second = grid.coordinator.train(NAME, seed=1).model_id
     assert set(models(grid).values()) == {second} != {first}
@@ -178,7 +178,7 @@ def test_a_rollout_between_the_steps_of_an_admission_reaches_the_new_replica(gri
     away = grid.route().in_sync[0][1]
     grid.runtime.kill(away)
     tick_until(grid, lambda: is_down(grid, away))
-    grid.enroll(batch_of(ROWS[1_200:], first=1_200))
+    grid.enroll(batch_of(ROWS[1_200:1_600], first=1_200))
     second = other_model(7)
     real, calls = grid.coordinator.replication._bring, [0]
 
@@ -209,7 +209,7 @@ def test_models_come_and_go_while_hosts_do_and_templates_are_deleted(tmp_path: P
 
     def write() -> None:
         try:
-            for first in range(1_000, 1_600, 10):
+            for first in range(1_000, len(ROWS), 10):
                 if stop.is_set():
                     return
                 grid.router.enroll(
@@ -225,6 +225,8 @@ def test_models_come_and_go_while_hosts_do_and_templates_are_deleted(tmp_path: P
     writer.start()
     candidates = [other_model(seed) for seed in (8, 9)]
     for turn, victim in enumerate(("a", "b", "c")):
+        before = len(kept)
+        tick_until(grid, lambda: len(kept) > before + 30)  # noqa: B023
         grid.runtime.kill(victim)
         tick_until(grid, lambda: all(victim not in config.in_sync for config in grid.catalog.shards()))  # noqa: B023
         roll_out(grid, candidates[turn % 2])
