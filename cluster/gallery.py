@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cluster import images
+from cluster import images, rollouts
 from cluster.faces import ImageSource
 from cluster.images import Progress
 from cluster.progress import show_progress
 from cluster.results import EnrollResult, FolderReport, GalleryStats, ImageSearch, SearchBatch, Template
 from coordinator.router import DEFAULT_DEADLINE_MS
-from coordinator.types import GalleryRoute, ReplicaErasure, TrainReport
+from coordinator.types import GalleryRoute, ReplicaErasure, RolloutStatus, TrainReport
+from shard.drift import Drift
 from shard.errors import InvalidParameter, UnknownTemplate
 from shard.types import DEFAULT_RECALL, EnrollBatch, FloatArray, IdentityCount, SearchParams
 from shard.validate import check_embeddings, check_label, normalised
@@ -226,12 +227,25 @@ class Gallery:
             hosts=tuple(sorted(set(route.hosts))),
         )
 
-    def train(self) -> TrainReport:
+    def train(self, *, progress: Progress | bool = False) -> TrainReport:
         """Train a SearchModel on a sample of this gallery and search with it. NotEnoughData below 1,000 templates.
 
-        Galleries train by themselves when they reach that size; this does it now.
+        Galleries train by themselves when they reach that size; this does it now. Searches go on, by the model before,
+        until the new one is ready everywhere. progress: as in `enroll_folder`, of replicas prepared and activated.
         """
-        return self._cluster.coordinator.train(self.name)
+        with show_progress(progress, "rolling out") as tell:
+            return rollouts.train(self._cluster, self.name, tell)
+
+    def drift(self) -> Drift | None:
+        """How far the templates enrolled since the last training are from those trained on, as codes see them.
+
+        From a `score` of 1 on, the next enrollment trains the gallery anew. None for too few of them, or no model.
+        """
+        return self._cluster.coordinator.drift(self.name)
+
+    def roll_back(self) -> RolloutStatus:
+        """Search by the model before the last training again; NotFound if there is none to go back to."""
+        return self._cluster.coordinator.roll_back(self.name)
 
     def erase(self) -> None:
         """Remove the bytes of deleted templates from the files of every replica now, instead of by the deadline."""

@@ -45,8 +45,10 @@ class Attempt:
 class Progress:
     """What is answered, under way and lost of one read."""
 
-    def __init__(self, shards: int) -> None:
-        self.open = shards
+    def __init__(self, shards: int, asked: Sequence[int] | None = None) -> None:
+        """shards: how many the gallery has. asked: those that the read is about, all of them if None."""
+        self.asked = range(shards) if asked is None else asked
+        self.open = len(self.asked)
         """Shards that have neither an answer nor failed."""
         self.errors: dict[int, FacegridError] = {}
         """An error of each shard that met one, answered since or not."""
@@ -166,7 +168,7 @@ class Progress:
         for group, host in waiting:
             for shard in group.shards:
                 hosts.setdefault(shard, []).append(host)
-        for shard in range(len(self._under_way)):
+        for shard in self.asked:
             if shard not in self._answered and shard not in self.failures:
                 names = " and ".join(repr(name) for name in sorted(set(hosts.get(shard, ()))))
                 self.failures[shard] = DeadlineExceeded(

@@ -73,7 +73,7 @@ class Catalog:
     def claim(self, home_id: str) -> None:
         """Make the catalog this home's for good; InvalidParameter if it is another's, whose galleries it holds."""
         with self.writing() as db:
-            _insert_new(db, META, [{"name": "home", "value": home_id}])
+            insert_new(db, META, [{"name": "home", "value": home_id}])
             owner = db.execute(sa.select(META.c.value).where(META.c.name == "home")).scalar_one()
         if owner != home_id:
             raise InvalidParameter(f"catalog: {self.shown} belongs to home {owner}, not to {home_id}")
@@ -96,7 +96,7 @@ class Catalog:
             for config in first
         ]
         with self.writing() as db:
-            if not _insert_new(db, GALLERIES, [row], key="name"):
+            if not insert_new(db, GALLERIES, [row], key="name"):
                 raise AlreadyExists(f"gallery {spec.name!r} exists")
             db.execute(SHARDS.insert(), shards)
             db.execute(REPLICAS.insert(), [row for config in first for row in replica_rows(config)])
@@ -119,14 +119,14 @@ class Catalog:
             db.execute(REPLICAS.delete().where(REPLICAS.c.gallery_id == gallery_id))
             db.execute(SHARDS.delete().where(SHARDS.c.gallery_id == gallery_id))
             db.execute(GALLERIES.delete().where(GALLERIES.c.gallery_id == gallery_id))
-            _remove_unused_models(db)
+            remove_unused_models(db)
 
     def set_model(self, gallery_id: str, model_id: str, data: bytes, templates: int) -> None:
         """Make a model the gallery's, in one step with storing it. `templates`: how many there were at training."""
         with self.writing() as db:
-            _insert_new(db, MODELS, [{"model_id": model_id, "templates": templates, "data": data}])
+            insert_new(db, MODELS, [{"model_id": model_id, "templates": templates, "data": data}])
             db.execute(_changed(gallery_id).values(model_id=model_id, version=GALLERIES.c.version + 1))
-            _remove_unused_models(db)
+            remove_unused_models(db)
 
     def model_templates(self, model_id: str) -> int:
         """How many templates the gallery had when the model was trained."""
@@ -163,6 +163,11 @@ class Catalog:
         """Every shard of the galleries that are LOOKED_AFTER, by gallery id and number."""
         with self.reading() as db:
             return configs(db, self.shown, GALLERIES.c.state.in_(LOOKED_AFTER))
+
+    def shards_of(self, gallery_id: str) -> list[ShardConfig]:
+        """The shards of one gallery, by number; none unless it is ready."""
+        with self.reading() as db:
+            return configs(db, self.shown, GALLERIES.c.state == READY, SHARDS.c.gallery_id == gallery_id)
 
     def shards_on(self, host: str) -> list[ShardConfig]:
         """Those of `shards` that have a replica on a host, in sync or joining."""
@@ -211,7 +216,7 @@ class Catalog:
         since = time.time() if now is None else now
         rows = [{"host": name, "state": UP, "since": since} for name in sorted(set(names))]
         with self.writing() as db:
-            _insert_new(db, HOSTS, rows)
+            insert_new(db, HOSTS, rows)
 
     def hosts(self) -> list[HostRecord]:
         """Every host that was registered, by name."""
@@ -260,12 +265,18 @@ def _changed(gallery_id: str) -> sa.Update:
     return GALLERIES.update().where(GALLERIES.c.gallery_id == gallery_id)
 
 
-def _remove_unused_models(db: Connection) -> None:
-    used = sa.select(GALLERIES.c.model_id).where(GALLERIES.c.model_id.is_not(None))
-    db.execute(MODELS.delete().where(MODELS.c.model_id.not_in(used)))
+def remove_unused_models(db: Connection) -> None:
+    """Remove models that no gallery, rollout or other table refers to; what goes with a model does not count."""
+    references = [
+        sa.select(key.parent).where(key.parent.is_not(None))
+        for table in METADATA.sorted_tables
+        for key in table.foreign_keys
+        if key.column is MODELS.c.model_id and key.ondelete != "CASCADE"
+    ]
+    db.execute(MODELS.delete().where(MODELS.c.model_id.not_in(sa.union(*references))))
 
 
-def _insert_new(db: Connection, table: sa.Table, rows: Sequence[Mapping[str, object]], key: str | None = None) -> bool:
+def insert_new(db: Connection, table: sa.Table, rows: Sequence[Mapping[str, object]], key: str | None = None) -> bool:
     """Insert rows unless their key, the primary one if not named, is there; whether the last of them was inserted."""
     names = [column.name for column in table.primary_key] if key is None else [key]
     is_new = False

@@ -6,21 +6,34 @@ that spans hosts is written to the catalog first, so that an interrupted one is 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import secrets
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 from coordinator.catalog import READY, Catalog
 from coordinator.erasure import Erasure
-from coordinator.messages import ActivateModel, CreateShard
+from coordinator.messages import ActivateModel, CreateShard, PrepareModel
 from coordinator.placement import place_replicas
 from coordinator.replication import Replication, ReplicationPolicy
+from coordinator.rollout import Rollouts
+from coordinator.rollout_catalog import Baseline, RolloutState
 from coordinator.runtime import Runtime
 from coordinator.snapshots.control import SnapshotControl
-from coordinator.training import count_templates, draw_sample, is_training_due
+from coordinator.training import (
+    MIN_DRIFT_ROWS,
+    GallerySizes,
+    draw_recent,
+    draw_sample,
+    gallery_sizes,
+    is_drift_due,
+    is_training_due,
+)
 from coordinator.types import (
     UP,
     GalleryRoute,
@@ -28,18 +41,22 @@ from coordinator.types import (
     HostRecord,
     ModelData,
     ReplicaErasure,
+    RolloutStatus,
     ShardConfig,
     TrainReport,
 )
+from shard.drift import Drift, code_statistics, measure_drift
 from shard.errors import (
     AlreadyExists,
     ClusterNotReady,
     FacegridError,
     InvalidParameter,
     NotEnoughData,
+    ShardClosed,
+    StaleRoute,
     UnknownGallery,
 )
-from shard.model import check_code_bits
+from shard.model import SearchModel, check_code_bits
 from shard.training import MIN_TRAIN, train
 from shard.validate import check_dim
 
@@ -53,6 +70,13 @@ COMPARE_EVERY_S = 3_600.0
 """Pause between two comparisons of the replicas with each other."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}")
 _STATS_TIMEOUT_S = 60.0
+RETRY_GROWTH = 1.1
+"""A training whose rollout failed is tried again by itself when the gallery has grown by this factor."""
+SETTLE_S, SETTLE_PAUSE_S = 10.0, 0.1
+"""How long training waits for shards whose hosts are taking up a new configuration, and how often it looks."""
+TEND_AGAIN_S = 5.0
+"""Pause before what hosts missed is brought to them again after that failed."""
+T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 
@@ -74,15 +98,20 @@ class Coordinator:
         Raises ClusterNotReady if a shard has no host in sync here, and what keeps its only replica from opening.
         """
         self._catalog, self._runtime = catalog, runtime
-        self.replication = Replication(catalog, runtime, policy)
         self.erasure = Erasure(catalog, runtime, erasure_s)
         self._lock = threading.RLock()
         self._training = threading.Lock()
         self.snapshots = SnapshotControl(self, catalog)
+        self._rollouts = Rollouts(catalog, runtime)
+        self.replication = Replication(catalog, runtime, self._rollouts.bring, policy)
+        self._looked_at: dict[str, GallerySizes] = {}
         self._closing = threading.Event()
         self._watch: threading.Thread | None = None
+        self._tending: threading.Thread | None = None
+        self._tend_after = 0.0
         self._check_hosts()
         self.replication.start()
+        self.tend_models()
 
     def _check_hosts(self) -> None:
         present = set(self._runtime.hosts())
@@ -95,13 +124,14 @@ class Coordinator:
             )
 
     def watch(self, interval_s: float) -> None:
-        """Look after the replicas in the background, a round every so many seconds, until `close`."""
+        """Look after replicas and their models in the background, a round every so many seconds, until `close`."""
 
         def run() -> None:
             erased_at = compared_at = scrubbed_at = time.monotonic()
             while not self._closing.wait(interval_s):
                 try:
                     self.replication.tick()
+                    self.tend_models()
                     if time.monotonic() - erased_at > ERASE_EVERY_S:
                         self.erasure.erase_due()
                         erased_at = time.monotonic()
@@ -204,44 +234,181 @@ class Coordinator:
                 return route
         raise UnknownGallery(f"no gallery {name!r}")
 
+    # Models
+
     def train(self, name: str, *, seed: int = 0) -> TrainReport:
-        """Train a model on a sample across the gallery's shards and activate it on all of them.
+        """Train a model on a sample across the gallery's shards and roll it out to all of them.
 
-        Raises NotEnoughData below MIN_TRAIN templates, UnknownGallery.
+        Raises NotEnoughData below MIN_TRAIN templates, UnknownGallery, and what `Rollouts.start` does.
         """
-        with self._training:
-            return self._train(self._catalog.gallery(name), seed)
+        with self._changing_models():
+            self._rollouts.resume(name)
+            route = self._catalog.gallery(name)
+            return self._train(route, self._sizes(route), seed, self._drift(route))
 
-    def _train(self, route: GalleryRoute, seed: int) -> TrainReport:
+    def _train(self, route: GalleryRoute, sizes: GallerySizes, seed: int, drift: Drift | None) -> TrainReport:
         started = time.monotonic()
-        counts = count_templates(self._runtime, route, started + _STATS_TIMEOUT_S)
-        templates = sum(counts.values())
+        templates = sizes.templates
         if templates < MIN_TRAIN:
             raise NotEnoughData(f"{route.name} has {templates} templates; training needs at least {MIN_TRAIN}")
-        sample = draw_sample(self._runtime, route, counts, seed)
+        sample = self._of_primaries(route, lambda now: draw_sample(self._runtime, now, self._sizes(now).by_host, seed))
         model = train(sample, code_bits=route.code_bits, seed=seed)
-        self.activate(route, ModelData(model.model_id, model.to_bytes(), templates))
+        self._looked_at.pop(route.gallery_id, None)
+        if model.model_id != route.model_id:
+            baseline = Baseline(code_statistics(model, sample), sizes.lsns)
+            self._rollouts.start(route.name, model, templates, baseline)
         seconds = time.monotonic() - started
         _LOG.info("trained %s on %d of %d templates in %.1f s", route.name, len(sample), templates, seconds)
-        return TrainReport(model.model_id, templates, len(sample), seconds)
+        return TrainReport(model.model_id, templates, len(sample), seconds, drift)
 
     def activate(self, route: GalleryRoute, model: ModelData) -> None:
         """Search with this model on every shard from now on; ModelMismatch for another dimension."""
-        message = ActivateModel(route.gallery_id, model.data)
-        self._runtime.control([(host, message) for host in sorted({h for hosts in route.in_sync for h in hosts})])
+        by_host = replicas_by_host(route)
+        self._runtime.control(
+            [(h, PrepareModel(route.gallery_id, shards, model.data)) for h, shards in by_host.items()]
+        )
+        self._runtime.control(
+            [(h, ActivateModel(route.gallery_id, shards, model.model_id)) for h, shards in by_host.items()]
+        )
         self._catalog.set_model(route.gallery_id, model.model_id, model.data, model.templates)
 
     def train_if_due(self, name: str) -> TrainReport | None:
-        """Train if the gallery has become large enough for a first or a better model; None if it has not."""
-        with self._training:
+        """Train if the gallery has grown or changed enough for a first or a better model; None if it has not."""
+        with self._changing_models():
+            self._rollouts.resume(name)
             route = self._catalog.gallery(name)
-            counts = count_templates(self._runtime, route, time.monotonic() + _STATS_TIMEOUT_S)
-            trained_at = self._catalog.model_templates(route.model_id) if route.model_id else None
-            return self._train(route, seed=0) if is_training_due(sum(counts.values()), trained_at) else None
+            sizes = self._sizes(route)
+            trained_at = self._trained_at(route, sizes.templates)
+            drift = self._drift_if_due(route, sizes, trained_at)
+            if not is_training_due(sizes.templates, trained_at, drift):
+                return None
+            return self._train(route, sizes, 0, drift)
+
+    def _trained_at(self, route: GalleryRoute, templates: int) -> int | None:
+        """Templates at the last training. A model that was rolled back counts, or it would be trained right again.
+
+        One that could not be rolled out counts until the gallery has grown a little.
+        """
+        last = self._rollouts.records.rollout(route.gallery_id)
+        if last is not None and last.state is RolloutState.ROLLED_BACK and last.model_id is not None:
+            tried_at = self._catalog.model_templates(last.model_id)
+            if last.error is None or templates < RETRY_GROWTH * tried_at:
+                return tried_at
+        return self._catalog.model_templates(route.model_id) if route.model_id else None
+
+    def drift(self, name: str) -> Drift | None:
+        """How far the templates since the last training are from those trained on; None for too few, or no model."""
+        return self._drift(self._catalog.gallery(name))
+
+    def _drift(self, route: GalleryRoute) -> Drift | None:
+        baseline = self._rollouts.records.baseline(route.model_id) if route.model_id else None
+        if baseline is None or route.model_id is None:
+            return None
+        lsns = baseline.lsns
+        recent = self._of_primaries(route, lambda now: draw_recent(self._runtime, now, lsns, seed=0))
+        if len(recent) < MIN_DRIFT_ROWS:
+            return None
+        model = SearchModel.from_bytes(self._catalog.model_data(route.model_id))
+        return measure_drift(model, baseline.statistics, recent)
+
+    def _drift_if_due(self, route: GalleryRoute, sizes: GallerySizes, trained_at: int | None) -> Drift | None:
+        baseline = self._rollouts.records.baseline(route.model_id) if route.model_id else None
+        if baseline is None or trained_at is None:
+            return None
+        last = self._looked_at.get(route.gallery_id)
+        templates, lsns = (trained_at, baseline.lsns) if last is None else (last.templates, last.lsns)
+        if not is_drift_due(sizes, templates, lsns):
+            return None
+        self._looked_at[route.gallery_id] = sizes
+        return self._drift(route)
+
+    def rollouts(self) -> list[RolloutStatus]:
+        """The last rollout of every gallery that had one, by gallery name; while one goes on, how far it is."""
+        return self._rollouts.statuses()
+
+    def roll_back(self, name: str) -> RolloutStatus:
+        """Bring a gallery back to the model before its last rollout; one that is under way is waited for first.
+
+        Raises UnknownGallery, NotFound if there is nothing to undo.
+        """
+        with self._changing_models():
+            self._rollouts.roll_back(name)
+        return next(status for status in self.rollouts() if status.gallery == name)
+
+    def resume_rollouts(self) -> None:
+        """Finish rollouts that were interrupted, and bring replicas that missed one to their gallery's model.
+
+        Done by itself, see `tend_models`. Raises the first failure, after every gallery had its turn.
+        """
+        failures: list[FacegridError] = []
+        with self._training:
+            for route in self._catalog.galleries():
+                try:
+                    self._rollouts.resume(route.name)
+                    self._rollouts.reconcile([self._catalog.gallery(route.name)])
+                except UnknownGallery:
+                    _LOG.info("%s was dropped meanwhile", route.name)
+                except FacegridError as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+
+    @contextlib.contextmanager
+    def _changing_models(self) -> Iterator[None]:
+        """The caller's turn to train or roll out; what it leaves unfinished is finished by `tend_models`."""
+        with self._training:
+            try:
+                yield
+            except BaseException:
+                self.replication.arrivals.set()
+                raise
+
+    def tend_models(self) -> None:
+        """Finish what rollouts left, and bring hosts that came back to their galleries' models, where there is need.
+
+        Beside the caller: encoding a large gallery takes minutes, and searches are right meanwhile.
+        """
+        if self._tending is not None and self._tending.is_alive():
+            return
+        if not self.replication.arrivals.is_set() or time.monotonic() < self._tend_after:
+            return
+        self.replication.arrivals.clear()
+        if any(route.model_id for route in self._catalog.galleries()) or self._rollouts.statuses():
+            self._tending = threading.Thread(target=self._tend, name="facegrid-rollouts", daemon=True)
+            self._tending.start()
+
+    def _tend(self) -> None:
+        try:
+            self.resume_rollouts()
+        except ShardClosed:
+            if not self._closing.is_set():  # a host was restarting; else whoever opens the home next goes on
+                self._tend_again()
+        except FacegridError:
+            _LOG.exception("a rollout that was interrupted could not be finished; it is tried again")
+            self._tend_again()
+
+    def _tend_again(self) -> None:
+        self._tend_after = time.monotonic() + TEND_AGAIN_S
+        self.replication.arrivals.set()
+
+    def _sizes(self, route: GalleryRoute) -> GallerySizes:
+        deadline = time.monotonic() + _STATS_TIMEOUT_S
+        return self._of_primaries(route, lambda now: gallery_sizes(self._runtime, now, deadline))
+
+    def _of_primaries(self, route: GalleryRoute, ask: Callable[[GalleryRoute], T]) -> T:
+        """What primaries say, by the newest route; asked again for a while where one has just begun to be primary."""
+        until = time.monotonic() + SETTLE_S
+        while True:
+            try:
+                return ask(self._catalog.gallery(route.name))
+            except StaleRoute:
+                if time.monotonic() >= until or self._closing.wait(SETTLE_PAUSE_S):
+                    raise
 
     def close(self) -> None:
         """End the watch, then close the catalog; the runtime is its owner's to close."""
         self._closing.set()
+        self._rollouts.stop()
         if self._watch is not None:
             self._watch.join()
         self.replication.close()

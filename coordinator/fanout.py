@@ -72,9 +72,17 @@ class ReadDesk:
 class FanOut:
     """One read, in its caller's thread; only `_arrive` runs in others."""
 
-    def __init__(self, desk: ReadDesk, route: GalleryRoute, question: Question[Any], deadline: float) -> None:
+    def __init__(
+        self,
+        desk: ReadDesk,
+        route: GalleryRoute,
+        question: Question[Any],
+        deadline: float,
+        shards: Sequence[int] | None = None,
+    ) -> None:
+        """shards: those to ask, all of the gallery if None."""
         self.route = route
-        self.progress = Progress(route.shards)
+        self.progress = Progress(route.shards, shards)
         self._desk, self._health, self._policy = desk, desk.health, desk.policy
         self._question, self._deadline = question, deadline
         # Made when first needed: a runtime that answers in this thread needs none of it.
@@ -89,7 +97,7 @@ class FanOut:
         self._resume_at = math.inf
 
     def run(self, sent: list[Sent]) -> None:
-        """Ask, unless requests for all shards were sent already, and wait until nothing more can come."""
+        """Ask, unless the requests were sent already, and wait until nothing more can come."""
         progress = self.progress
         for host, shards, began, _, future in sent:
             self._track(Attempt(progress.add(shards), host, began), future)
@@ -112,7 +120,7 @@ class FanOut:
     # Sending
 
     def _ask_all(self) -> None:
-        plan = self._choose({shard: self._options(shard) for shard in range(self.route.shards)})
+        plan = self._choose({shard: self._options(shard) for shard in self.progress.asked})
         for host, shards in plan.items():
             self._desk.budget.earn()
             self._send(self.progress.add(shards), host, "first")
@@ -155,8 +163,8 @@ class FanOut:
     def _try_opened(self, asked: Container[str]) -> None:
         """Ask hosts whose back-off is over for one shard each, besides those that were chosen for it: nobody waits
         for a host that is still ill."""
-        for shard, hosts in enumerate(self.route.in_sync):
-            for host in hosts:
+        for shard in self.progress.asked:
+            for host in self.route.in_sync[shard]:
                 if host not in asked and not self._health.is_closed(host) and self._health.begin_trial(host):
                     group = self.progress.split(self.progress.leaf_of(shard), [(shard,)])[0]
                     self._spent.setdefault(shard, set()).add(host)

@@ -8,8 +8,8 @@ It executes messages; it knows no network, no Ray, no catalog. Thread-safe.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import mmap
 import re
 import secrets
 import threading
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from coordinator.host_models import HostModels
 from coordinator.messages import (
     AbsorbRequest,
     ActivateModel,
@@ -37,6 +38,7 @@ from coordinator.messages import (
     DeleteRequest,
     DigestReply,
     DigestRequest,
+    DiscardModels,
     Done,
     DropGallery,
     DropShard,
@@ -52,7 +54,10 @@ from coordinator.messages import (
     IdentitiesRequest,
     InventoryReply,
     InventoryRequest,
+    ModelsReply,
+    ModelsRequest,
     PointRequest,
+    PrepareModel,
     ProgressReply,
     RecordsReply,
     RecordsRequest,
@@ -62,6 +67,7 @@ from coordinator.messages import (
     RestartRequest,
     RowsReply,
     RowsRequest,
+    SampleRecent,
     SampleReply,
     SampleRows,
     ScrubShards,
@@ -86,14 +92,12 @@ from shard.errors import (
     ShardClosed,
     StaleRoute,
     UnknownGallery,
-    UnknownModel,
 )
 from shard.export import ExportedRows, ShardPoint
-from shard.files import DirectoryLock, make_directory, remove_tree, write_file
+from shard.files import DirectoryLock, make_directory, remove_tree
 from shard.keys import template_keys
 from shard.mending import mend
-from shard.model import SearchModel
-from shard.search import search_shards
+from shard.search import search_by_model
 from shard.shard import Shard
 from shard.types import EnrollReceipt, FloatArray
 
@@ -132,7 +136,8 @@ class ShardHost:
         self._lock = DirectoryLock(directory)
         self._opening = threading.RLock()
         self._replicas: dict[tuple[str, int], Replica] = {}
-        self._models: dict[str, SearchModel] = {}
+        self._models = HostModels(directory / "models", name)
+        self._switching = threading.Lock()
         self._peers: Peers = peers or _Alone(name)
         self._leases = leases
         self._beacons = None if leases is None else Beacons(leases, self._peers)
@@ -170,7 +175,8 @@ class ShardHost:
     def search(self, request: SearchRequest) -> SearchReply:
         """Search the asked shards together."""
         shards = self._readable(request.gallery_id, request.shards, request.epochs)
-        return SearchReply(search_shards(shards, request.probes, request.params), request.shards)
+        candidates, model_id = search_by_model(shards, request.probes, request.params)
+        return SearchReply(candidates, request.shards, model_id)
 
     def records(self, request: RecordsRequest) -> RecordsReply:
         """Labels and metadata by template id."""
@@ -246,9 +252,14 @@ class ShardHost:
         """Give up what this replica has, and begin from nothing."""
         replica = self._replica(request.gallery_id, request.shard)
         replica.accept(request.epoch)
-        with self._opening:
+        model = replica.shard.model
+        with self._opening, contextlib.ExitStack() as stack:
+            if model is not None:
+                stack.enter_context(self._models.using(model.model_id))
             self._remove(request.gallery_id, request.shard)
-            self._create(request.gallery_id, request.shard, replica.shard.dim, replica.shard.model)
+            shard = self._create(request.gallery_id, request.shard, replica.shard.dim)
+            if model is not None:
+                shard.activate(model)  # before there is a row, so that each is encoded when it comes
             fresh = self._replicas[request.gallery_id, request.shard]
         fresh.accept(request.epoch)
         if replica.config is not None:
@@ -297,7 +308,7 @@ class ShardHost:
         """Create a shard, or leave the same one as it is. It answers nothing before it is configured."""
         with self._opening:
             if (request.gallery_id, request.shard) not in self._replicas:
-                self._create(request.gallery_id, request.shard, request.dim, None)
+                self._create(request.gallery_id, request.shard, request.dim)
         return Done()
 
     def configure_shards(self, request: ConfigureShards) -> ConfiguredReply:
@@ -362,6 +373,7 @@ class ShardHost:
                     f" {replica.shard.configured_epoch}, asked to be dropped in {request.epoch}"
                 )
             self._remove(request.gallery_id, request.shard)
+            self._remove_unused_models()
         return Done()
 
     def compact_shards(self, request: CompactShards) -> Done:
@@ -394,6 +406,7 @@ class ShardHost:
             directory = self._gallery_directory(request.gallery_id)
             if directory.exists():
                 remove_tree(directory)
+            self._remove_unused_models()
         return Done()
 
     def sample(self, request: SampleRows) -> SampleReply:
@@ -404,17 +417,58 @@ class ShardHost:
         rows = [shard.sample(int(np.ceil(len(shard) * share)), request.seed + i) for i, shard in enumerate(shards)]
         return SampleReply(np.concatenate(rows)[: request.rows], templates)
 
-    def activate_model(self, request: ActivateModel) -> Done:
-        """Store the model, then switch every shard of the gallery here to it."""
-        model = SearchModel.from_bytes(request.model)
-        with self._opening:
-            make_directory(self._model_path(model.model_id).parent)
-            write_file(self._model_path(model.model_id), request.model)
-            model = self._models.setdefault(model.model_id, model)
-            numbers = sorted(int(p.name[6:]) for p in self._gallery_directory(request.gallery_id).glob("shard-*"))
-        for shard in self._open_all(request.gallery_id, numbers):
-            shard.activate(model)
+    def sample_recent(self, request: SampleRecent) -> SampleReply:
+        """The same number of recent rows from each shard: shards fill evenly."""
+        shards = self._readable(request.gallery_id, request.shards)
+        share = -(-request.rows // max(1, len(shards)))
+        found = [s.recent(share, request.seed, lsn) for s, lsn in zip(shards, request.since, strict=True)]
+        return SampleReply(np.concatenate([rows for rows, _ in found])[: request.rows], sum(n for _, n in found))
+
+    def prepare_model(self, request: PrepareModel) -> Done:
+        """Store the model, and the codes it makes of every sealed row."""
+        shards = self._open_all(request.gallery_id, request.shards)
+        with self._models.storing(request.model) as model:
+            for shard in shards:
+                shard.prepare(model)
         return Done()
+
+    def activate_model(self, request: ActivateModel) -> Done:
+        """Build what all the shards need, then switch one right after the other, so that searches meet few mixtures."""
+        shards = self._open_all(request.gallery_id, request.shards)
+        with self._switching, contextlib.ExitStack() as stack:
+            wanted = request.model_id
+            model = None if wanted is None else stack.enter_context(self._models.using(wanted))
+            late = [shard for shard in shards if (shard.model and shard.model.model_id) != wanted]
+            for shard, staged in [(shard, shard.stage(model)) for shard in late]:
+                shard.switch(staged)
+            for shard in late:
+                if model is not None:  # what was sealed between staging and switching
+                    shard.prepare(model)
+        return Done()
+
+    def discard_models(self, request: DiscardModels) -> Done:
+        """Remove codes that are no longer needed, then models that no shard of this host needs."""
+        for shard in self._open_all(request.gallery_id, request.shards):
+            shard.discard(request.keep)
+        self._remove_unused_models()
+        return Done()
+
+    def models(self, request: ModelsRequest) -> ModelsReply:
+        """The active model of each shard."""
+        views = [shard.view() for shard in self._open_all(request.gallery_id, request.shards)]
+        return ModelsReply(tuple(model.model_id if model else None for _, model in views))
+
+    def _remove_unused_models(self) -> None:
+        with self._opening:
+            try:
+                needed: set[str] = set()
+                for path in sorted((self._directory / "galleries").glob("*/shard-*")):
+                    needed |= self._replica(path.parent.name, int(path.name[6:])).shard.model_ids()
+            except FacegridError as error:
+                # What a shard that does not open needs is not known, and a file too many does no harm.
+                _LOG.warning("shard host %s keeps every model file: %s", self.name, error)
+            else:
+                self._models.remove_except(needed)
 
     # Opening
 
@@ -452,15 +506,14 @@ class ShardHost:
                     raise CorruptData(
                         f"shard host {self.name} has no shard {number} of gallery {gallery_id}: expected {directory}"
                     )
-                self._add(gallery_id, number, Shard(directory, self._load_model))
+                self._add(gallery_id, number, Shard(directory, self._models.load))
             return self._replicas[gallery_id, number]
 
-    def _create(self, gallery_id: str, number: int, dim: int, model: SearchModel | None) -> None:
+    def _create(self, gallery_id: str, number: int, dim: int) -> Shard:
         directory = self._shard_directory(gallery_id, number)
-        shard = Shard.create(directory, dim=dim, load_model=self._load_model)
-        if model is not None:
-            shard.activate(model)
+        shard = Shard.create(directory, dim=dim, load_model=self._models.load)
         self._add(gallery_id, number, shard)
+        return shard
 
     def _add(self, gallery_id: str, number: int, shard: Shard) -> None:
         self._replicas[gallery_id, number] = Replica(self.name, shard, self._peers, self._leases)
@@ -476,20 +529,6 @@ class ShardHost:
         self._close((gallery_id, number))
         remove_tree(self._shard_directory(gallery_id, number))
 
-    def _load_model(self, model_id: str) -> SearchModel:
-        """One copy of a model, mapped from its file, however many shards use it."""
-        with self._opening:
-            if model_id not in self._models:
-                path = self._model_path(model_id)
-                if not path.is_file():
-                    raise UnknownModel(f"shard host {self.name} has no file of model {model_id}: {path}")
-                with path.open("rb") as file:
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                self._models[model_id] = SearchModel.from_bytes(memoryview(mapped))
-                # Hashing read it all, and searches have what they need; only encoding will want these pages again.
-                mapped.madvise(mmap.MADV_DONTNEED)
-            return self._models[model_id]
-
     def _gallery_directory(self, gallery_id: str) -> Path:
         # It becomes a path, and one that is removed on demand: nothing but an id that a coordinator made may pass.
         if not _GALLERY_ID.fullmatch(gallery_id):
@@ -498,9 +537,6 @@ class ShardHost:
 
     def _shard_directory(self, gallery_id: str, number: int) -> Path:
         return self._gallery_directory(gallery_id) / f"shard-{number:04d}"
-
-    def _model_path(self, model_id: str) -> Path:
-        return self._directory / "models" / f"{model_id}.model"
 
 
 _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
@@ -530,8 +566,12 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     CheckShard: ShardHost.check_shard,
     DropGallery: ShardHost.drop_gallery,
     SampleRows: ShardHost.sample,
+    SampleRecent: ShardHost.sample_recent,
+    PrepareModel: ShardHost.prepare_model,
     ActivateModel: ShardHost.activate_model,
     PointRequest: ShardHost.point,
     ExportRequest: ShardHost.export,
     ExportMovedRequest: ShardHost.export_moved,
+    DiscardModels: ShardHost.discard_models,
+    ModelsRequest: ShardHost.models,
 }

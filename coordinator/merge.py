@@ -1,7 +1,8 @@
-"""Candidate lists of several hosts into one. Pure."""
+"""Answers of several hosts into one. Pure."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -56,3 +57,16 @@ def stack(batches: Sequence[CandidateBatch]) -> CandidateBatch:
         tuple(ids for batch in batches for ids in batch.template_ids),
         tuple(names for batch in batches for names in batch.identities),
     )
+
+
+def odd_ones_out(model_ids: Sequence[str | None]) -> list[int]:
+    """Which replies of one search must be asked for again with exact scans, so that one model is behind the answer.
+
+    model_ids: what each reply says found it, None for exact scans, which go with any model. Most replies decide, the
+    larger id among equals. Empty when there is nothing to repeat, as it is outside of rollouts.
+    """
+    counts = Counter(model_id for model_id in model_ids if model_id is not None)
+    if len(counts) < 2:
+        return []
+    chosen = max(counts, key=lambda model_id: (counts[model_id], model_id))
+    return [i for i, model_id in enumerate(model_ids) if model_id not in (None, chosen)]

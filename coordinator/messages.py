@@ -44,10 +44,11 @@ class SearchRequest:
 
 @dataclass(frozen=True, slots=True)
 class SearchReply:
-    """The k best of all shards asked, and which shards they were."""
+    """The k best of all shards asked, which shards they were, and the one model that found them, None for no model."""
 
     candidates: CandidateBatch
     shards: tuple[int, ...]
+    model_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,6 +453,20 @@ class SampleRows:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleRecent:
+    """Up to `rows` live embeddings, as many of each of these shards, of those with a later LSN than `since` tells.
+
+    since: one LSN a shard, in the order asked.
+    """
+
+    gallery_id: str
+    shards: tuple[int, ...]
+    rows: int
+    seed: int
+    since: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SampleReply:
     """embeddings: (rows, dim) float32; `templates`: live templates that the sample was drawn from."""
 
@@ -460,14 +475,51 @@ class SampleReply:
 
 
 @dataclass(frozen=True, slots=True)
-class ActivateModel:
-    """Encode every template of the gallery's shards on this host with the model, then search with it.
+class PrepareModel:
+    """Encode every sealed row of these shards with the model, beside the codes in use. Repeatable; searches go on.
 
-    The same message object goes to every host, so that a runtime ships the model's bytes once.
+    model: what `SearchModel.to_bytes` gives. The host keeps it until `DiscardModels`.
     """
 
     gallery_id: str
+    shards: tuple[int, ...]
     model: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateModel:
+    """Search these shards with a model that the host has, all from one moment on; None for exact searches. Repeatable.
+
+    UnknownModel if the host has no such model; a shard that was not prepared is prepared first.
+    """
+
+    gallery_id: str
+    shards: tuple[int, ...]
+    model_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardModels:
+    """Remove codes of these shards by other models than those kept and the active one, and models nobody needs."""
+
+    gallery_id: str
+    shards: tuple[int, ...]
+    keep: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsRequest:
+    """By which model each of these shards is searched."""
+
+    gallery_id: str
+    shards: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsReply:
+    """One entry a shard, in the order asked; None for a shard that is searched exactly."""
+
+    model_ids: tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,7 +550,11 @@ ControlRequest: TypeAlias = (
     CreateShard
     | DropGallery
     | SampleRows
+    | SampleRecent
+    | PrepareModel
     | ActivateModel
+    | DiscardModels
+    | ModelsRequest
     | ConfigureShards
     | SetPeers
     | InventoryRequest
@@ -520,6 +576,7 @@ Reply: TypeAlias = (
     | SampleReply
     | ShardPoint
     | ExportedRows
+    | ModelsReply
     | ProgressReply
     | RowsReply
     | DigestReply

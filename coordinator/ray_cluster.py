@@ -23,7 +23,17 @@ from coordinator.dataplane.handshake import checked_secret
 from coordinator.host_process import ShardHostProcess
 from coordinator.ray_runtime import RayRuntime
 from coordinator.snapshot_catalog import SnapshotRecord
-from coordinator.types import GalleryRoute, GallerySpec, HostRecord, ModelData, ReplicaErasure, ShardConfig, TrainReport
+from coordinator.types import (
+    GalleryRoute,
+    GallerySpec,
+    HostRecord,
+    ModelData,
+    ReplicaErasure,
+    RolloutStatus,
+    ShardConfig,
+    TrainReport,
+)
+from shard.drift import Drift
 from shard.errors import ClusterNotReady, FacegridError, HostUnavailable
 
 RESOURCE_PREFIX = "facegrid_host_"
@@ -198,6 +208,25 @@ class RayCoordinator:
         """See Coordinator.train_if_due."""
         report: TrainReport | None = self._call("train_if_due", name)
         return report
+
+    def drift(self, name: str) -> Drift | None:
+        """See Coordinator.drift."""
+        drift: Drift | None = self._call("drift", name)
+        return drift
+
+    def rollouts(self) -> list[RolloutStatus]:
+        """See Coordinator.rollouts."""
+        statuses: list[RolloutStatus] = self._call("rollouts")
+        return statuses
+
+    def roll_back(self, name: str) -> RolloutStatus:
+        """See Coordinator.roll_back."""
+        status: RolloutStatus = self._call("roll_back", name)
+        return status
+
+    def resume_rollouts(self) -> None:
+        """See Coordinator.resume_rollouts."""
+        self._call("resume_rollouts")
 
     def report(self, gallery_id: str, shard: int, epoch: int, error: str) -> None:
         """See Coordinator.report."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from coordinator.fanout import FanOut, ReadDesk, Sent, error_of
@@ -34,15 +35,17 @@ class Reads(ReadDesk):
         super().__init__(runtime, routes, health, policy or ReadPolicy())
         self._plans: OrderedDict[str, tuple[GalleryRoute, _Plan | None]] = OrderedDict()
 
-    def ask(self, route: GalleryRoute, question: Question[ReplyT], deadline: float) -> Answers[ReplyT]:
-        """Ask every shard of the gallery; `deadline` is a time.monotonic() value.
+    def ask(
+        self, route: GalleryRoute, question: Question[ReplyT], deadline: float, shards: Sequence[int] | None = None
+    ) -> Answers[ReplyT]:
+        """Ask every shard of the gallery, or those named; `deadline` is a time.monotonic() value.
 
         Returns when each has answered, or has failed on every replica, or the deadline has passed. Raises at once what
         no other replica would answer otherwise: UnknownGallery, InvalidParameter and all that is not in HOST_FAULTS or
         SHARD_FAULTS.
         """
         route = self.routes.current(route)
-        plan = self._only_plan(route)
+        plan = self._only_plan(route) if shards is None else None
         sent: list[Sent] = []
         if plan is not None:
             sent = [
@@ -51,7 +54,7 @@ class Reads(ReadDesk):
             replies = self._at_once(question, sent)
             if replies is not None:
                 return Answers(route, replies, {})
-        read = FanOut(self, route, question, deadline)
+        read = FanOut(self, route, question, deadline, shards)
         try:
             read.run(sent)
         finally:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 
 from coordinator.catalog import CREATING, DROPPING, LOOKED_AFTER, Catalog
 from coordinator.messages import (
-    ActivateModel,
     AdmitReplica,
     CheckReply,
     CheckShard,
@@ -51,6 +50,8 @@ SCRUB_ALL_S = 24 * 3_600.0
 SCRUB_PAUSE_S = 30.0
 """Shortest pause between two replicas."""
 Key = tuple[str, int]
+Bring = Callable[[str, int, str], None]
+"""Has a shard of a gallery (id, number) on a host be searched by the gallery's model as the catalog says now."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -72,10 +73,14 @@ class Replication:
         self,
         catalog: Catalog,
         runtime: Runtime,
+        bring: Bring,
         policy: ReplicationPolicy | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._catalog, self._runtime, self._clock = catalog, runtime, clock
+        """bring: how a replica gets its gallery's model before it counts as one in sync."""
+        self._catalog, self._runtime, self._clock, self._bring = catalog, runtime, clock, bring
+        self.arrivals = threading.Event()
+        """Set when a host came, or came back: it may have missed a rollout. Whoever sees to that clears it."""
         self.policy = policy or ReplicationPolicy()
         self._deciding = threading.RLock()
         self._seen: dict[str, float] = {}
@@ -153,6 +158,7 @@ class Replication:
             self._seen[host] = self._clock()
         for host in self._started(replies):
             self._incarnations[host] = replies[host].incarnation
+            self.arrivals.set()
             self._told = {key: epoch for key, epoch in self._told.items() if key[0] != host}
             self._clean(host)
         return replies
@@ -192,6 +198,7 @@ class Replication:
             silent_s = now - self._seen.setdefault(record.host, now)
             if record.host in replies and record.state in (DOWN, GONE):
                 self._set_state(record, UP)
+                self.arrivals.set()
             elif record.host not in replies and silent_s >= self.policy.dead_s and record.state in (UP, DRAINING):
                 self._set_state(record, DOWN)
                 for config in self._catalog.shards_on(record.host):
@@ -338,23 +345,35 @@ class Replication:
         """Make a joining replica one in sync."""
         try:
             config = self._catalog.shard(*key)
-            route = next(r for r in self._catalog.galleries(*LOOKED_AFTER) if r.gallery_id == key[0])
-            if host not in config.joining:
+            route = next((r for r in self._catalog.galleries(*LOOKED_AFTER) if r.gallery_id == key[0]), None)
+            if route is None or host not in config.joining:
                 return
             self._runtime.control([(host, CreateShard(*key, route.dim))])
-            if route.model_id is not None:
-                self._runtime.control([(host, ActivateModel(key[0], self._catalog.model_data(route.model_id)))])
+            # Before the rows come, so that each is encoded as it does.
+            self._bring(*key, host)
             self._tell([config])
             self._runtime.control([(config.primary, AdmitReplica(*key, config.epoch, host))])
+            # Again, since a rollout may have come meanwhile, which does not wait for replicas that join.
+            self._bring(*key, host)
             with self._deciding:
                 in_sync = (config.primary, *sorted({*config.in_sync[1:], host}))
                 grown = replace(config, in_sync=in_sync, joining=_without(config.joining, host))
-                self._decide(grown, f"{host} is in sync")
+                decided = self._decide(grown, f"{host} is in sync")
+            if decided is not None:
+                self._see_to_model(key, host)
         except FacegridError as error:
             # The next round tries again, under the configuration of then.
             _LOG.warning("copying shard %d of %s to %s failed: %s", key[1], key[0], host, error)
             if error.code == "corrupt_data":
                 self._drop(host, self._catalog.shard(*key))
+
+    def _see_to_model(self, key: Key, host: str) -> None:
+        """A rollout that was decided between the last look and the catalog's word that the replica is in sync."""
+        try:
+            self._bring(*key, host)
+        except FacegridError as error:
+            _LOG.warning("the model of shard %d of %s on %s is to be seen to: %s", key[1], key[0], host, error)
+            self.arrivals.set()
 
     def _replace_missing(self) -> None:
         """Choose a host for every replica that is missing: the one that left if it is back, else, in time, a spare."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -28,7 +29,7 @@ from coordinator.messages import (
     StatsRequest,
 )
 from coordinator.placement import shards_of
-from coordinator.questions import Question
+from coordinator.questions import Answers, Question
 from coordinator.reads import Reads
 from coordinator.routes import Lookup, RouteTable
 from coordinator.runtime import Runtime
@@ -110,6 +111,9 @@ class Router:
             SearchReply,
         )
         answers = self._reads.ask(route, question, deadline)
+        odd = merge.odd_ones_out([reply.model_id for _, reply in answers.replies])
+        if odd:
+            answers = self._repeat_exactly(answers, odd, probes, params, deadline)
         if not allow_partial:
             answers.check_complete()
         for shards, reply in answers.replies:
@@ -118,6 +122,31 @@ class Router:
         found = [reply.candidates for _, reply in answers.replies]
         merged = merge.merge(found, params.k) if found else merge.empty(len(probes), params.k)
         return SearchOutcome(merged, answers.coverage)
+
+    def _repeat_exactly(
+        self,
+        answers: Answers[SearchReply],
+        odd: Sequence[int],
+        probes: FloatArray,
+        params: SearchParams,
+        deadline: float,
+    ) -> Answers[SearchReply]:
+        """Answers of one model: hosts switch a moment apart in a rollout, and exact scans go with any model.
+
+        Only the shards of the odd replies are asked again. One that does not answer has failed, whatever it answered
+        before: the recall of a mixture is nobody's promise.
+        """
+        exact = replace(params, exact=True)
+        question = Question(
+            "exact",
+            len(probes),
+            lambda shards, epochs: SearchRequest(answers.route.gallery_id, shards, probes, exact, epochs),
+            SearchReply,
+        )
+        wanted = sorted(shard for i in odd for shard in answers.replies[i][0])
+        again = self._reads.ask(answers.route, question, deadline, wanted)
+        kept = [answer for i, answer in enumerate(answers.replies) if i not in odd]
+        return Answers(again.route, kept + again.replies, answers.failures | again.failures)
 
     def enroll(self, route: GalleryRoute, batch: EnrollBatch, *, skip_existing: bool, new_ids: bool) -> EnrollOutcome:
         """Write a batch; durable on every shard when it returns.

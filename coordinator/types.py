@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shard.drift import Drift
 from shard.types import CandidateBatch
 
 
@@ -151,12 +152,37 @@ class EnrollOutcome:
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """A model that is active on every shard, how it was trained, and in how many seconds."""
+    """A model that is active on every shard, how it was trained, and in how many seconds.
+
+    drift: of the templates that came since the training before; None for the first model or after few templates.
+    """
 
     model_id: str
     templates: int
     sample: int
     seconds: float
+    drift: Drift | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutStatus:
+    """The last rollout of a gallery: to which model, from which (None is exact search), and how far it is.
+
+    state: preparing, activating, done, rolling_back or rolled_back. replicas: copies of shards that take part, of which
+    `prepared` have the model's codes and `activated` are searched by the model that the state says. error: why it does
+    not go on, or was rolled back. started_at, updated_at: seconds since 1970.
+    """
+
+    gallery: str
+    model_id: str | None
+    previous_model_id: str | None
+    state: str
+    replicas: int
+    prepared: int
+    activated: int
+    error: str | None
+    started_at: float
+    updated_at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from shard.calibration import MAX_RECALL
 from shard.errors import InvalidParameter, ModelMismatch
 from shard.index import CorruptBlock, corrupt_data, join_indexes
-from shard.model import SearchModel
 from shard.shard import Shard
 from shard.types import FloatArray, RowArray, SearchParams
 from shard.validate import check_params
@@ -43,28 +42,12 @@ def join_rows(
         raise ModelMismatch(f"join: {left.directory} has dimension {left.dim}, {other.directory} {other.dim}")
     if not 0 <= start <= stop <= left.index.rows:
         raise InvalidParameter(f"join: expected rows from 0 to {left.index.rows}, got {start} to {stop}")
-    model = None if exact or recall > MAX_RECALL else other.model
+    index, model = other.view()
+    cascade = None if model is None or exact or recall > MAX_RECALL else model.cascade(recall)
     try:
-        return _join(left, right, (start, stop), model, recall, threshold)
+        found = join_indexes(
+            index if right is None else left.index, None if right is None else index, (start, stop), cascade, threshold
+        )
     except CorruptBlock as error:
         raise corrupt_data(error) from None
-
-
-def _join(
-    left: Shard, right: Shard | None, rows: tuple[int, int], model: SearchModel | None, recall: float, threshold: float
-) -> Pairs:
-    other = left if right is None else right
-    cascade = None if model is None else model.cascade(recall)
-    second = None if right is None else right.index
-    try:
-        found = join_indexes(left.index, second, rows, cascade, threshold)
-        is_of_model = other.model is model or model is None
-    except ValueError:
-        # The codes of another model may have another width.
-        if other.model is model:
-            raise
-        is_of_model = False
-    if not is_of_model:
-        # Codes of one model were compared with those of another; floats are the same under every model.
-        found = join_indexes(left.index, second, rows, None, threshold)
     return Pairs(*found)

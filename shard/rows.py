@@ -1,13 +1,13 @@
 """The rows of one shard: files, manifest and index, and how each kind of entry changes all three.
 
-Every change is durable before it is visible. Owns no lock, decides nothing and checks nothing: `shard.shard` calls it
-under its write lock with entries that are right. What fails after the commit is kept in `failure`, since the entry is
-true by then.
+Every change is durable before it is visible. Decides nothing and checks nothing: `shard.shard` calls it under its write
+lock with entries that are right. What fails after the commit is kept in `failure`, since the entry is true by then.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,12 @@ _LOG = logging.getLogger(__name__)
 
 
 class Rows:
-    """What a shard holds. `model` is the one that searches use, None while they scan floats."""
+    """What a shard holds.
+
+    view: the index that searches use, and the model of its codes, None while they scan floats. They belong together
+    and are only replaced together, so whoever takes both at once needs no lock. code_files: held where code files are
+    written or removed without the shard's write lock, and where a segment's directory is removed.
+    """
 
     def __init__(self, directory: Path, store: Store, load_model: ModelLoader) -> None:
         """Open the files that the manifest names; CorruptData for one that is not what it says."""
@@ -55,15 +60,16 @@ class Rows:
         self._tail, self.tail_codes, self.seen = Tail(directory, self.dim), TailCodes(), SeenKeys()
         self.failure: StorageError | None = None
         self._read_progress()
+        self.code_files = threading.Lock()
         model_id = self._store.meta("model_id")
-        self.model = load_model(model_id) if model_id else None
+        model = load_model(model_id) if model_id else None
+        self.view: tuple[Index, SearchModel | None] = (Index(self.dim), model)
         self.segments = self._store.segments()
         named = {self.files(row).directory.name for row in self.segments if not row.is_dropped}
         remove_unnamed_segments(self._directory, named)
-        self.index = Index(self.dim)
         codes = [self._open_segment(row) for row in tuple(self.segments)]
-        if self.model is not None:
-            self.index.set_codes(self.model.planes, self.model.lists, codes)
+        if model is not None:
+            self.index.set_codes(model.planes, model.lists, codes)
         self.index.delete(self._tombstones())
         self._check_finders()
         self.templates = self._store.template_count()
@@ -73,6 +79,16 @@ class Rows:
                 f" {self.index.live_rows} live rows"
             )
         self._seal_what_is_full()
+
+    @property
+    def index(self) -> Index:
+        """The index that searches use."""
+        return self.view[0]
+
+    @property
+    def model(self) -> SearchModel | None:
+        """The model of its codes; None while searches scan floats."""
+        return self.view[1]
 
     def _read_progress(self) -> None:
         self.lsn = int(self._store.meta("lsn") or 0)
@@ -125,7 +141,7 @@ class Rows:
             self.index.seal(row.segment - 1, str(files.keys_path), row.floats_crc or b"")
         else:
             self.index.append(sealing.keys_of(self._store, row), None)
-        files.remove_codes_except(self.model.model_id if self.model else None)
+        files.remove_codes_except(self._store.code_models(row.segment))
         return sealing.load_codes(self._store, files, row, self.model)
 
     def files(self, row: SegmentRow) -> SegmentFiles:
@@ -308,7 +324,8 @@ class Rows:
     def _forget(self, row: SegmentRow) -> None:
         self.segments[row.segment - 1] = replace(row, is_dropped=True, floats_crc=None, keys_crc=None)
         self.index.drop(row.segment - 1)
-        remove_tree(self.files(row).directory)
+        with self.code_files:
+            remove_tree(self.files(row).directory)
 
     def _passed(self, entry: Entry) -> None:
         self.lsn, self.epoch = entry.lsn, entry.epoch
@@ -366,6 +383,19 @@ class Rows:
         self.failure = error
         _LOG.error("%s: a segment could not be sealed; writes are refused until reopened: %s", self._directory, error)
 
+    def switch(self, index: Index, model: SearchModel | None, tail_codes: CodeArray | None) -> None:
+        """Search with another index from now on, which has every row; the manifest names its model already.
+
+        tail_codes: (rows, code_bytes) uint8 of the open segment, None if there is none or no model. WriteFailed if they
+        could not be kept for its sealing.
+        """
+        self.view = (index, model)
+        if model is None or tail_codes is None:
+            self.tail_codes.drop()
+        else:
+            tail = self.segments[-1]
+            self.tail_codes.write(self.files(tail), tail, model.model_id, 0, tail_codes)
+
     def seal(self, row: SegmentRow) -> None:
         """Give a full segment its checksums; nothing changes its files any more."""
         self._tail.close()
@@ -385,6 +415,11 @@ class Rows:
         """Close what was being written, and make searchable what a failure after its commit kept from being so."""
         self.close()
         self.failure = None
+        own = "" if self.model is None else self.model.model_id
+        if (self._store.meta("model_id") or "") != own:
+            # A switch failed at its commit, which was made after all; whoever asked for it was told that it was not.
+            with self._store.transaction() as db:
+                set_meta(db, "model_id", own)
         known = len(self.segments)
         for row in self._store.segments():
             is_new = row.segment > known

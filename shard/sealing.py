@@ -45,7 +45,7 @@ def seal(
     keys_crc = files.write_keys(keys)
     codes_crc = None
     if model is not None:
-        codes_crc = files.write_codes(model.model_id, _encode(model, floats) if codes is None else codes)
+        codes_crc = files.write_codes(model.model_id, encode_rows(model, floats) if codes is None else codes)
     sealed = replace(row, capacity=row.rows, is_sealed=True, floats_crc=crc32c_blocks(floats), keys_crc=keys_crc)
     with store.transaction() as db:
         put_segment(db, sealed)
@@ -62,7 +62,7 @@ def encode_segment(store: Store, files: SegmentFiles, row: SegmentRow, model: Se
     """
     if row.is_sealed:
         files.check_floats(row)
-    codes = _encode(model, files.floats(row.rows))
+    codes = encode_rows(model, files.floats(row.rows))
     if row.is_sealed:
         crc = files.write_codes(model.model_id, codes)
         with store.transaction() as db:
@@ -148,8 +148,8 @@ def keys_of(store: Store, row: SegmentRow) -> KeyArray:
     return keys
 
 
-def _encode(model: SearchModel, floats: FloatArray) -> CodeArray:
-    """Block by block, so that a mapped segment is never in memory as a whole."""
+def encode_rows(model: SearchModel, floats: FloatArray) -> CodeArray:
+    """Codes (n, code_bytes) of rows (n, dim), block by block: a mapped segment is never in memory as a whole."""
     codes = np.empty((len(floats), model.code_bytes), np.uint8)
     for begin in range(0, len(floats), _ENCODE_ROWS):
         codes[begin : begin + _ENCODE_ROWS] = model.encode(np.asarray(floats[begin : begin + _ENCODE_ROWS]))

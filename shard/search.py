@@ -1,4 +1,4 @@
-"""Search over shards of one process: one query per model, one native call for all shards, then labels of the winners.
+"""Search over shards of one process: one query by one model, one native call for all, then labels of the winners.
 
 Coverage, tenants and other hosts are the coordinator's.
 """
@@ -6,13 +6,12 @@ Coverage, tenants and other hosts are the coordinator's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from shard.calibration import MAX_RECALL
-from shard.index import CorruptBlock, corrupt_data, search_indexes
+from shard.index import CorruptBlock, Index, corrupt_data, search_indexes
 from shard.model import Query, SearchModel
 from shard.shard import Shard
 from shard.types import CandidateBatch, FloatArray, KeyArray, RowArray, SearchParams
@@ -23,11 +22,20 @@ _LABEL_ATTEMPTS = 3
 
 
 def search_shards(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -> CandidateBatch:
-    """The k best templates of all shards together, for each probe.
+    """The k best templates of all shards together, for each probe; see `search_by_model`."""
+    return search_by_model(shards, probes, params)[0]
 
-    probes: (n, dim) float32, unit norm, n <= MAX_PROBES. Each shard looks as far as its model's calibration says for
+
+def search_by_model(
+    shards: Sequence[Shard], probes: FloatArray, params: SearchParams
+) -> tuple[CandidateBatch, str | None]:
+    """The k best templates of all shards together, for each probe, and the id of the one model that found them.
+
+    probes: (n, dim) float32, unit norm, n <= MAX_PROBES. Each shard looks as far as the model's calibration says for
     `params.recall`, and no further than `params.threshold` demands. All floats are scanned instead with `params.exact`,
-    above MAX_RECALL, and without a model.
+    above MAX_RECALL, and without a model; the id is None if that was so for every shard. Shards that differ in their
+    model, as they do for moments of a rollout, are searched by the model that most rows are encoded with, and those of
+    another one by their floats.
     Raises InvalidEmbedding, InvalidParameter; CorruptData, which names the file, if floats that were needed are not
     what was sealed.
     """
@@ -35,45 +43,42 @@ def search_shards(shards: Sequence[Shard], probes: FloatArray, params: SearchPar
     if shards:
         probes = check_probes(probes, shards[0].dim)
     for _ in range(_LABEL_ATTEMPTS):
-        found = _search_rows(shards, probes, params)
+        found, model_id = _search_rows(shards, probes, params)
         candidates, is_complete = _labelled(shards, found)
         if is_complete:
             break
     # A template deleted between scan and label leaves a gap; after a few rounds of that a shorter list is the truth.
-    return candidates
+    return candidates, model_id
 
 
-def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -> _Found:
-    is_exact = params.exact or params.recall > MAX_RECALL
-    models = [None if is_exact else shard.model for shard in shards]
-    distinct = {model.model_id: model for model in models if model is not None}
-    least = -np.inf if params.threshold is None or params.threshold <= -1 else params.threshold
-    filters = [shard.filter(params.identities) for shard in shards] if params.identities else None
-    cascades = {model_id: _cascade(model.query(probes, params.recall)) for model_id, model in distinct.items()}
+def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -> tuple[_Found, str | None]:
+    views = [shard.view() for shard in shards]
+    model = None if params.exact or params.recall > MAX_RECALL else _model_of_most(views)
+    cascade = None if model is None else _cascade(model.query(probes, params.recall))
+    model_id = None if model is None else model.model_id
     try:
         found = search_indexes(
-            [shard.index for shard in shards],
+            [index for index, _ in views],
             probes,
-            [None if model is None else cascades[model.model_id] for model in models],
+            [cascade if own is not None and own.model_id == model_id else None for _, own in views],
             params.k,
-            least,
-            filters,
+            -np.inf if params.threshold is None or params.threshold <= -1 else params.threshold,
+            [shard.filter(params.identities) for shard in shards] if params.identities else None,
         )
     except CorruptBlock as error:
         raise corrupt_data(error) from None
-    except ValueError:
-        # The codes of another model may have another width.
-        if not _is_switched(shards, models):
-            raise
-    else:
-        if not _is_switched(shards, models):
-            return found
-    # Codes of one model were compared with those of another; floats are the same under every model.
-    return _search_rows(shards, probes, replace(params, exact=True))
+    return found, model_id
 
 
-def _is_switched(shards: Sequence[Shard], models: Sequence[SearchModel | None]) -> bool:
-    return any(model is not None and shard.model is not model for shard, model in zip(shards, models, strict=True))
+def _model_of_most(views: Sequence[tuple[Index, SearchModel | None]]) -> SearchModel | None:
+    """The model of most rows, since the rows of every other are scanned as floats; None without any."""
+    rows: dict[str, int] = {}
+    models: dict[str, SearchModel] = {}
+    for index, model in views:
+        if model is not None:
+            models[model.model_id] = model
+            rows[model.model_id] = rows.get(model.model_id, 0) + index.live_rows
+    return models[max(rows, key=lambda model_id: (rows[model_id], model_id))] if rows else None
 
 
 def _cascade(query: Query) -> tuple[FloatArray, FloatArray, FloatArray, float]:

@@ -10,7 +10,7 @@ Owns names, sizes and checksums of these files. What is true is decided by `shar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -128,11 +128,11 @@ class SegmentFiles:
                     path=str(self.floats_path),
                 )
 
-    def remove_codes_except(self, model_id: str | None) -> None:
-        """Remove the code files of other models, and unfinished writes."""
-        keep = None if model_id is None else self.codes_path(model_id)
+    def remove_codes_except(self, model_ids: Collection[str]) -> None:
+        """Remove the code files of all models but these, and unfinished writes."""
+        keep = {self.codes_path(model_id) for model_id in model_ids}
         for path in self.directory.glob("*"):
-            if path.suffix == ".tmp" or (path.suffix == ".rows" and path != keep):
+            if path.suffix == ".tmp" or (path.suffix == ".rows" and path not in keep):
                 remove_file(path)
 
 

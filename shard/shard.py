@@ -2,7 +2,7 @@
 
 The way of an enrollment: check everything, write floats to the open tail and sync them, commit the SQLite transaction
 that names them, make the rows searchable, return. What is true after a crash is what the database names. Searching is
-in `shard.search`, which reads `index`, `model` and `labels` only; sealing and re-encoding in `shard.sealing`.
+in `shard.search`, which reads `view` and `labels` only; what is done for a change of models in `shard.rollout`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from shard import sealing
+from shard import rollout
 from shard.errors import (
     ClusterError,
     CorruptData,
@@ -46,6 +46,7 @@ from shard.export import (
 )
 from shard.files import DirectoryLock, blocks_bytes, make_directory, probe_directory
 from shard.group import GROUP_ROWS, Deletion, Enrollment, Request, Ticket, WaitingRequests
+from shard.index import CorruptBlock, Index, corrupt_data
 from shard.keys import template_keys
 from shard.log import APPEND, BURY, DROP, MOVE, SEAL, Changes, Entry, Position, no_batch, no_rows
 from shard.model import SearchModel
@@ -102,8 +103,9 @@ class Shard:
             raise CorruptData(f"{directory} is not a shard: it has no shard.db")
         self.directory = directory
         self._write_lock = threading.RLock()
+        self._rollout_lock = threading.RLock()  # taken before the write lock
         self._write_error: BaseException | None = None
-        self._is_closed = False
+        self._is_closed = self._is_closing = False
         self._waiting = WaitingRequests()
         self.on_commit: Callable[[Sequence[Entry]], None] | None = None
         """Called with every entry as it becomes true, in order and under the write lock: what replicas are told."""
@@ -114,7 +116,7 @@ class Shard:
             self.configured_epoch = int(self._store.meta("configured_epoch") or 0)
             self.configured_hosts = tuple((self._store.meta("configured_hosts") or "").split())
             self._rows = Rows(directory, self._store, load_model)
-            self.dim, self.index = self._rows.dim, self._rows.index
+            self.dim = self._rows.dim
             self._lock = lock
             undo.pop_all()
 
@@ -134,6 +136,18 @@ class Shard:
         return self._rows.files(row)
 
     # Reading
+
+    def view(self) -> tuple[Index, SearchModel | None]:
+        """The index that searches use and the model of its codes, None if it has none. They belong together.
+
+        A search that took them is right to the end, whatever is activated meanwhile: a switch replaces both.
+        """
+        return self._rows.view
+
+    @property
+    def index(self) -> Index:
+        """The index that searches use; see `view`."""
+        return self._rows.index
 
     @property
     def store(self) -> Store:
@@ -182,14 +196,26 @@ class Shard:
 
         Raises CorruptData if one of them is not what was sealed.
         """
+        return self._sample(0, rows, seed)[0]
+
+    def recent(self, rows: int, seed: int, since_lsn: int) -> tuple[FloatArray, int]:
+        """As `sample`, of templates with a later LSN than that, moved ones included; and how many there are."""
+        return self._sample(self._store.first_row_after(since_lsn), rows, seed)
+
+    def _sample(self, first_row: int, rows: int, seed: int) -> tuple[FloatArray, int]:
+        index, _ = self.view()
         there = [np.arange(s.first_row, s.first_row + s.rows) for s in self._store.segments() if not s.is_dropped]
         stored = np.concatenate(there) if there else no_rows()
         live = np.setdiff1d(stored, np.array(self._store.tombstones(), dtype=np.int64), assume_unique=True)
         # Rows that were committed this moment may not be in the index yet.
-        live = live[live < self.index.rows]
-        if len(live) > rows:
+        live = live[(live >= first_row) & (live < index.rows)]
+        count = len(live)
+        if count > rows:
             live = np.sort(np.random.default_rng(seed).choice(live, rows, replace=False))
-        return self.gather(live)
+        try:
+            return index.gather(live), count
+        except CorruptBlock as error:
+            raise corrupt_data(error) from None
 
     def gather(self, rows: RowArray) -> FloatArray:
         """Embeddings of rows (n,) int64, (n, dim) float32; dead ones too, while their segment is there.
@@ -553,38 +579,98 @@ class Shard:
         if self.on_commit is not None:
             self.on_commit(entries)
 
-    def activate(self, model: SearchModel) -> None:
-        """Encode every row with the model, store the codes of sealed segments, and search with them from now on.
+    # Models
 
-        Searches go on with the old codes until then; writes wait only while the open tail is encoded.
-        Raises ModelMismatch for another dimension.
+    def model_ids(self) -> set[str]:
+        """Ids of the active model and of those whose codes are kept: the models that this shard needs."""
+        active = self._rows.model
+        return rollout.kept_models(self._store) | ({active.model_id} if active else set())
+
+    def prepare(self, model: SearchModel) -> int:
+        """Encode every sealed segment with the model, in files beside the codes in use; returns how many were encoded.
+
+        Searches and writes go on. What is stored and sound already is left, so a call that a crash or an error ended is
+        completed by the next. Raises ModelMismatch for another dimension, WriteFailed, CorruptData for damaged floats.
         """
+        self._check_model(model)
+        with self._rollout_lock:
+            if model.model_id not in (kept := rollout.kept_models(self._store)):
+                with self._committing() as db:
+                    rollout.keep_models(db, kept | self.model_ids() | {model.model_id})
+            return rollout.prepare(self._rows, self._store, model, self._committing)
+
+    def stage(self, model: SearchModel | None) -> rollout.StagedIndex:
+        """Prepare what is not, and build an index of the model beside the one in use; None for one without codes.
+
+        Both are in memory until `switch`, which should follow soon. Raises as `prepare` does.
+        """
+        with self._rollout_lock:
+            if model is not None:
+                self.prepare(model)
+            return rollout.stage(self._rows, self._store, model)
+
+    def switch(self, staged: rollout.StagedIndex) -> None:
+        """Search with a staged index from now on, durably. Writes wait while the rows of the last moments are encoded.
+
+        The codes of the model before stay in their files until `discard`, so the way back is a switch too. Codes of a
+        segment that was sealed since staging are in memory only: `prepare` stores them.
+        """
+        with self._rollout_lock, self._writing():
+            staged = self._caught_up(staged)
+            model_id = "" if staged.model is None else staged.model.model_id
+            with self._store.transaction() as db:
+                set_meta(db, "model_id", model_id)
+                rollout.keep_models(db, self.model_ids() | {model_id} - {""})
+            self._rows.switch(staged.index, staged.model, staged.tail_codes)
+
+    def _caught_up(self, staged: rollout.StagedIndex) -> rollout.StagedIndex:
+        """The staged index with every row, deletion and dropped segment of the shard. In this shard's turn to write."""
+        if not rollout.is_part_of(staged, self._rows):
+            staged = rollout.stage(self._rows, self._store, staged.model)
+        rollout.complete(staged, self._rows)
+        staged.index.delete(np.array(self._store.tombstones(), dtype=np.int64))
+        if staged.index.live_rows != self._rows.templates:
+            raise CorruptData(
+                f"{self.directory}: {self._rows.templates} templates are live, an index of its segments has"
+                f" {staged.index.live_rows}; the model was not switched"
+            )
+        return staged
+
+    def activate(self, model: SearchModel | None) -> None:
+        """Search with the model from now on, None for scans of floats; prepares what is not prepared.
+
+        Searches go on with the old codes until then; writes wait only while the rows of the last moments are encoded.
+        Raises ModelMismatch for another dimension, WriteFailed, CorruptData for damaged floats.
+        """
+        with self._rollout_lock:
+            active = self._rows.model
+            if (model and model.model_id) != (active and active.model_id):
+                self.switch(self.stage(model))
+                if model is not None:
+                    self.prepare(model)
+
+    def discard(self, keep: Collection[str]) -> None:
+        """Remove the codes of all models but these and the active one. Raises WriteFailed."""
+        with self._rollout_lock:
+            active = self._rows.model
+            kept = {*keep, *([active.model_id] if active else [])}
+            if self.model_ids() <= kept:
+                return
+            with self._committing() as db:
+                rollout.keep_models(db, kept & self.model_ids())
+            rollout.discard(self._rows, self._store)
+
+    def _check_model(self, model: SearchModel) -> None:
         if model.dim != self.dim:
             raise ModelMismatch(f"{self.directory}: model {model.model_id} has dimension {model.dim}, not {self.dim}")
-        ready = {
-            row.segment: sealing.encode_segment(self._store, self._rows.files(row), row, model)
-            for row in self._store.segments()
-            if row.is_sealed and not row.is_dropped
-        }
-        with self._writing():
-            for row in self._rows.segments:
-                if row.is_dropped:
-                    ready[row.segment] = np.empty((0, model.code_bytes), np.uint8)
-                elif row.segment not in ready:
-                    ready[row.segment] = sealing.encode_segment(self._store, self.files(row), row, model)
-            with self._store.transaction() as db:
-                set_meta(db, "model_id", model.model_id)
-                db.execute("DELETE FROM codes WHERE model_id != ?", (model.model_id,))
-            # Searches scan floats while there is no model, and one that began before finds that its model is gone.
-            self._rows.model = None
-            codes = [ready[row.segment] for row in self._rows.segments]
-            self.index.set_codes(model.planes, model.lists, codes)
-            self._rows.model = model
-            for row in self._rows.segments:
-                if not row.is_dropped:
-                    self._rows.files(row).remove_codes_except(model.model_id)
-            if self._rows.segments and not (tail := self._rows.segments[-1]).is_sealed:
-                self._rows.tail_codes.write(self._rows.files(tail), tail, model.model_id, 0, ready[tail.segment])
+
+    @contextlib.contextmanager
+    def _committing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction of its own in this shard's turn to write; ShardClosed as soon as the shard is being closed."""
+        if self._is_closing:
+            raise ShardClosed(f"{self.directory} is being closed")
+        with self._writing(), self._store.transaction() as db:
+            yield db
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -630,7 +716,8 @@ class Shard:
 
     def close(self) -> None:
         """Close files and release the lock. Everything acknowledged is durable already. Idempotent."""
-        with self._write_lock:
+        self._is_closing = True  # a model that is being prepared is left after the segment under way
+        with self._rollout_lock, self._write_lock:
             if not self._is_closed:
                 self._is_closed = True
                 self._rows.close()

@@ -280,6 +280,12 @@ class Store:
             row = db.execute("SELECT crc FROM codes WHERE segment = ? AND model_id = ?", (segment, model_id)).fetchone()
         return bytes(row[0]) if row else None
 
+    def code_models(self, segment: int) -> set[str]:
+        """Ids of the models that the segment has stored codes of."""
+        with self._reading() as db:
+            found = db.execute("SELECT model_id FROM codes WHERE segment = ?", (segment,)).fetchall()
+        return {str(model_id) for (model_id,) in found}
+
     def operations_after(self, lsn: int) -> list[tuple[bytes, int, int, int]]:
         """(operation, LSN, done, left out) of the writes after an LSN that are remembered, by LSN."""
         sql = "SELECT operation, lsn, done, left_out FROM operations WHERE lsn > ? ORDER BY lsn"
@@ -290,6 +296,19 @@ class Store:
         """Rows that were deleted and not compacted, ascending."""
         with self._reading() as db:
             return [row for (row,) in db.execute("SELECT row FROM tombstones ORDER BY row").fetchall()]
+
+    def first_row_after(self, lsn: int) -> int:
+        """The first row that was written later than that; rows are in the order of their LSNs."""
+        later = "SELECT lsn > ? FROM templates WHERE row >= ? ORDER BY row LIMIT 1"
+        with self._reading() as db:
+            low, high = 0, int(db.execute("SELECT coalesce(max(row) + 1, 0) FROM templates").fetchone()[0])
+            while low < high:
+                middle = (low + high) // 2
+                if db.execute(later, (lsn, middle)).fetchone()[0]:
+                    high = middle
+                else:
+                    low = middle + 1
+        return low
 
     def buried(self, first: int, last: int, after_lsn: int = 0) -> list[tuple[int, int, int]]:
         """(row, LSN, unix seconds) of the tombstones of rows first <= row < last that are younger than the LSN."""
@@ -599,6 +618,13 @@ def put_segment(connection: sqlite3.Connection, row: SegmentRow) -> None:
 def put_codes(connection: sqlite3.Connection, segment: int, model_id: str, crc: bytes) -> None:
     """Write the checksums of one segment's codes inside the caller's transaction."""
     connection.execute("INSERT OR REPLACE INTO codes VALUES (?, ?, ?)", (segment, model_id, crc))
+
+
+def delete_codes_except(connection: sqlite3.Connection, model_ids: Collection[str]) -> None:
+    """Forget the stored codes of all models but these, inside the caller's transaction."""
+    connection.execute(
+        "DELETE FROM codes WHERE model_id NOT IN (SELECT value FROM json_each(?))", (json.dumps(sorted(model_ids)),)
+    )
 
 
 def put_templates(connection: sqlite3.Connection, first_row: int, batch: EnrollBatch, keys: KeyArray, lsn: int) -> None:

@@ -12,7 +12,20 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from cluster.cli import bench, doctor, enroll, find, fsck, galleries, models, search, snapshots, status, templates
+from cluster.cli import (
+    bench,
+    doctor,
+    enroll,
+    find,
+    fsck,
+    galleries,
+    models,
+    search,
+    snapshots,
+    status,
+    templates,
+    training,
+)
 from cluster.cli.invocation import Invocation, invocation_of
 from cluster.cli.output import Output
 
@@ -28,13 +41,14 @@ _app.add_typer(galleries.app, name="gallery")
 _app.add_typer(snapshots.app, name="snapshot")
 _app.add_typer(models.app, name="models")
 _app.add_typer(bench.app, name="bench")
+_app.add_typer(training.app, name="rollout")
 for _verb in (
     enroll.enroll,
     search.search,
     search.verify,
     find.find,
     templates.delete,
-    templates.train,
+    training.train,
     status.status,
     doctor.doctor,
     fsck.fsck,

@@ -9,6 +9,7 @@ import typer
 
 from cluster.cli.invocation import invocation_of
 from cluster.cli.output import Grid, size_text
+from cluster.cli.training import drift_document, drift_text
 from shard.errors import AlreadyExists
 
 if TYPE_CHECKING:
@@ -73,10 +74,12 @@ def show(
     """Show a gallery's size and settings."""
     invocation = invocation_of(context)
     with invocation.gallery(name) as gallery:
-        stats = gallery.stats()
+        stats, drift = gallery.stats(), gallery.drift()
         identities = list(gallery.identities()) if with_identities else None
     document = asdict(stats)
-    shown: list[Grid] = [Grid(("", name), [(key, _text(key, value)) for key, value in document.items()][1:])]
+    facts = [(key, _text(key, value)) for key, value in document.items()][1:]
+    shown: list[Grid] = [Grid(("", name), [*facts, ("drift", drift_text(drift))])]
+    document["drift"] = drift_document(drift)
     if identities is not None:
         document["identities"] = [asdict(entry) for entry in identities]
         shown.append(Grid(("identity", "templates"), [(entry.identity, entry.templates) for entry in identities]))

@@ -1,8 +1,7 @@
-"""`facegrid delete` and `facegrid train`: what changes a gallery beside enrolling."""
+"""`facegrid delete`: what changes a gallery beside enrolling."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -35,15 +34,3 @@ def delete(
     shown = f"deleted {deleted:,} templates" if deleted else "nothing of that name is there; nothing was deleted"
     invocation.output.result({"gallery": gallery, "deleted": deleted}, shown)
     raise typer.Exit(ExitCode.OK if deleted else ExitCode.NEGATIVE)
-
-
-def train(context: typer.Context, gallery: GalleryArgument) -> None:
-    """Train the gallery's search model now, instead of when it has grown enough."""
-    invocation = invocation_of(context)
-    with invocation.gallery(gallery) as found:
-        report = found.train()
-    invocation.output.result(
-        {"gallery": gallery, **asdict(report)},
-        f"trained model {report.model_id} on {report.sample:,} of {report.templates:,} templates "
-        f"in {report.seconds:.1f} s",
-    )

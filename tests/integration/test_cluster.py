@@ -20,6 +20,7 @@ from shard.errors import (
     InvalidParameter,
     ModelMismatch,
     NotEnoughData,
+    NotFound,
     ShardClosed,
     UnknownGallery,
     UnknownModel,
@@ -133,6 +134,30 @@ def test_training_happens_by_itself(grid: Cluster, staff: Gallery) -> None:
     grid.wait_until_idle()
     assert staff.stats().model_id is not None
     np.testing.assert_allclose(staff.search(rows, k=1).scores[:, 0], 1.0, atol=1e-6)
+
+
+def test_a_model_is_rolled_out_with_progress_measured_for_drift_and_rolled_back(grid: Cluster, staff: Gallery) -> None:
+    rows = unit_rows(2_000, DIM, seed=8)
+    staff.enroll(rows[:1_200], template_ids=ids(1_200))
+    grid.wait_until_idle()
+    first = staff.stats().model_id
+    assert staff.drift() is None
+    staff.enroll(rows[1_200:], template_ids=ids(800, 1_200))
+    told: list[tuple[int, int]] = []
+    report = staff.train(progress=lambda done, total: told.append((done, total)))
+    assert report.drift is not None
+    assert (report.drift.rows, report.drift.score < 0.5) == (800, True)
+    assert told == sorted(told)
+    assert all(total == 8 for _, total in told)
+    (status,) = [status for status in grid.coordinator.rollouts() if status.gallery == staff.name]
+    assert (status.state, status.model_id, status.previous_model_id) == ("done", report.model_id, first)
+    assert (status.prepared, status.activated, status.replicas) == (4, 4, 4)
+    assert staff.roll_back().state == "rolled_back"
+    assert staff.stats().model_id == first
+    found = staff.search(rows, k=1)
+    assert list(found.template_ids) == [(i,) for i in ids(2_000)]
+    with pytest.raises(NotFound):
+        staff.roll_back()
 
 
 def test_the_list_is_the_same_from_1_3_and_7_shards(grid: Cluster) -> None:

@@ -25,9 +25,11 @@ from hypothesis.stateful import (
 
 from shard import tail
 from shard.check import check_shard
+from shard.compaction import compact
 from shard.errors import DuplicateTemplate, UnknownModel
 from shard.keys import template_keys
 from shard.model import SearchModel
+from shard.rollout import StagedIndex
 from shard.search import search_shards
 from shard.shard import Shard
 from shard.training import train
@@ -61,6 +63,7 @@ class ShardMachine(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(prefix="facegrid-stateful-"))
         self.kept: dict[str, tuple[FloatArray, str | None, bytes | None]] = {}
         self.model: SearchModel | None = None
+        self.staged: StagedIndex | None = None
 
     @initialize()
     def create(self) -> None:
@@ -99,10 +102,38 @@ class ShardMachine(RuleBasedStateMachine):
     def activate(self, which: int) -> None:
         self.model = self.models[which]
         self.shard.activate(self.model)
+        self.staged = None
+
+    @rule(which=st.sampled_from([0, 1]))
+    def prepare(self, which: int) -> None:
+        self.shard.prepare(self.models[which])
+
+    @rule(which=st.sampled_from([0, 1, None]))
+    def stage(self, which: int | None) -> None:
+        self.staged = self.shard.stage(None if which is None else self.models[which])
+
+    @precondition(lambda self: self.staged is not None)
+    @rule()
+    def switch(self) -> None:
+        """To what was staged before any number of other operations."""
+        assert self.staged is not None
+        self.model, staged, self.staged = self.staged.model, self.staged, None
+        self.shard.switch(staged)
+
+    @rule()
+    def compact(self) -> None:
+        compact(self.shard)
+
+    @rule(keep=st.sets(st.sampled_from([0, 1])))
+    def discard(self, keep: set[int]) -> None:
+        self.shard.discard([self.models[i].model_id for i in keep])
+        active = {self.model.model_id} if self.model else set()
+        assert active <= self.shard.model_ids() <= active | {self.models[i].model_id for i in keep}
 
     @rule()
     def reopen(self) -> None:
         self.shard.close()
+        self.staged = None
         self.shard = Shard(self.directory / "shard", load_model)
         assert check_shard(self.shard) == []
 

@@ -13,7 +13,9 @@ import pytest
 from cluster.cli import embedding_files, run
 from cluster.cli.app import hoisted
 from cluster.cli.output import Grid, Output, printable
+from coordinator.coordinator import Coordinator
 from coordinator.home import Home
+from shard.errors import WriteFailed
 from tests.faces_like import unit_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,6 +165,10 @@ BAD = {
     "nothing to delete": (("delete", "acme/staff", "--yes"), 2, "invalid_parameter"),
     "delete without yes": (("delete", "acme/staff", "--identity", "Ann"), 2, "invalid_parameter"),
     "too few to train": (("train", "acme/staff"), 7, "not_enough_data"),
+    "nothing to train": (("train",), 2, "invalid_parameter"),
+    "a gallery and all": (("train", "acme/staff", "--all"), 2, "invalid_parameter"),
+    "no rollout to undo": (("rollout", "rollback", "acme/staff"), 3, "not_found"),
+    "rollout of nothing": (("rollout", "status", "acme/nobody"), 3, "unknown_gallery"),
     "unknown network": (("models", "pull", "none"), 3, "unknown_model"),
     "network without address": (("models", "pull", "w600k_r50"), 7, "model_file_missing"),
     "runtime": (("--runtime", "moon", "gallery", "list"), 2, "invalid_parameter"),
@@ -258,6 +264,52 @@ def test_doctor_reports_a_misspelt_setting(answer: Any, monkeypatch: pytest.Monk
     assert code == 1
     assert "FACEGRID_EMBEDER" in document["findings"][-1]["detail"]
     assert answer("gallery", "list")[0] == 2
+
+
+def test_galleries_are_trained_and_rolled_back(answer: Any, gallery: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer("gallery", "create", "acme/few", "--dim", DIM, "--shards", 1)
+    answer("enroll", gallery, "--embeddings", saved("rows.npy", unit_rows(1_100, DIM, seed=1)))
+    code, document, _ = answer("train", "--all")
+    assert code == 0
+    few, many = document["galleries"]
+    assert (few["gallery"], "needs at least 1000" in few["skipped"]) == ("acme/few", True)
+    assert (many["gallery"], many["templates"], many["drift"]) == (gallery, 1_100, None)
+    (rollout,) = answer("rollout", "status")[1]["rollouts"]
+    # Enrolling trained the gallery already, so there was nothing left to roll out.
+    assert (rollout["gallery"], rollout["state"], rollout["model_id"]) == (gallery, "done", many["model_id"])
+    assert (rollout["replicas"], rollout["prepared"], rollout["activated"]) == (2, 2, 2)
+    assert answer("rollout", "status", "acme/few")[1] == {"rollouts": []}
+    answer("enroll", gallery, "--embeddings", saved("more.npy", unit_rows(400, DIM, seed=2)))
+    drift = answer("gallery", "show", gallery)[1]["gallery"]["drift"]
+    assert (drift["rows"], drift["score"] < 0.5) == (400, True)
+    code, document, _ = answer("train", gallery)
+    assert (code, document["drift"]) == (0, drift)
+    code, document, _ = answer("rollout", "rollback", gallery)
+    assert (code, document["rollout"]["state"]) == (0, "rolled_back")
+    assert answer("gallery", "show", gallery)[1]["gallery"]["model_id"] == many["model_id"]
+
+    def failing(*_: object, **__: object) -> None:
+        raise WriteFailed("no space left on device")
+
+    monkeypatch.setattr(Coordinator, "train", failing)
+    code, document, _ = answer("train", "--all")
+    assert code == 10
+    assert {entry["error"]["code"] for entry in document["galleries"]} == {"write_failed"}
+
+
+def test_a_rollout_is_shown_to_people(gallery: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["enroll", gallery, "--embeddings", saved("rows.npy", unit_rows(1_100, DIM, seed=1))]) == 0
+    capsys.readouterr()
+    for command, words in {
+        ("rollout", "status"): ("done", "2 of 2", "exact"),
+        ("train", "--all"): ("trained model", "1,100 of 1,100"),
+        ("gallery", "show", gallery): ("drift",),
+        ("rollout", "rollback", gallery): ("searched exactly",),
+        ("rollout", "status", gallery): ("rolled_back",),
+    }.items():
+        assert run(list(command)) == 0
+        out = capsys.readouterr().out
+        assert all(word in out for word in words), out
 
 
 def test_models_are_listed_with_their_licences(answer: Any) -> None:

@@ -83,7 +83,10 @@ def test_a_model_switched_meanwhile_does_not_lose_pairs(tmp_path: Path, monkeypa
             return real(model, recall)
 
         monkeypatch.setattr(SearchModel, "cascade", switching)
-        assert as_set(join_rows(shard, None, 0, 1_200, threshold=THRESHOLD, recall=0.9)) == expected
+        pairs = as_set(join_rows(shard, None, 0, 1_200, threshold=THRESHOLD, recall=0.999))
+        assert shard.model is OTHER
+        assert pairs <= expected
+        assert len(pairs) >= 0.999 * len(expected)
 
 
 def test_what_cannot_be_joined_is_refused(tmp_path: Path) -> None:

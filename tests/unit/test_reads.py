@@ -22,7 +22,7 @@ from coordinator import merge
 from coordinator.health import HealthPolicy, HealthTable
 from coordinator.hedging import HedgeBudget, ReadPolicy
 from coordinator.host import ShardHost
-from coordinator.messages import EnrollRequest, SearchReply, SearchRequest
+from coordinator.messages import ActivateModel, EnrollRequest, PrepareModel, SearchReply, SearchRequest
 from coordinator.questions import Answers, Question
 from coordinator.reads import Reads
 from coordinator.router import Router
@@ -40,6 +40,8 @@ from shard.errors import (
     StaleRoute,
     UnknownGallery,
 )
+from shard.model import SearchModel
+from shard.training import train
 from shard.types import CandidateBatch, SearchParams
 from tests.faces_like import batch_of, unit_rows
 from tests.faulty_runtime import Fault, FaultyRuntime
@@ -140,6 +142,99 @@ def question(route: GalleryRoute) -> Question[SearchReply]:
         lambda shards, epochs: SearchRequest(route.gallery_id, shards, PROBES, PARAMS, epochs),
         SearchReply,
     )
+
+
+# --- one model behind an answer
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[SearchModel, ...]:
+    return tuple(train(unit_rows(1_200, DIM, seed=seed), code_bits=128) for seed in (70, 71))
+
+
+@pytest.fixture
+def switched(
+    hosts: dict[str, ShardHost], models: tuple[SearchModel, ...]
+) -> Iterator[Callable[[str, SearchModel | None], None]]:
+    """Switches the shards of a host, as hosts do a moment apart in a rollout; back to exact search afterwards."""
+
+    def switch(host: str, model: SearchModel | None, shards: tuple[int, ...] = tuple(range(SHARDS))) -> None:
+        if model is not None:
+            hosts[host].execute(PrepareModel(GALLERY, shards, model.to_bytes()))
+        hosts[host].execute(ActivateModel(GALLERY, shards, None if model is None else model.model_id))
+
+    yield switch
+    for host in HOSTS:
+        switch(host, None)
+
+
+BY_MODEL = SearchParams(k=K)
+
+
+def test_replies_of_another_model_are_repeated_exactly(
+    hosts: dict[str, ShardHost],
+    runtime: FaultyRuntime,
+    models: tuple[SearchModel, ...],
+    switched: Callable[[str, SearchModel | None], None],
+) -> None:
+    old, new = sorted(models, key=lambda model: model.model_id)
+    switched("a", new)
+    switched("b", old)
+    switched("c", new)
+    route = route_of(("a",), ("b",), ("c",), ("b",))
+    found = router_of(runtime).search(route, PROBES, BY_MODEL)
+    assert_whole(hosts, found)
+    requests = [(host, request.shards, request.params.exact) for host, request in runtime.sent]
+    assert sorted(requests[:3]) == [("a", (0,), False), ("b", (1, 3), False), ("c", (2,), False)]
+    assert requests[3:] == [("b", (1, 3), True)]
+
+    runtime.sent.clear()
+    switched("a", None)
+    switched("b", new)
+    assert_whole(hosts, router_of(runtime).search(route, PROBES, BY_MODEL))
+    assert len(runtime.sent) == 3, "exact scans go with any model"
+
+
+def test_a_repetition_goes_to_another_replica_where_one_fails(
+    hosts: dict[str, ShardHost],
+    runtime: FaultyRuntime,
+    models: tuple[SearchModel, ...],
+    switched: Callable[[str, SearchModel | None], None],
+) -> None:
+    old, new = sorted(models, key=lambda model: model.model_id)
+    for host, model in zip(HOSTS, (new, old, new), strict=True):
+        switched(host, model)
+    runtime.faults["b"] = lambda request: HostUnavailable("gone") if request.params.exact else None
+    route = route_of(("a",), ("b", "c"), ("a",), ("a",))
+    health = HealthTable()
+    for _ in range(8):  # c is asked last
+        health.started("c", "first")
+    found = router_of(runtime, PATIENT, health=health).search(route, PROBES, BY_MODEL)
+    assert_whole(hosts, found)
+    assert [(host, r.shards) for host, r in runtime.sent if r.params.exact] == [("b", (1,)), ("c", (1,))]
+
+
+def test_what_cannot_be_repeated_has_failed(
+    hosts: dict[str, ShardHost],
+    runtime: FaultyRuntime,
+    models: tuple[SearchModel, ...],
+    switched: Callable[[str, SearchModel | None], None],
+) -> None:
+    """An answer of two models is none, within the deadline or at it."""
+    old, new = sorted(models, key=lambda model: model.model_id)
+    switched("a", new)
+    switched("b", old)
+    route = route_of(("a",), ("b",), ("a",), ("a",))
+    runtime.faults["b"] = lambda request: HostUnavailable("gone") if request.params.exact else None
+    with pytest.raises(IncompleteCoverage, match="shard 1 did not"):
+        router_of(runtime).search(route, PROBES, BY_MODEL)
+    partial = router_of(runtime).search(route, PROBES, BY_MODEL, allow_partial=True)
+    assert partial.coverage == Coverage(SHARDS - 1, SHARDS)
+    assert_same(partial.candidates, oracle(hosts, (0, 2, 3)))
+    del runtime.faults["b"]
+    runtime.on_submit = lambda host, request: runtime.holding.add("b")
+    with pytest.raises(DeadlineExceeded, match="shard 1"):
+        router_of(runtime, PATIENT).search(route, PROBES, BY_MODEL, deadline_ms=200)
 
 
 # --- which replicas are asked

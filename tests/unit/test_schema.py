@@ -9,6 +9,7 @@ from shard.keys import template_keys
 from shard.schema import FORMAT_VERSION
 from shard.shard import Shard
 from shard.store import Store
+from shard.training import train
 from tests.faces_like import batch_of, unit_rows
 
 DIM = 64
@@ -64,6 +65,30 @@ def test_format_1_becomes_todays_with_all_labels(old: Path) -> None:
         assert stated == (str(FORMAT_VERSION),)
         assert db.execute("SELECT count(*) FROM template_keys").fetchone() == (26,)
     db.close()
+
+
+def test_a_shard_of_an_older_format_is_rolled_out_to_and_back(tmp_path: Path) -> None:
+    """It names no kept models; its codes are those of the model in use."""
+    old, new = (train(unit_rows(1_200, DIM, seed=seed), code_bits=128) for seed in (3, 4))
+    models = {model.model_id: model for model in (old, new)}.__getitem__
+    directory = tmp_path / "s"
+    with Shard.create(directory, dim=DIM, load_model=models) as shard:
+        shard.enroll(batch_of(unit_rows(1_200, DIM, seed=1)))
+        shard.activate(old)
+        shard.flush()
+    with sqlite3.connect(directory / "shard.db") as db:
+        db.executescript(FORMAT_1)
+        db.execute("DELETE FROM meta WHERE key = 'kept_models'")
+    db.close()
+    with Shard(directory, models) as shard:
+        assert shard.model_ids() == {old.model_id}
+        assert shard.prepare(new) == 1
+        assert shard.model_ids() == {old.model_id, new.model_id}
+        shard.activate(new)
+        assert shard.prepare(old) == 0, "its codes are kept"
+        shard.activate(old)
+        shard.discard([])
+        assert shard.model_ids() == {old.model_id}
 
 
 def test_ids_that_share_a_key_are_told_apart(tmp_path: Path) -> None:

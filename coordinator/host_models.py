@@ -1,0 +1,93 @@
+"""The SearchModel files of one shard host: written once, loaded once, removed when no shard needs them.
+
+    <host>/models/<model id>.model    a model's bytes; its name is the hash of its content
+
+Which shards need which model is the host's to say. Thread-safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from shard.errors import CorruptData, UnknownModel
+from shard.files import make_directory, remove_file, write_file
+from shard.model import SearchModel
+
+_SUFFIX = ".model"
+_LOG = logging.getLogger(__name__)
+
+
+class HostModels:
+    """Models by id, each in memory once however many shards use it."""
+
+    def __init__(self, directory: Path, host: str) -> None:
+        self._directory, self._host = directory, host
+        self._lock = threading.RLock()
+        self._loaded: dict[str, SearchModel] = {}
+        self._in_use: Counter[str] = Counter()
+
+    def load(self, model_id: str) -> SearchModel:
+        """One copy of a model, mapped from its file. UnknownModel if it has none, CorruptData if it is damaged."""
+        with self._lock:
+            if model_id not in self._loaded:
+                path = self._path(model_id)
+                if not path.is_file():
+                    raise UnknownModel(f"shard host {self._host} has no file of model {model_id}: {path}")
+                with path.open("rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._loaded[model_id] = SearchModel.from_bytes(memoryview(mapped))
+                # Hashing read it all, and searches have what they need; only encoding will want these pages again.
+                mapped.madvise(mmap.MADV_DONTNEED)
+            return self._loaded[model_id]
+
+    @contextlib.contextmanager
+    def storing(self, data: bytes) -> Iterator[SearchModel]:
+        """The model of these bytes, from its file: written unless it is there and sound, and not removed meanwhile."""
+        model_id = SearchModel.from_bytes(data).model_id
+        with self._held(model_id):
+            yield self._load_or_store(model_id, data)
+
+    def _load_or_store(self, model_id: str, data: bytes) -> SearchModel:
+        with self._lock:
+            try:
+                return self.load(model_id)
+            except (UnknownModel, CorruptData):
+                make_directory(self._directory)
+                write_file(self._path(model_id), data)
+                return self.load(model_id)
+
+    @contextlib.contextmanager
+    def using(self, model_id: str) -> Iterator[SearchModel]:
+        """A model whose file stays meanwhile. Raises as `load` does."""
+        with self._held(model_id):
+            yield self.load(model_id)
+
+    @contextlib.contextmanager
+    def _held(self, model_id: str) -> Iterator[None]:
+        """No shard may say yet that it needs the model."""
+        with self._lock:
+            self._in_use[model_id] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_use[model_id] -= 1
+
+    def remove_except(self, needed: Collection[str]) -> None:
+        """Remove the files of all models but these and those that are held. Raises WriteFailed."""
+        with self._lock:
+            keep = {*needed, *(model_id for model_id, holders in self._in_use.items() if holders)}
+            for path in self._directory.glob(f"*{_SUFFIX}"):
+                if path.stem not in keep:
+                    _LOG.info("shard host %s: removing model %s, which no shard needs", self._host, path.stem)
+                    self._loaded.pop(path.stem, None)
+                    remove_file(path)
+
+    def _path(self, model_id: str) -> Path:
+        return self._directory / f"{model_id}{_SUFFIX}"
