@@ -263,13 +263,14 @@ class Coordinator:
 
     def activate(self, route: GalleryRoute, model: ModelData) -> None:
         """Search with this model on every shard from now on; ModelMismatch for another dimension."""
-        by_host = replicas_by_host(route)
-        self._runtime.control(
-            [(h, PrepareModel(route.gallery_id, shards, model.data)) for h, shards in by_host.items()]
-        )
-        self._runtime.control(
-            [(h, ActivateModel(route.gallery_id, shards, model.model_id)) for h, shards in by_host.items()]
-        )
+        held: dict[str, tuple[int, ...]] = {}
+        for shard, hosts in enumerate(route.in_sync):
+            for host in hosts:
+                held[host] = (*held.get(host, ()), shard)
+        prepare = [(host, PrepareModel(route.gallery_id, shards, model.data)) for host, shards in held.items()]
+        activate = [(host, ActivateModel(route.gallery_id, shards, model.model_id)) for host, shards in held.items()]
+        self._runtime.control(prepare)
+        self._runtime.control(activate)
         self._catalog.set_model(route.gallery_id, model.model_id, model.data, model.templates)
 
     def train_if_due(self, name: str) -> TrainReport | None:
