@@ -19,6 +19,7 @@ from shard.errors import InvalidParameter
 METHODS = (
     "hosts", "gallery", "galleries", "create_gallery", "drop_gallery", "train", "train_if_due", "report", "drain",
     "undrain", "host_records", "replicas_left", "shard_configs", "erasure_report", "erase", "erase_due",
+    "look_after", "compare",
 )  # fmt: skip
 WATCH_S = 0.5
 """Pause between two rounds of looking after the hosts."""
