@@ -214,8 +214,8 @@ class Replication:
         with self._deciding:
             config = self._catalog.shard(*key)
             if host in config.joining:
-                self._decide(replace(config, joining=_without(config.joining, host)), f"{host} is out: {why}")
-                return True
+                fewer = replace(config, joining=_without(config.joining, host))
+                return self._decide(fewer, f"{host} is out: {why}") is not None
             if host not in config.in_sync:
                 return True
             others = _without(config.in_sync, host)
@@ -223,8 +223,7 @@ class Replication:
                 return False
             self._left[key] = host
             if host != config.primary:
-                self._decide(replace(config, in_sync=others), f"{host} is out of sync: {why}")
-                return True
+                return self._decide(replace(config, in_sync=others), f"{host} is out of sync: {why}") is not None
             replies = self._probe(others, key[0], (key[1],))
             lsns = {
                 other: health.lsn
@@ -237,8 +236,8 @@ class Replication:
             # The one that is furthest: the others need not begin anew then.
             best = max(sorted(lsns), key=lambda other: lsns[other])
             in_sync = (best, *(other for other in others if other in lsns and other != best))
-            self._decide(replace(config, primary=best, in_sync=in_sync), f"{best} follows {host}: {why}")
-            return True
+            follower = replace(config, primary=best, in_sync=in_sync)
+            return self._decide(follower, f"{best} follows {host}: {why}") is not None
 
     def _decide(self, config: ShardConfig, why: str) -> ShardConfig | None:
         """Write a configuration into the catalog and tell the hosts; None if somebody else decided first."""
@@ -447,7 +446,13 @@ class Replication:
     # Removing
 
     def _drop(self, host: str, config: ShardConfig) -> None:
-        """Remove a replica's files. A host that cannot be told now is cleaned when it is there again."""
+        """Remove a replica's files. A host that cannot be told now is cleaned when it is there again.
+
+        Never one that is in sync as of `config`, whatever the caller thinks of it.
+        """
+        if host in config.in_sync:
+            _LOG.error("shard %d of %s on %s is in sync and was not removed", config.shard, config.gallery_id, host)
+            return
         self._told.pop((host, (config.gallery_id, config.shard)), None)
         try:
             self._runtime.control([(host, DropShard(config.gallery_id, config.shard, config.epoch))])

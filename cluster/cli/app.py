@@ -12,7 +12,20 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from cluster.cli import bench, cluster, doctor, enroll, erasure, find, galleries, models, search, status, templates
+from cluster.cli import (
+    bench,
+    cluster,
+    doctor,
+    enroll,
+    erasure,
+    find,
+    fsck,
+    galleries,
+    models,
+    search,
+    status,
+    templates,
+)
 from cluster.cli.invocation import Invocation, invocation_of
 from cluster.cli.output import Output
 
@@ -37,6 +50,7 @@ for _verb in (
     templates.train,
     status.status,
     doctor.doctor,
+    fsck.fsck,
 ):
     _app.command()(_verb)
 _app.command("erasure-report")(erasure.erasure_report)
