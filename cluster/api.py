@@ -25,6 +25,7 @@ from cluster.faces import FacePipeline, ImageSource, model_spec
 from cluster.gallery import Gallery
 from cluster.hosts import Progress
 from cluster.results import HostStatus, ShardReplicas, Verification
+from cluster.snapshots import Snapshots
 from coordinator.catalog import open_catalog
 from coordinator.coordinator import Coordinator, check_gallery_name
 from coordinator.home import Home
@@ -239,6 +240,17 @@ class Cluster:
         """
         self.check_open()
         return self.coordinator.erase_due(gallery)
+
+    def snapshots(self, url: str | Path) -> Snapshots:
+        """The snapshots in a store: a directory, or a URL that pyarrow understands, such as `s3://bucket/prefix`.
+
+        Raises InvalidParameter for a URL that is none, MissingExtra without pyarrow.
+        """
+        return Snapshots(self, url)
+
+    def abandon_restore(self, name: str) -> None:
+        """Remove a gallery whose restore was interrupted; UnknownGallery if none of that name is half restored."""
+        self.coordinator.snapshots.abandon_restore(check_gallery_name(name))
 
     def enrolled(self, name: str, templates: int) -> None:
         """Have a gallery trained in the background if it has grown enough. Called after each enrollment."""

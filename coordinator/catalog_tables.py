@@ -70,6 +70,24 @@ META = sa.Table(
     sa.Column("name", sa.String(32), primary_key=True),
     sa.Column("value", sa.String(64), nullable=False),
 )
+SNAPSHOTS = sa.Table(
+    "snapshots",
+    METADATA,
+    sa.Column("snapshot_id", sa.String(32), primary_key=True),
+    sa.Column("gallery_id", sa.String(32), nullable=False),
+    sa.Column("gallery", sa.String(130), nullable=False),
+    sa.Column("store", sa.Text, nullable=False),
+    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.Column("expires_at", sa.String(32)),
+    sa.Column("templates", sa.BigInteger, nullable=False),
+)
+RESTORES = sa.Table(
+    "restores",
+    METADATA,
+    sa.Column("gallery", sa.String(130), primary_key=True),
+    sa.Column("snapshot_id", sa.String(32), nullable=False),
+    sa.Column("gallery_id", sa.String(32)),
+)
 _TABLES = (GALLERIES, SHARDS, REPLICAS, HOSTS, MODELS, META)
 _FIRST_TABLES = ("galleries", "shards", "models")
 

@@ -19,9 +19,26 @@ from coordinator.messages import ActivateModel, CreateShard
 from coordinator.placement import place_replicas
 from coordinator.replication import Replication, ReplicationPolicy
 from coordinator.runtime import Runtime
+from coordinator.snapshots.control import SnapshotControl
 from coordinator.training import count_templates, draw_sample, is_training_due
-from coordinator.types import UP, GalleryRoute, GallerySpec, HostRecord, ReplicaErasure, ShardConfig, TrainReport
-from shard.errors import AlreadyExists, ClusterNotReady, FacegridError, InvalidParameter, NotEnoughData
+from coordinator.types import (
+    UP,
+    GalleryRoute,
+    GallerySpec,
+    HostRecord,
+    ModelData,
+    ReplicaErasure,
+    ShardConfig,
+    TrainReport,
+)
+from shard.errors import (
+    AlreadyExists,
+    ClusterNotReady,
+    FacegridError,
+    InvalidParameter,
+    NotEnoughData,
+    UnknownGallery,
+)
 from shard.model import check_code_bits
 from shard.training import MIN_TRAIN, train
 from shard.validate import check_dim
@@ -62,6 +79,7 @@ class Coordinator:
         self._lock = threading.RLock()
         self._training = threading.Lock()
         self._looking = threading.Lock()
+        self.snapshots = SnapshotControl(self, catalog)
         self._closing = threading.Event()
         self._watch: threading.Thread | None = None
         self._check_hosts()
@@ -81,7 +99,7 @@ class Coordinator:
         """Look after the replicas in the background, a round every so many seconds, until `close`."""
 
         def run() -> None:
-            erased_at = compared_at = time.monotonic()
+            erased_at = compared_at = scrubbed_at = time.monotonic()
             while not self._closing.wait(interval_s):
                 try:
                     self.look_after()
@@ -91,6 +109,9 @@ class Coordinator:
                     if time.monotonic() - compared_at > COMPARE_EVERY_S:
                         self.replication.compare()
                         compared_at = time.monotonic()
+                    if time.monotonic() - scrubbed_at > self.replication.scrub_pause_s():
+                        self.replication.scrub_next()
+                        scrubbed_at = time.monotonic()
                 except FacegridError as error:
                     # The catalog or a host is away: the next round sees.
                     _LOG.warning("a round of looking after replicas failed: %s", error)
@@ -156,31 +177,42 @@ class Coordinator:
         """Every gallery, by name."""
         return self._catalog.galleries()
 
-    def create_gallery(self, spec: GallerySpec) -> GalleryRoute:
-        """Create an empty gallery; AlreadyExists, InvalidParameter."""
+    def create_gallery(self, spec: GallerySpec, *, state: str = READY) -> GalleryRoute:
+        """Create an empty gallery; AlreadyExists, InvalidParameter.
+
+        state: the one that it ends in. Only a gallery that is READY can be used.
+        """
         spec = checked_spec(spec)
         with self._lock:
             if any(route.name == spec.name for route in self._catalog.galleries()):
                 raise AlreadyExists(f"gallery {spec.name!r} exists")
+            self.snapshots.check_not_restoring(spec.name)
             self.replication.finish_drops()
             gallery_id = secrets.token_hex(8)
             held = self._catalog.shards_per_host()
             here = [r.host for r in self.replication.hosts() if r.state == UP and r.host in self._runtime.hosts()]
             places = place_replicas(gallery_id, spec.shards, spec.replicas, {host: held.get(host, 0) for host in here})
-            self._catalog.add_gallery(gallery_id, spec, places)
-            self._runtime.control(
-                [(host, CreateShard(gallery_id, i, spec.dim)) for i, hosts in enumerate(places) for host in hosts]
-            )
-            self._catalog.set_state(gallery_id, READY)
+            with self.replication.creating(gallery_id):
+                self._catalog.add_gallery(gallery_id, spec, places)
+                self._runtime.control(
+                    [(host, CreateShard(gallery_id, i, spec.dim)) for i, hosts in enumerate(places) for host in hosts]
+                )
+                self._catalog.set_state(gallery_id, state)
             self.replication.tell(gallery_id)
-            return self._catalog.gallery(spec.name)
+            return self._in_state(spec.name, state)
 
-    def drop_gallery(self, name: str) -> None:
-        """Remove a gallery and every file of it; UnknownGallery."""
+    def drop_gallery(self, name: str, *, state: str = READY) -> None:
+        """Remove a gallery that is in this state, and every file of it; UnknownGallery."""
         with self._lock:
-            route = self._catalog.gallery(name)
+            route = self._in_state(name, state)
             self._catalog.begin_drop(route.gallery_id)
             self.replication.finish_drops()
+
+    def _in_state(self, name: str, state: str) -> GalleryRoute:
+        for route in self._catalog.galleries(state):
+            if route.name == name:
+                return route
+        raise UnknownGallery(f"no gallery {name!r}")
 
     def train(self, name: str, *, seed: int = 0) -> TrainReport:
         """Train a model on a sample across the gallery's shards and activate it on all of them.
@@ -198,12 +230,16 @@ class Coordinator:
             raise NotEnoughData(f"{route.name} has {templates} templates; training needs at least {MIN_TRAIN}")
         sample = draw_sample(self._runtime, route, counts, seed)
         model = train(sample, code_bits=route.code_bits, seed=seed)
-        message = ActivateModel(route.gallery_id, model.to_bytes())
-        self._runtime.control([(host, message) for host in sorted({h for hosts in route.in_sync for h in hosts})])
-        self._catalog.set_model(route.gallery_id, model.model_id, message.model, templates)
+        self.activate(route, ModelData(model.model_id, model.to_bytes(), templates))
         seconds = time.monotonic() - started
         _LOG.info("trained %s on %d of %d templates in %.1f s", route.name, len(sample), templates, seconds)
         return TrainReport(model.model_id, templates, len(sample), seconds)
+
+    def activate(self, route: GalleryRoute, model: ModelData) -> None:
+        """Search with this model on every shard from now on; ModelMismatch for another dimension."""
+        message = ActivateModel(route.gallery_id, model.data)
+        self._runtime.control([(host, message) for host in sorted({h for hosts in route.in_sync for h in hosts})])
+        self._catalog.set_model(route.gallery_id, model.model_id, model.data, model.templates)
 
     def train_if_due(self, name: str) -> TrainReport | None:
         """Train if the gallery has become large enough for a first or a better model; None if it has not."""
@@ -219,7 +255,6 @@ class Coordinator:
         if self._watch is not None:
             self._watch.join()
         self.replication.close()
-        self._catalog.close()
         self._catalog.close()
 
 

@@ -161,3 +161,12 @@ class TrainReport:
     templates: int
     sample: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelData:
+    """A SearchModel: id, bytes, and how many templates its gallery had when it was trained."""
+
+    model_id: str
+    data: bytes
+    templates: int

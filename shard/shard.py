@@ -34,6 +34,16 @@ from shard.errors import (
     StorageError,
     WriteFailed,
 )
+from shard.export import (
+    ExportedRows,
+    MovedRange,
+    RowRange,
+    ShardPoint,
+    export_moved,
+    export_rows,
+    no_rows_to,
+    segment_points,
+)
 from shard.files import DirectoryLock, blocks_bytes, make_directory, probe_directory
 from shard.group import GROUP_ROWS, Deletion, Enrollment, Request, Ticket, WaitingRequests
 from shard.keys import template_keys
@@ -216,6 +226,47 @@ class Shard:
         if needs_scrub and oldest is None:
             oldest = int(self._store.meta("last_burial_at") or 0)
         return ErasureState(dead, oldest, needs_scrub)
+
+    def point(self, shard: int) -> ShardPoint:
+        """This moment, to export the rows of later. shard: the number that the caller knows this shard by."""
+        with self._write_lock:
+            history = self._store.epochs()
+            return ShardPoint(
+                shard=shard,
+                lsn=self._rows.lsn,
+                rows=self.index.rows,
+                segments=segment_points(self._rows.segments),
+                epochs=tuple(epoch for epoch, _ in history),
+                epoch_starts=tuple(first_lsn for _, first_lsn in history),
+            )
+
+    def export(self, wanted: RowRange, known: bytes) -> ExportedRows:
+        """A piece of a range of rows, see `shard.export`; nothing of a segment that was dropped, whose rows were moved.
+
+        Labels and floats are read beside writes. Raises InvalidParameter for rows that were never there, CorruptData.
+        """
+        segment = self._stored_segment(wanted.segment)
+        if not segment.is_dropped:
+            try:
+                return export_rows(self._store, self.gather, self.dim, segment, wanted, known)
+            except IndexError:
+                # It may have been dropped between its labels and its floats, which are then not to be had.
+                if not self._stored_segment(wanted.segment).is_dropped:
+                    raise
+        return no_rows_to(wanted.end, self.dim)
+
+    def export_moved(self, wanted: MovedRange) -> ExportedRows:
+        """A piece of what compaction has moved since a point was taken, see `shard.export`."""
+        # Rows are named by the database before they are in the index, but for a moment only.
+        with self._write_lock:
+            self.recover()
+            return export_moved(self._store, self.gather, self.dim, wanted)
+
+    def _stored_segment(self, segment: int) -> SegmentRow:
+        for row in self._store.segments():
+            if row.segment == segment:
+                return row
+        raise InvalidParameter(f"{self.directory} has no segment {segment}")
 
     def stats(self) -> ShardStats:
         """Sizes, from memory and from the directory."""

@@ -23,6 +23,7 @@ from cluster.cli import (
     galleries,
     models,
     search,
+    snapshots,
     status,
     templates,
 )
@@ -39,6 +40,7 @@ _app = typer.Typer(
 )
 _app.add_typer(galleries.app, name="gallery")
 _app.add_typer(cluster.app, name="cluster")
+_app.add_typer(snapshots.app, name="snapshot")
 _app.add_typer(models.app, name="models")
 _app.add_typer(bench.app, name="bench")
 for _verb in (

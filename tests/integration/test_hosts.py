@@ -291,5 +291,5 @@ def test_the_coordinators_actor_has_every_method() -> None:
     from coordinator.coordinator_process import METHODS
 
     public = {name for name in vars(RayCoordinator) if not name.startswith("_")} - {"close"}
-    assert public == set(METHODS)
+    assert public == {method for method in METHODS if "." not in method}
     assert public <= set(vars(Coordinator))
