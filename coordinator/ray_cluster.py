@@ -259,10 +259,19 @@ class RayCoordinator:
         """See Coordinator.erase."""
         self._call("erase", name)
 
-    def erase_due(self) -> int:
+    def erase_due(self, name: str | None = None) -> int:
         """See Coordinator.erase_due."""
-        done: int = self._call("erase_due")
+        done: int = self._call("erase_due", name)
         return done
+
+    def look_after(self) -> None:
+        """See Coordinator.look_after; the actor does so by itself too."""
+        self._call("look_after")
+
+    def compare(self) -> list[str]:
+        """See Coordinator.compare."""
+        found: list[str] = self._call("compare")
+        return found
 
     def shard_configs(self) -> list[ShardConfig]:
         """See Coordinator.shard_configs."""

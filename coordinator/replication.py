@@ -447,6 +447,7 @@ class Replication:
         checksums tell; of one that is behind nothing is said.
         """
         found: list[str] = []
+        names = {route.gallery_id: route.name for route in self._catalog.galleries()}
         for config in self._catalog.shards():
             if len(config.in_sync) < 2:
                 continue
@@ -455,7 +456,8 @@ class Replication:
             for host, digest in digests.items():
                 if own is None or digest is None or digest.position != own.position or digest == own:
                     continue
-                found.append(f"shard {config.shard} of {config.gallery_id} on {host} differs from {config.primary}")
+                gallery = names.get(config.gallery_id, config.gallery_id)
+                found.append(f"shard {config.shard} of {gallery} on {host} differs from {config.primary}")
                 _LOG.error("%s; it is copied anew", found[-1])
                 if self._lose((config.gallery_id, config.shard), host, "it differs from its primary"):
                     self._drop(host, self._catalog.shard(config.gallery_id, config.shard))
