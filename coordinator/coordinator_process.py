@@ -14,6 +14,7 @@ from coordinator.catalog import Catalog
 from coordinator.coordinator import Coordinator
 from coordinator.outcome import Outcome, outcome_of
 from coordinator.ray_runtime import RayRuntime
+from coordinator.replication import ReplicationPolicy
 from shard.errors import InvalidParameter
 
 METHODS = (
@@ -29,9 +30,15 @@ RETRY_S = 1.0
 class CoordinatorProcess:
     """The coordinator of a home, over the hosts' actors."""
 
-    def __init__(self, catalog: str | Path, hosts: Mapping[str, ActorName], secret: bytes) -> None:
+    def __init__(
+        self,
+        catalog: str | Path,
+        hosts: Mapping[str, ActorName],
+        secret: bytes,
+        policy: ReplicationPolicy | None = None,
+    ) -> None:
         """catalog: its URL or SQLite file. hosts: the hosts' actors by host name. secret: the cluster's."""
-        self._where = catalog
+        self._where, self._policy = catalog, policy
         self._hosts, self._secret = hosts, secret
         self._opening = threading.Lock()
         self._runtime: RayRuntime | None = None
@@ -83,7 +90,7 @@ class CoordinatorProcess:
             if self._coordinator is None:
                 catalog = Catalog(self._where)
                 try:
-                    coordinator = Coordinator(catalog, self._runtime)
+                    coordinator = Coordinator(catalog, self._runtime, self._policy)
                 except BaseException:
                     catalog.close()
                     raise

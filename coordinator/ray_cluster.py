@@ -21,6 +21,7 @@ from coordinator.coordinator_process import CoordinatorProcess
 from coordinator.dataplane.handshake import checked_secret
 from coordinator.host_process import ShardHostProcess
 from coordinator.ray_runtime import RayRuntime
+from coordinator.replication import ReplicationPolicy
 from coordinator.types import GalleryRoute, GallerySpec, HostRecord, ShardConfig, TrainReport
 from shard.errors import ClusterNotReady, FacegridError, HostUnavailable
 
@@ -42,6 +43,7 @@ class RayOptions:
     """Where and how to run. `address`: "local" starts a Ray cluster here, host:port joins one.
 
     shard_hosts: hosts of a cluster that we start (1 if None). num_cpus, object_store_bytes: of that cluster too.
+    replication: when a host counts as lost, and when it is replaced.
     """
 
     address: str = LOCAL
@@ -49,6 +51,7 @@ class RayOptions:
     num_cpus: int | None = None
     object_store_bytes: int = 128 << 20
     start_timeout_s: float = 120.0
+    replication: ReplicationPolicy = ReplicationPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,9 @@ class RayCluster:
             for name, seat in seats.items():
                 cluster.actors[name] = cluster._seat(name, seat)
             # Started before the hosts are waited for: processes take seconds to come up, and do so side by side.
-            coordinator = _spawn_coordinator(session, catalog or home / "catalog.db", secret, cluster.actors)
+            coordinator = _spawn_coordinator(
+                session, catalog or home / "catalog.db", secret, cluster.actors, options.replication
+            )
             undo.callback(_stop, coordinator)
             _wait_open(cluster.actors, options.start_timeout_s, needed)
             coordinator.call("open")
@@ -289,9 +294,11 @@ def _wait_open(actors: dict[str, Actor], timeout_s: float, needed: Sequence[str]
             _LOG.warning("shard host %s did not start; going on without it: %s", name, error)
 
 
-def _spawn_coordinator(session: RaySession, catalog: str | Path, secret: bytes, hosts: dict[str, Actor]) -> Actor:
+def _spawn_coordinator(
+    session: RaySession, catalog: str | Path, secret: bytes, hosts: dict[str, Actor], policy: ReplicationPolicy
+) -> Actor:
     """On this node, where the home is."""
-    args = (catalog, {name: actor.where for name, actor in hosts.items()}, secret)
+    args = (catalog, {name: actor.where for name, actor in hosts.items()}, secret, policy)
     return session.spawn(CoordinatorProcess, args, title="the coordinator", node_id=session.here())
 
 
