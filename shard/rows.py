@@ -66,6 +66,7 @@ class Rows:
         if self.model is not None:
             self.index.set_codes(self.model.planes, self.model.lists, codes)
         self.index.delete(np.array(self._store.tombstones(), dtype=np.int64))
+        self._store.check_sums()
         self.templates = self._store.template_count()
         if self.templates != self.index.live_rows:
             raise CorruptData(
@@ -120,7 +121,7 @@ class Rows:
         embeddings = batches[0].embeddings if len(batches) == 1 else np.concatenate([b.embeddings for b in batches])
         keys = template_keys([template_id for batch in batches for template_id in batch.template_ids])
         codes = None if model is None else model.encode(embeddings)
-        staged = self._tail.stage(self._last_segment(), embeddings)
+        staged = self._staged(self._last_segment(), embeddings)
         with self._store.transaction() as db:
             begin = 0
             for entry in entries:
@@ -147,7 +148,7 @@ class Rows:
         labels = self._store.templates_of(entry.rows)
         keys = template_keys([stored.template_id for stored in labels])
         codes = None if model is None else model.encode(embeddings)
-        staged = self._tail.stage(self._last_segment(), embeddings)
+        staged = self._staged(self._last_segment(), embeddings)
         with self._store.transaction() as db:
             put_entry(db, entry)
             bury_templates(db, entry.rows.tolist(), entry.lsn, entry.time)
@@ -222,7 +223,7 @@ class Rows:
         keys = np.zeros(len(changes.embeddings), np.uint64)
         keys[rows - changes.first_row] = own
         codes = None if model is None else model.encode(changes.embeddings)
-        staged = self._tail.stage(last, changes.embeddings)
+        staged = self._staged(last, changes.embeddings)
         with self._store.transaction() as db:
             put_labels(db, rows.tolist(), own, named, lsns.tolist())
             put_tombstones(db, _tombstones(changes))
@@ -288,6 +289,22 @@ class Rows:
 
     def _last_segment(self) -> SegmentRow | None:
         return self.segments[-1] if self.segments else None
+
+    def _staged(self, last: SegmentRow | None, embeddings: FloatArray) -> list[StagedRows]:
+        """Rows written and synced after `last`; new segments were mapped on trial, so that it fails before the commit.
+
+        Raises WriteFailed if the disk, memory or descriptors do not suffice.
+        """
+        staged = self._tail.stage(last, embeddings)
+        for piece in staged:
+            if piece.segment.segment > len(self.segments):
+                self.files(piece.segment).try_map(piece.segment.capacity)
+        return staged
+
+    def hide_deleted(self) -> None:
+        """Take out of sight what the manifest says is deleted, after a failure that may have come between the two."""
+        dead = np.array(self._store.tombstones(), dtype=np.int64)
+        self.index.delete(dead[dead < self.index.rows])
 
     def _publish(self, staged: Sequence[StagedRows], keys: KeyArray, codes: CodeArray | None) -> None:
         self.seen.add(keys)

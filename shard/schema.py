@@ -87,6 +87,8 @@ def upgrade(connection: sqlite3.Connection) -> None:
     connection.execute("DROP TABLE old_templates")
     connection.execute("DROP TABLE old_tombstones")
     index_rows(connection, 0, 1 << 62)
+    connection.execute("DELETE FROM meta WHERE key = 'sums'")
+    add_sums(connection, 1, "1", ())
     connection.execute("UPDATE meta SET value = ? WHERE key = 'format_version'", (str(FORMAT_VERSION),))
 
 
@@ -101,6 +103,22 @@ def index_rows(connection: sqlite3.Connection, first: int, last: int) -> None:
         " WHERE row >= ? AND row < ? AND identity IS NOT NULL ORDER BY identity",
         (first, last),
     )
+
+
+KEY_SUMS = (
+    "count(*), coalesce(sum(key & 4294967295), 0), coalesce(sum((key >> 32) & 4294967295), 0), coalesce(sum(row), 0)"
+)
+"""What `meta.sums` begins with, of template_keys. Then come the number and the sum of rows of identity_rows."""
+
+
+def add_sums(connection: sqlite3.Connection, sign: int, condition: str, values: tuple[object, ...]) -> None:
+    """Keep `meta.sums` right for rows of `templates` that come (1) or go (-1), in the caller's transaction."""
+    named = "count(identity), coalesce(sum(CASE WHEN identity IS NULL THEN 0 ELSE row END), 0)"
+    change = connection.execute(f"SELECT {KEY_SUMS}, {named} FROM templates WHERE {condition}", values).fetchone()
+    stated = connection.execute("SELECT value FROM meta WHERE key = 'sums'").fetchone()
+    before = map(int, stated[0].split()) if stated else (0,) * len(change)
+    sums = " ".join(str(a + sign * b) for a, b in zip(before, change, strict=True))
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('sums', ?)", (sums,))
 
 
 def _key_of(template_id: str) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shard.errors import CorruptData
+from shard.errors import CorruptData, WriteFailed
 from shard.files import RowFile, make_directory, remove_file, remove_tree, sync_directory, write_file
 from shard.index import checksum_block, crc32c_blocks, wrong_block
 from shard.store import SegmentRow
@@ -52,6 +52,13 @@ class SegmentFiles:
         tail = RowFile(self.floats_path, capacity * self._dim * 4)
         sync_directory(self.directory)
         return tail
+
+    def try_map(self, capacity: int) -> None:
+        """Map the float file and let go of it again; WriteFailed if that cannot be had."""
+        try:
+            np.memmap(self.floats_path, dtype="<f4", mode="r", shape=(capacity, self._dim))
+        except (OSError, MemoryError, ValueError) as error:
+            raise WriteFailed(f"could not map {self.floats_path}: {error or 'out of memory'}") from error
 
     def check_size(self, row: SegmentRow) -> None:
         """CorruptData if the float file is missing or shorter than the manifest's rows, or has too few checksums."""

@@ -30,6 +30,7 @@ from shard.errors import (
     OutOfStep,
     ShardClosed,
     StaleRoute,
+    StorageError,
     WriteFailed,
 )
 from shard.files import DirectoryLock, blocks_bytes, make_directory, probe_directory
@@ -259,8 +260,11 @@ class Shard:
         WriteFailed if the disk fails: all of the batch or nothing of it is found when the shard is reopened, and until
         then, or until `recover`, it refuses writes.
         """
-        check_batch(batch, self.dim)
-        done, left_out, lsn = self._submit(Enrollment(batch, skip_existing, operation))
+        try:
+            check_batch(batch, self.dim)
+            done, left_out, lsn = self._submit(Enrollment(batch, skip_existing, operation))
+        except MemoryError as error:
+            raise WriteFailed(f"{self.directory}: out of memory for {len(batch)} templates") from error
         return EnrollReceipt(enrolled=done, skipped=left_out, lsn=lsn)
 
     def delete(
@@ -541,6 +545,10 @@ class Shard:
                 # After a failed fsync or commit nobody knows what is on the disk, and an interruption between a commit
                 # and the index would let the next rows overwrite committed ones; reopening reads what is there.
                 self._write_error = error
+                with contextlib.suppress(StorageError, MemoryError):
+                    self._rows.hide_deleted()
+                if isinstance(error, MemoryError | OSError):
+                    raise WriteFailed(f"could not write to {self.directory}: {error or 'out of memory'}") from error
                 raise
 
     @property

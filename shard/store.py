@@ -337,16 +337,39 @@ class Store:
         sql = f"SELECT row, template_id, identity, digest FROM templates WHERE row IN ({wanted})"
         with self._reading() as db:
             found = db.execute(sql, tuple(values)).fetchall()
+        self._check_labels(found)
+        return {row: (template_id, identity) for row, template_id, identity, _ in found}
+
+    def _labelled(self, db: sqlite3.Connection, keys: KeyArray) -> list[tuple[int, str]]:
+        """(row, template id) of the live rows whose id has one of the keys; CorruptData for a damaged record."""
+        sql = f"SELECT row, template_id, identity, digest FROM templates WHERE row IN {_ROWS_OF_KEYS}"
+        found = db.execute(sql, (_json_of(keys),)).fetchall()
+        self._check_labels(found)
+        return [(row, template_id) for row, template_id, _, _ in found]
+
+    def _check_labels(self, found: Iterable[tuple[int, str, str | None, int]]) -> None:
         for row, template_id, identity, digest in found:
             if label_half(digest) != label_crc(row, template_id, identity):
                 raise CorruptData(f"{self.path}: the labels of row {row} are not what was written", path=str(self.path))
-        return {row: (template_id, identity) for row, template_id, identity, _ in found}
+
+    def check_sums(self) -> None:
+        """CorruptData if the tables that find rows by id and by identity do not add up to what was written."""
+        with self._reading() as db:
+            stated = db.execute("SELECT value FROM meta WHERE key = 'sums'").fetchone()
+            keys = db.execute(f"SELECT {schema.KEY_SUMS} FROM template_keys").fetchone()
+            named = db.execute("SELECT count(*), coalesce(sum(row), 0) FROM identity_rows").fetchone()
+        found = (*keys, *named)
+        expected = tuple(map(int, stated[0].split())) if stated else (0,) * len(found)
+        if found != expected:
+            raise CorruptData(
+                f"{self.path}: the tables of ids and identities add up to {found}, expected {expected}",
+                path=str(self.path),
+            )
 
     def existing(self, template_ids: Sequence[str], keys: KeyArray) -> set[str]:
         """Those of the ids that are live. keys: (n,) uint64, of the ids."""
-        sql = f"SELECT template_id FROM templates WHERE row IN {_ROWS_OF_KEYS}"
         with self._reading() as db:
-            return set(template_ids).intersection(i for (i,) in db.execute(sql, (_json_of(keys),)))
+            return set(template_ids).intersection(i for _, i in self._labelled(db, keys))
 
     def records(self, template_ids: Sequence[str], keys: KeyArray) -> list[TemplateRecord]:
         """The live templates among the ids, by row. keys: (n,) uint64, of the ids."""
@@ -374,10 +397,9 @@ class Store:
 
     def rows_to_delete(self, template_ids: Sequence[str], identities: Sequence[str]) -> list[int]:
         """Live rows that bear one of the ids or identities, ascending."""
-        by_id = f"SELECT row, template_id FROM templates WHERE row IN {_ROWS_OF_KEYS}"
         wanted = set(template_ids)
         with self._reading() as db:
-            found = db.execute(by_id, (_json_of(template_keys(template_ids)),))
+            found = self._labelled(db, template_keys(template_ids))
             rows = {row for row, template_id in found if template_id in wanted}
             rows.update(row for (row,) in db.execute(_ROWS_OF_IDENTITIES, (json.dumps(list(identities)),)))
         return sorted(rows)
@@ -496,11 +518,13 @@ def put_labels(
     ]
     connection.executemany("INSERT INTO templates VALUES (?, ?, ?, ?, ?, ?, ?)", values)
     schema.index_rows(connection, rows[0], rows[-1] + 1)
+    schema.add_sums(connection, 1, "row >= ? AND row < ?", (rows[0], rows[-1] + 1))
 
 
 def bury_templates(connection: sqlite3.Connection, rows: Sequence[int], lsn: int, time_s: float) -> None:
     """Delete rows and leave a tombstone for each, inside the caller's transaction. time_s: unix seconds."""
     each = [(row,) for row in rows]
+    schema.add_sums(connection, -1, "row IN (SELECT value FROM json_each(?))", (json.dumps(list(rows)),))
     for table, column in (("template_keys", "key"), ("identity_rows", "identity")):
         connection.executemany(
             f"DELETE FROM {table} WHERE row = ?1 AND {column} = (SELECT {column} FROM templates WHERE row = ?1)", each

@@ -169,10 +169,11 @@ def _endure(
 
 
 def _write_again(say: Say, driver: Driver, state: History) -> None:
-    """Writes work, in the same shard if it recovers by itself, else when it is reopened in the same process."""
+    """Writes work once the shard was asked to recover, as its host does before the next write; else when reopened."""
     again = Operation("enroll", ("again",), ("p9",), seed=10)
     assert driver.shard is not None
     try:
+        driver.shard.recover()
         driver.shard.enroll(batch_of(again))
     except StorageError as error:
         say(not_recovered=type(error).__name__, message=str(error))

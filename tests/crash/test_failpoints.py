@@ -48,21 +48,10 @@ def test_the_workload_hits_every_point(hits: Counter[str]) -> None:
     print(f"{sum(hits.values())} hits of {len(hits)} points")
 
 
-AFTER_COMMIT = pytest.mark.xfail(
-    IS_LONG,
-    strict=True,
-    reason="shard.py: a delete that failed after its commit leaves rows in the index without labels: short lists",
-)
+CASES = [(point, action) for point in failpoints.POINTS for action in ("kill", "eio", "enospc")]
 
 
-def cases() -> list[object]:
-    """Every point with every action."""
-    pairs = [(point, action) for point in failpoints.POINTS for action in ("kill", "eio", "enospc")]
-    known = [("store.transaction.commit.after", "eio"), ("store.transaction.commit.after", "enospc")]
-    return [pytest.param(*pair, marks=[AFTER_COMMIT] if pair in known else []) for pair in pairs]
-
-
-@pytest.mark.parametrize(("point", "action"), cases())
+@pytest.mark.parametrize(("point", "action"), CASES)
 def test_a_fault_leaves_before_or_after(
     point: str, action: str, hits: Counter[str], forkserver: ForkServer, case: Path, saved_models: Path
 ) -> None:

@@ -20,20 +20,9 @@ LACKS = {
     "memory_limit": "WriteFailed",
     "memory_limit_for_maps": "WriteFailed",
 }
-NOT_NAMED = {
-    "memory_limit": "shard.py lets a MemoryError of an enrollment through; WriteFailed is due",
-    "memory_limit_for_maps": "shard.py maps segments after the commit: a bare OSError, and half a batch is found",
-}
-NOT_RECOVERED = "shard.py refuses writes until it is reopened, whatever the fault was"
 
 
-def lacks(reasons: dict[str, str]) -> list[object]:
-    """Every lack; those with a reason are expected to fail until `shard/shard.py` is mended."""
-    marks = {lack: [pytest.mark.xfail(strict=True, reason=reasons[lack])] if lack in reasons else [] for lack in LACKS}
-    return [pytest.param(lack, marks=marks[lack]) for lack in LACKS]
-
-
-@pytest.mark.parametrize("lack", lacks(NOT_NAMED))
+@pytest.mark.parametrize("lack", LACKS)
 def test_reads_go_on_and_writes_are_refused_by_name(
     lack: str, forkserver: ForkServer, case: Path, saved_models: Path
 ) -> None:
@@ -44,7 +33,7 @@ def test_reads_go_on_and_writes_are_refused_by_name(
     assert report.said("end") == [True]
 
 
-@pytest.mark.parametrize("lack", lacks({lack: NOT_RECOVERED for lack in LACKS if lack != "memory_limit"}))
+@pytest.mark.parametrize("lack", LACKS)
 def test_writes_work_again_without_reopening(lack: str, forkserver: ForkServer, case: Path, saved_models: Path) -> None:
     report = lacking(lack, forkserver, case, saved_models)
     assert report.said("recovered") == [True], report.said("message")
