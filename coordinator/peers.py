@@ -66,6 +66,7 @@ class Leases:
         self._until: dict[tuple[str, str, int], float] = {}
         self._granted: dict[str, float] = {}
         self._configs: dict[Shard, ShardConfig] = {}
+        self._begun: dict[Shard, float] = {}
 
     def configure(self, config: ShardConfig) -> None:
         """Take note of a shard's configuration; leases of the one before are void."""
@@ -73,6 +74,8 @@ class Leases:
         with self._lock:
             before = self._configs.get(key)
             self._configs[key] = config
+            if before is None or before.epoch != config.epoch:
+                self._begun[key] = self._clock()
             for host in () if before is None or before.epoch == config.epoch else before.in_sync:
                 self._until.pop((host, *key), None)
 
@@ -80,6 +83,7 @@ class Leases:
         """The shard is not here any more."""
         with self._lock:
             self._configs.pop(shard, None)
+            self._begun.pop(shard, None)
 
     def may_read(self, config: ShardConfig) -> bool:
         """Whether every other host in sync counts on this one still."""
@@ -88,6 +92,16 @@ class Leases:
             self._until.get((host, config.gallery_id, config.shard), 0.0) > now
             for host in config.in_sync
             if host != self._host
+        )
+
+    def unheard(self, config: ShardConfig) -> frozenset[str]:
+        """Hosts in sync that have not counted on this one for LEASE_S: reads are refused on their account."""
+        key, now = (config.gallery_id, config.shard), self._clock()
+        first = self._begun.get(key, now) + LEASE_S
+        return frozenset(
+            host
+            for host in config.in_sync
+            if host != self._host and max(self._until.get((host, *key), 0.0), first) < now
         )
 
     def wait_out(

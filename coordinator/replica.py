@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
@@ -126,8 +126,10 @@ class Replica:
         self.config: ShardConfig | None = None
         self._host, self._peers, self._leases = host, peers, leases
         self._min_in_sync = 1
-        self._is_ready = False
-        self._configuring, self._levelling, self._lock = threading.Lock(), threading.Lock(), threading.Lock()
+        self._is_ready = self._has_waited = False
+        self._configuring, self._lock = threading.Lock(), threading.Lock()
+        # One for each backup: a joining one may be copied for hours, and a slow one must not hold up the others.
+        self._levelling: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         # Replaced as a whole, never changed, so that whoever forwards needs no lock.
         self._links: dict[str, Link] = {}
         self._admitted: frozenset[str] = frozenset()
@@ -151,7 +153,7 @@ class Replica:
     def check_primary(self, epoch: int) -> ShardConfig:
         """The configuration, if this replica is its primary under the epoch (0: whatever it is); else StaleRoute."""
         config = self.config
-        if config is None or not self._is_ready:
+        if config is None or not self._has_waited:
             raise StaleRoute(f"{self._name} has no configuration yet")
         if config.primary != self._host or epoch not in (0, config.epoch):
             raise StaleRoute(f"{self._name}: {config.primary} is primary in epoch {config.epoch}, asked for {epoch}")
@@ -174,22 +176,24 @@ class Replica:
     def _name(self) -> str:
         return f"shard {self.shard.directory.name} of gallery {self.shard.directory.parent.name} on {self._host}"
 
-    def configure(self, config: ShardConfig, min_in_sync: int) -> None:
+    def configure(self, config: ShardConfig, min_in_sync: int, released: Sequence[str] = ()) -> None:
         """Take up a configuration; an earlier one than known is passed over.
 
-        Returns when this replica acts under it: when what was said to hosts that are out of sync now has run out.
+        Returns when this replica acts under it: when what was said to hosts that are out of sync now has run out. It
+        answers reads before: a host that is out may still answer what was true until now, and nothing is acknowledged
+        before it has stopped. released: hosts that are known to have given the shard up.
         """
         with self._configuring:
             before = self.config
             if before is not None and (
-                config.epoch < before.epoch or (config.epoch == before.epoch and self._is_ready)
+                config.epoch < before.epoch or (config.epoch == before.epoch and self._has_waited)
             ):
                 return
             if config.epoch < self.shard.configured_epoch:
                 return
-            self._is_ready = False
-            left_out = set(self.shard.configured_hosts) - set(config.in_sync) - {self._host}
-            self.shard.take_epoch(config.epoch, config.in_sync)
+            self._is_ready = self._has_waited = False
+            left_out = set(self.shard.configured_hosts) - {*config.in_sync, *released, self._host}
+            self.shard.take_epoch(config.epoch, config.in_sync, decides=config.primary == self._host)
             # The shard's lock comes before this one, since entries are forwarded under it.
             with self._lock:
                 links, self._links = self._links, {}
@@ -199,9 +203,10 @@ class Replica:
                 link.close(f"{self._name}: epoch {config.epoch} has begun")
             if self._leases is not None:
                 self._leases.configure(config)
-                if config.primary == self._host:
-                    self._leases.wait_out(left_out, since_start=before is None)
             self._is_ready = True
+            if self._leases is not None and config.primary == self._host:
+                self._leases.wait_out(left_out, since_start=before is None)
+            self._has_waited = True
 
     # Writing, at the primary
 
@@ -231,10 +236,14 @@ class Replica:
 
     def _wait_for(self, config: ShardConfig, host: str, lsn: int) -> None:
         try:
-            with self._levelling:
-                link = self._links.get(host)
-                if link is None or link.is_broken:
-                    link = self._level(config, host)
+            link = self._links.get(host)
+            if link is None or link.is_broken:
+                with self._levelling[host]:
+                    if self.config is not config:
+                        return  # asked again under the new configuration
+                    link = self._links.get(host)
+                    if link is None or link.is_broken:
+                        link = self._level(config, host)
             link.wait(lsn, REPLICATE_S)
         except StaleRoute:
             raise
@@ -251,16 +260,18 @@ class Replica:
     def admit(self, epoch: int, host: str) -> None:
         """Bring a joining host's replica level; from then on no write is confirmed without it."""
         config = self.check_primary(epoch)
-        with self._levelling:
+        with self._levelling[host]:
             self._level(config, host, is_new=True)
 
     def _level(self, config: ShardConfig, host: str, *, is_new: bool = False) -> Link:
         """Bring a replica to exactly where this one is, and forward every later entry to it."""
-        progress = self._ask(config, host, ReplicateRequest(config.gallery_id, config.shard, config.epoch, ()))
+        question = ReplicateRequest(config.gallery_id, config.shard, config.epoch, ())
+        progress = ask(self._peers, host, question, ProgressReply, REPLICATE_S)
         if is_new or progress.position != self.shard.position:
-            progress = self._send_changes(config, host, progress)
+            progress = self._send_changes(config, host, progress, ABSORB_S)
         with self.shard.frozen():
-            progress = self._send_changes(config, host, progress)
+            # Writes wait meanwhile, for what little has gathered.
+            progress = self._send_changes(config, host, progress, REPLICATE_S)
             link = Link(self._peers, host, config, self.shard.lsn)
             with self._lock:
                 if self.config is not config:
@@ -270,25 +281,19 @@ class Replica:
                     self._admitted |= {host}
         return link
 
-    def _send_changes(self, config: ShardConfig, host: str, progress: ProgressReply) -> ProgressReply:
+    def _send_changes(self, config: ShardConfig, host: str, progress: ProgressReply, timeout_s: float) -> ProgressReply:
         while progress.position != self.shard.position or progress.settled_lsn != progress.position.lsn:
             changes = changes_after(self.shard, progress.position, progress.settled_lsn)
             if changes.is_divergent:
                 _LOG.warning("%s: the replica on %s has another past and begins anew", self._name, host)
                 restart = RestartRequest(config.gallery_id, config.shard, config.epoch)
-                progress = self._ask(config, host, restart)
+                progress = ask(self._peers, host, restart, ProgressReply, timeout_s)
                 continue
             piece = AbsorbRequest(config.gallery_id, config.shard, config.epoch, changes)
-            progress = self._ask(config, host, piece)
+            progress = ask(self._peers, host, piece, ProgressReply, timeout_s)
             if changes.is_last:
                 return progress
         return progress
-
-    def _ask(
-        self, config: ShardConfig, host: str, request: ReplicateRequest | AbsorbRequest | RestartRequest
-    ) -> ProgressReply:
-        timeout_s = REPLICATE_S if isinstance(request, ReplicateRequest) else ABSORB_S
-        return ask(self._peers, host, request, ProgressReply, timeout_s)
 
     # At a backup
 
@@ -334,12 +339,16 @@ class Replica:
     def epoch(self) -> int:
         """Of the configuration it works under, 0 for none yet."""
         config = self.config
-        return config.epoch if config is not None and self._is_ready else 0
+        return config.epoch if config is not None and self._has_waited else 0
 
     @property
     def unconfirmed(self) -> tuple[str, ...]:
-        """Hosts that did not confirm a write under this configuration."""
-        return tuple(sorted(self._unconfirmed))
+        """At a primary: hosts that did not confirm a write under this configuration, or are not heard any more."""
+        config = self.config
+        if config is None or config.primary != self._host or not self._has_waited:
+            return ()
+        unheard = frozenset() if self._leases is None else self._leases.unheard(config)
+        return tuple(sorted(self._unconfirmed | unheard))
 
     @property
     def fault(self) -> str:

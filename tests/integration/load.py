@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -92,13 +93,17 @@ class Done:
 
 @dataclass
 class Load:
-    """Threads that write and search until `stop`. Look at `errors` and `wrong` afterwards."""
+    """Threads that write and search until `stop`. Look at `errors` and `wrong` afterwards.
+
+    first_id: another number for each load on an oracle.
+    """
 
     router: Router
     route: GalleryRoute
     oracle: Oracle
     writers: int = 2
     searchers: int = 2
+    first_id: int = 0
     writes: list[Done] = field(default_factory=list)
     searches: list[Done] = field(default_factory=list)
     errors: list[tuple[float, str, BaseException]] = field(default_factory=list)
@@ -128,7 +133,9 @@ class Load:
         made = 0
         while not self._stopping.wait(0.005):
             began = time.monotonic()
-            what = "delete" if len(mine) > KEPT else str(rng.choice(["enroll", "delete", "overwrite"], p=[0.6, 0.2, 0.2]))
+            what = (
+                "delete" if len(mine) > KEPT else str(rng.choice(["enroll", "delete", "overwrite"], p=[0.6, 0.2, 0.2]))
+            )
             some = tuple(str(name) for name in rng.choice(mine, min(len(mine), 3), replace=False)) if mine else ()
             try:
                 if what != "enroll" and some:
@@ -136,7 +143,11 @@ class Load:
                     mine = [name for name in mine if name not in some]
                 if what != "delete" or not some:
                     size = len(some) if what == "overwrite" and some else int(rng.integers(1, 5))
-                    ids = some if what == "overwrite" and some else tuple(f"w{number}-{made + i}" for i in range(size))
+                    ids = (
+                        some
+                        if what == "overwrite" and some
+                        else tuple(f"w{self.first_id}-{number}-{made + i}" for i in range(size))
+                    )
                     made += size
                     self._enroll(ids, seed=1_000_003 * (number + 1) + made)
                     mine += ids
@@ -182,7 +193,9 @@ class Load:
 
     def _check(self, before: dict[str, tuple[int, bool]], probe_id: str, names: list[str], is_exact: bool) -> None:
         after = self.oracle.sure()
-        same = {name: is_there for name, (version, is_there) in before.items() if after.get(name) == (version, is_there)}
+        same = {
+            name: is_there for name, (version, is_there) in before.items() if after.get(name) == (version, is_there)
+        }
         found = set(names)
         if len(found) != len(names):
             self.wrong.append(f"found twice: {sorted(name for name in found if names.count(name) > 1)}")
@@ -205,7 +218,7 @@ class Load:
         earlier = [moment for moment in moments if moment < begin][-1:] or [begin]
         later = [moment for moment in moments if moment > end][:1] or [end]
         marks = [*earlier, *(moment for moment in moments if begin <= moment <= end), *later]
-        return max(b - a for a, b in zip(marks, marks[1:], strict=False))
+        return max(b - a for a, b in pairwise(marks))
 
     def has_written_since(self, moment: float) -> bool:
         """A write that began after the moment has succeeded, and a search too."""
