@@ -63,6 +63,7 @@ class Cluster:
             undo.callback(self._maintenance.shutdown)
             self.router = Router(self.runtime, self.coordinator.gallery, self.coordinator.report)
             self._closing = undo.pop_all()
+        self._submit(self._erase_due, "the cluster was closed meanwhile")
 
     @classmethod
     def open(cls, home: str | Path | None = None, *, runtime: str | None = None, **settings: Any) -> Cluster:
@@ -209,6 +210,13 @@ class Cluster:
             # The gallery stays searchable as it is, and the next enrollment tries again.
             _LOG.exception("training of %s in the background failed", name)
 
+    def _erase_due(self) -> None:
+        try:
+            self.coordinator.erase_due()
+        except FacegridError:
+            # It is tried again while the home is open, and when it is opened next.
+            _LOG.exception("removing the bytes of deleted templates failed")
+
     def wait_until_idle(self) -> None:
         """Wait for background training that earlier enrollments made due. ShardClosed after `close`."""
         self.check_open()
@@ -250,6 +258,7 @@ def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[
             needed_hosts=sorted(needed),
             kernel=settings.kernel,
             catalog=settings.catalog,
+            erasure_s=settings.erasure_hours * 3600,
         )
         undo.callback(ray.close)
         return ray.runtime, ray.coordinator
@@ -257,7 +266,7 @@ def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[
     names = {f"host-{i}" for i in range(settings.shard_hosts or 1)}
     runtime = LocalRuntime(home.hosts_directory, sorted(names | set(home.local_hosts())))
     undo.callback(runtime.close)
-    coordinator = Coordinator(catalog, runtime)
+    coordinator = Coordinator(catalog, runtime, erasure_s=settings.erasure_hours * 3600)
     undo.callback(coordinator.close)
     coordinator.watch(LOCAL_WATCH_S)
     return runtime, coordinator

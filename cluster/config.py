@@ -37,6 +37,9 @@ class Settings(BaseModel):
         le=1024,
         description="Shard hosts to run in this process, or on a Ray that Facegrid starts itself; 1 if not set.",
     )
+    erasure_hours: float = Field(
+        default=24.0, gt=0, le=24 * 365, description="Hours that bytes of deleted templates may stay in files."
+    )
     kernel: str | None = Field(default=None, description="SIMD kernel by name; the fastest that runs here if not set.")
     models: tuple[Path, ...] = Field(
         default=(), description="Directories to look for network files in, separated by `:`, before the cache."

@@ -14,7 +14,7 @@ from cluster.images import Progress
 from cluster.progress import show_progress
 from cluster.results import EnrollResult, FolderReport, GalleryStats, ImageSearch, SearchBatch, Template
 from coordinator.router import DEFAULT_DEADLINE_MS
-from coordinator.types import GalleryRoute, TrainReport
+from coordinator.types import GalleryRoute, ReplicaErasure, TrainReport
 from shard.errors import InvalidParameter, UnknownTemplate
 from shard.types import DEFAULT_RECALL, EnrollBatch, FloatArray, IdentityCount, SearchParams
 from shard.validate import check_embeddings, check_label, normalised
@@ -232,6 +232,16 @@ class Gallery:
         Galleries train by themselves when they reach that size; this does it now.
         """
         return self._cluster.coordinator.train(self.name)
+
+    def erase(self) -> None:
+        """Remove the bytes of deleted templates from the files of every replica now, instead of by the deadline."""
+        self._cluster.check_open()
+        self._cluster.coordinator.erase(self.name)
+
+    def erasure_report(self) -> list[ReplicaErasure]:
+        """For each replica of each shard what its files still hold of deleted templates, and until when."""
+        self._cluster.check_open()
+        return self._cluster.coordinator.erasure_report(self.name)
 
     def flush(self) -> None:
         """Seal the open segment of every shard. Nothing is lost without it; sealed files are checksummed."""

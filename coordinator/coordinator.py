@@ -14,12 +14,13 @@ import time
 from dataclasses import replace
 
 from coordinator.catalog import READY, Catalog
+from coordinator.erasure import Erasure
 from coordinator.messages import ActivateModel, CreateShard
 from coordinator.placement import place_replicas
 from coordinator.replication import Replication, ReplicationPolicy
 from coordinator.runtime import Runtime
 from coordinator.training import count_templates, draw_sample, is_training_due
-from coordinator.types import UP, GalleryRoute, GallerySpec, HostRecord, ShardConfig, TrainReport
+from coordinator.types import UP, GalleryRoute, GallerySpec, HostRecord, ReplicaErasure, ShardConfig, TrainReport
 from shard.errors import AlreadyExists, ClusterNotReady, FacegridError, InvalidParameter, NotEnoughData
 from shard.model import check_code_bits
 from shard.training import MIN_TRAIN, train
@@ -27,6 +28,12 @@ from shard.validate import check_dim
 
 MAX_SHARDS = 1_024
 MAX_REPLICAS = 7
+ERASURE_S = 24 * 3600.0
+"""How long bytes of deleted templates may stay in files where nothing else is asked for."""
+ERASE_EVERY_S = 60.0
+"""Pause between two looks for bytes that are due."""
+COMPARE_EVERY_S = 3_600.0
+"""Pause between two comparisons of the replicas with each other."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}")
 _STATS_TIMEOUT_S = 60.0
 _LOG = logging.getLogger(__name__)
@@ -35,13 +42,23 @@ _LOG = logging.getLogger(__name__)
 class Coordinator:
     """Control plane over a catalog and a runtime. Thread-safe."""
 
-    def __init__(self, catalog: Catalog, runtime: Runtime, policy: ReplicationPolicy | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        runtime: Runtime,
+        policy: ReplicationPolicy | None = None,
+        *,
+        erasure_s: float = ERASURE_S,
+    ) -> None:
         """Finish or undo what an earlier process left half done, and open every shard.
+
+        erasure_s: how long bytes of deleted templates may stay in files.
 
         Raises ClusterNotReady if a shard has no host in sync here, and what keeps its only replica from opening.
         """
         self._catalog, self._runtime = catalog, runtime
         self.replication = Replication(catalog, runtime, policy)
+        self.erasure = Erasure(catalog, runtime, erasure_s)
         self._lock = threading.RLock()
         self._training = threading.Lock()
         self._closing = threading.Event()
@@ -63,9 +80,16 @@ class Coordinator:
         """Look after the replicas in the background, a round every so many seconds, until `close`."""
 
         def run() -> None:
+            erased_at = compared_at = time.monotonic()
             while not self._closing.wait(interval_s):
                 try:
                     self.replication.tick()
+                    if time.monotonic() - erased_at > ERASE_EVERY_S:
+                        self.erasure.erase_due()
+                        erased_at = time.monotonic()
+                    if time.monotonic() - compared_at > COMPARE_EVERY_S:
+                        self.replication.compare()
+                        compared_at = time.monotonic()
                 except FacegridError as error:
                     # The catalog or a host is away: the next round sees.
                     _LOG.warning("a round of looking after replicas failed: %s", error)
@@ -84,6 +108,19 @@ class Coordinator:
     def undrain(self, host: str) -> None:
         """Have a host hold shards again."""
         self.replication.undrain(host)
+
+    def erasure_report(self, name: str | None = None) -> list[ReplicaErasure]:
+        """What replicas hold of deleted templates: of one gallery, or of all. UnknownGallery."""
+        routes = self._catalog.galleries() if name is None else [self._catalog.gallery(name)]
+        return self.erasure.report(route.gallery_id for route in routes)
+
+    def erase(self, name: str) -> None:
+        """Remove the bytes of a gallery's deleted templates from every replica now; see `Erasure.erase`."""
+        self.erasure.erase(self._catalog.gallery(name).gallery_id)
+
+    def erase_due(self) -> int:
+        """Remove what is near its deadline in every gallery; how many shards were done."""
+        return self.erasure.erase_due()
 
     def host_records(self) -> list[HostRecord]:
         """Every host that was ever part of the home, with its state, by name."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from coordinator.actors import Actor, ActorName, is_restarted
 from coordinator.catalog import Catalog
-from coordinator.coordinator import Coordinator
+from coordinator.coordinator import ERASURE_S, Coordinator
 from coordinator.outcome import Outcome, outcome_of
 from coordinator.ray_runtime import RayRuntime
 from coordinator.replication import ReplicationPolicy
@@ -20,7 +20,7 @@ from shard.errors import HostUnavailable, InvalidParameter
 
 METHODS = (
     "hosts", "gallery", "galleries", "create_gallery", "drop_gallery", "train", "train_if_due", "report", "drain",
-    "undrain", "host_records", "replicas_left", "shard_configs",
+    "undrain", "host_records", "replicas_left", "shard_configs", "erasure_report", "erase", "erase_due",
 )  # fmt: skip
 WATCH_S = 0.5
 """Pause between two rounds of looking after the hosts."""
@@ -43,10 +43,14 @@ class CoordinatorProcess:
         catalog: str | Path,
         hosts: Mapping[str, ActorName],
         secret: bytes,
+        erasure_s: float = ERASURE_S,
         policy: ReplicationPolicy | None = None,
     ) -> None:
-        """catalog: its URL or SQLite file. hosts: the hosts' actors by host name. secret: the cluster's."""
-        self._where, self._policy = catalog, policy
+        """catalog: its URL or SQLite file. hosts: the hosts' actors by host name. secret: the cluster's.
+
+        erasure_s, policy: see Coordinator.
+        """
+        self._where, self._policy, self._erasure_s = catalog, policy, erasure_s
         self._hosts, self._secret = hosts, secret
         self._opening = threading.Lock()
         self._runtime: RayRuntime | None = None
@@ -111,7 +115,7 @@ class CoordinatorProcess:
                 catalog = Catalog(self._where)
                 try:
                     self._recall_hosts(catalog, self._runtime)
-                    coordinator = Coordinator(catalog, self._runtime, self._policy)
+                    coordinator = Coordinator(catalog, self._runtime, self._policy, erasure_s=self._erasure_s)
                 except BaseException:
                     catalog.close()
                     raise

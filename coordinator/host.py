@@ -8,6 +8,7 @@ It executes messages; it knows no network, no Ray, no catalog. Thread-safe.
 
 from __future__ import annotations
 
+import logging
 import mmap
 import re
 import secrets
@@ -88,6 +89,7 @@ from shard.search import search_shards
 from shard.shard import Shard
 from shard.types import EnrollReceipt
 
+_LOG = logging.getLogger(__name__)
 _GALLERY_ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -130,7 +132,18 @@ class ShardHost:
         """Carry out one request; raises the FacegridError that says why it could not."""
         if self._is_closed:
             raise ShardClosed(f"shard host {self.name} is closed")
-        return _HANDLERS[type(request)](self, request)
+        try:
+            return _HANDLERS[type(request)](self, request)
+        except CorruptData as error:
+            self._note_damage(error)
+            raise
+
+    def _note_damage(self, error: CorruptData) -> None:
+        """A damaged file is of one shard: that one answers nothing more until it was mended or copied anew."""
+        for replica in tuple(self._replicas.values()) if error.path else ():
+            if Path(error.path or "").is_relative_to(replica.shard.directory):
+                _LOG.error("shard host %s: %s", self.name, error)
+                replica.damage = error
 
     def close(self) -> None:
         """Close every shard and release the directory. Idempotent."""
@@ -280,7 +293,11 @@ class ShardHost:
 
     def admit_replica(self, request: AdmitReplica) -> Done:
         """As primary: bring another host's replica level, and from then on confirm nothing without it."""
+        if self._beacons is not None:
+            self._beacons.start_for((request.host,))
         self._replica(request.gallery_id, request.shard).admit(request.epoch, request.host)
+        if self._beacons is not None:
+            self._beacons.start_for((request.host,))  # it counts from now on
         return Done()
 
     def set_peers(self, request: SetPeers) -> Done:

@@ -2,7 +2,8 @@
 
 A replica that was cut off must stop answering before the others go on without it. So a host may answer reads of a
 shard only while every other host in sync has lately said that it counts on this one (`Leases.may_read`); and a host
-that takes up a configuration without another waits until what it has said to that one has run out (`Leases.wait_out`).
+that takes up a configuration without another writes nothing until what it has said to that one has run out
+(`Leases.granted_until`).
 Hosts of one process cannot be cut off from each other and have no leases.
 """
 
@@ -67,56 +68,56 @@ class Leases:
         self._granted: dict[str, float] = {}
         self._configs: dict[Shard, ShardConfig] = {}
         self._begun: dict[Shard, float] = {}
+        self._members: dict[Shard, frozenset[str]] = {}
 
-    def configure(self, config: ShardConfig) -> None:
-        """Take note of a shard's configuration; leases of the one before are void."""
+    def configure(self, config: ShardConfig, admitted: Iterable[str] = ()) -> None:
+        """Take note of a shard's configuration; leases of the one before are void.
+
+        admitted: hosts that are about to be in sync; this one needs their leases too.
+        """
         key = (config.gallery_id, config.shard)
         with self._lock:
             before = self._configs.get(key)
             self._configs[key] = config
-            if before is None or before.epoch != config.epoch:
+            if before is None or before.epoch != config.epoch or not self._members[key].issuperset(admitted):
                 self._begun[key] = self._clock()
-            for host in () if before is None or before.epoch == config.epoch else before.in_sync:
-                self._until.pop((host, *key), None)
+            self._members[key] = frozenset((*config.in_sync, *admitted)) - {self._host}
+            if before is not None and before.epoch != config.epoch:
+                self._until = {held: until for held, until in self._until.items() if held[1:] != key}
 
     def forget(self, shard: Shard) -> None:
         """The shard is not here any more."""
         with self._lock:
             self._configs.pop(shard, None)
             self._begun.pop(shard, None)
+            self._members.pop(shard, None)
 
     def may_read(self, config: ShardConfig) -> bool:
         """Whether every other host in sync counts on this one still."""
-        now = self._clock()
-        return all(
-            self._until.get((host, config.gallery_id, config.shard), 0.0) > now
-            for host in config.in_sync
-            if host != self._host
-        )
+        now, key = self._clock(), (config.gallery_id, config.shard)
+        return all(self._until.get((host, *key), 0.0) > now for host in self._members.get(key, ()))
 
     def unheard(self, config: ShardConfig) -> frozenset[str]:
         """Hosts in sync that have not counted on this one for LEASE_S: reads are refused on their account."""
         key, now = (config.gallery_id, config.shard), self._clock()
-        first = self._begun.get(key, now) + LEASE_S
-        return frozenset(
-            host
-            for host in config.in_sync
-            if host != self._host and max(self._until.get((host, *key), 0.0), first) < now
-        )
+        with self._lock:
+            members, first = self._members.get(key, frozenset()), self._begun.get(key, now) + LEASE_S
+        return frozenset(host for host in members if max(self._until.get((host, *key), 0.0), first) < now)
 
-    def wait_out(
-        self, hosts: Iterable[str], *, since_start: bool, wait: Callable[[float], object] = time.sleep
-    ) -> None:
-        """Wait until the last grants to these hosts have run out: what they think they may answer is over then.
+    def granted_until(self, hosts: Iterable[str], *, since_start: bool) -> float:
+        """When the last grants to these hosts run out: what they think they may answer is over then; see `left_s`.
 
         since_start: what the process before this one granted counts too; nobody knows it, so it was at its very end.
         """
         with self._lock:
             until = max((self._granted.get(host, 0.0) for host in hosts), default=0.0)
-            if since_start and hosts:
+            if since_start:
                 until = max(until, self._started + LEASE_S * (1 + DRIFT))
-        while (left := until - self._clock()) > 0:
-            wait(left)
+            return until
+
+    def left_s(self, moment: float) -> float:
+        """Seconds until a moment that `granted_until` told; not above 0 once it is over."""
+        return moment - self._clock()
 
     def grant(self, request: BeaconRequest) -> BeaconReply:
         """Count on a host for what it named, as far as its configurations are not out of date."""
@@ -161,14 +162,10 @@ class Leases:
     def partners(self) -> set[str]:
         """Hosts that this one needs leases of."""
         with self._lock:
-            return {host for config in self._configs.values() for host in config.in_sync} - {self._host}
+            return {host for members in self._members.values() for host in members}
 
     def _shared(self, host: str) -> list[ShardConfig]:
-        both = {self._host, host}
-        return sorted(
-            (config for config in self._configs.values() if both <= set(config.in_sync)),
-            key=lambda config: (config.gallery_id, config.shard),
-        )
+        return [self._configs[key] for key in sorted(self._members) if host in self._members[key]]
 
     def _digest(self, host: str) -> int:
         labels = [f"{config.gallery_id}/{config.shard}/{config.epoch}" for config in self._shared(host)]

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.actors import HEALTH, LOCAL, Actor, RaySession
+from coordinator.coordinator import ERASURE_S
 from coordinator.coordinator_process import CoordinatorProcess, host_title
 from coordinator.dataplane.handshake import checked_secret
 from coordinator.host_process import ShardHostProcess
 from coordinator.ray_runtime import RayRuntime
 from coordinator.replication import ReplicationPolicy
-from coordinator.types import GalleryRoute, GallerySpec, HostRecord, ShardConfig, TrainReport
+from coordinator.types import GalleryRoute, GallerySpec, HostRecord, ReplicaErasure, ShardConfig, TrainReport
 from shard.errors import ClusterNotReady, FacegridError, HostUnavailable
 
 RESOURCE_PREFIX = "facegrid_host_"
@@ -90,6 +91,7 @@ class RayCluster:
         needed_hosts: Sequence[str] | None = None,
         kernel: str | None = None,
         catalog: str | None = None,
+        erasure_s: float = ERASURE_S,
     ) -> RayCluster:
         """Start or join Ray, start a host actor for each name and the coordinator, wait until all are open.
 
@@ -117,7 +119,7 @@ class RayCluster:
                 cluster.actors[name] = cluster._seat(name, seat)
             # Started before the hosts are waited for: processes take seconds to come up, and do so side by side.
             coordinator = _spawn_coordinator(
-                session, catalog or home / "catalog.db", secret, cluster.actors, options.replication
+                session, catalog or home / "catalog.db", secret, cluster.actors, erasure_s, options.replication
             )
             undo.callback(_stop, coordinator)
             _wait_open(cluster.actors, options.start_timeout_s, needed)
@@ -225,6 +227,20 @@ class RayCoordinator:
         left: int = self._call("replicas_left", host)
         return left
 
+    def erasure_report(self, name: str | None = None) -> list[ReplicaErasure]:
+        """See Coordinator.erasure_report."""
+        report: list[ReplicaErasure] = self._call("erasure_report", name)
+        return report
+
+    def erase(self, name: str) -> None:
+        """See Coordinator.erase."""
+        self._call("erase", name)
+
+    def erase_due(self) -> int:
+        """See Coordinator.erase_due."""
+        done: int = self._call("erase_due")
+        return done
+
     def shard_configs(self) -> list[ShardConfig]:
         """See Coordinator.shard_configs."""
         configs: list[ShardConfig] = self._call("shard_configs")
@@ -298,10 +314,15 @@ def _wait_open(actors: dict[str, Actor], timeout_s: float, needed: Sequence[str]
 
 
 def _spawn_coordinator(
-    session: RaySession, catalog: str | Path, secret: bytes, hosts: dict[str, Actor], policy: ReplicationPolicy | None
+    session: RaySession,
+    catalog: str | Path,
+    secret: bytes,
+    hosts: dict[str, Actor],
+    erasure_s: float,
+    policy: ReplicationPolicy | None,
 ) -> Actor:
     """On this node, where the home is."""
-    args = (catalog, {name: actor.where for name, actor in hosts.items()}, secret, policy)
+    args = (catalog, {name: actor.where for name, actor in hosts.items()}, secret, erasure_s, policy)
     return session.spawn(CoordinatorProcess, args, title="the coordinator", node_id=session.here())
 
 

@@ -21,6 +21,7 @@ from coordinator.peers import Leases, Peers, ask
 from coordinator.types import ShardConfig
 from shard.catchup import changes_after
 from shard.errors import (
+    CorruptData,
     FacegridError,
     HostUnavailable,
     NotEnoughReplicas,
@@ -126,7 +127,8 @@ class Replica:
         self.config: ShardConfig | None = None
         self._host, self._peers, self._leases = host, peers, leases
         self._min_in_sync = 1
-        self._is_ready = self._has_waited = False
+        self._is_ready = False
+        self._writes_from = 0.0
         self._configuring, self._lock = threading.Lock(), threading.Lock()
         # One for each backup: a joining one may be copied for hours, and a slow one must not hold up the others.
         self._levelling: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -134,12 +136,16 @@ class Replica:
         self._links: dict[str, Link] = {}
         self._admitted: frozenset[str] = frozenset()
         self._unconfirmed: frozenset[str] = frozenset()
+        self.damage: CorruptData | None = None
+        """Set by whoever reads the shard and comes upon damage; it answers no reads from then on."""
         shard.on_commit = self._forward
 
     # Who may do what
 
     def check_read(self, epoch: int) -> None:
         """StaleRoute unless this replica may answer for its shard under the epoch (0: whatever it is)."""
+        if self.damage is not None:
+            raise self.damage
         config = self.config
         if config is None or not self._is_ready:
             raise StaleRoute(f"{self._name} has no configuration yet")
@@ -153,7 +159,7 @@ class Replica:
     def check_primary(self, epoch: int) -> ShardConfig:
         """The configuration, if this replica is its primary under the epoch (0: whatever it is); else StaleRoute."""
         config = self.config
-        if config is None or not self._has_waited:
+        if config is None or not self._is_ready:
             raise StaleRoute(f"{self._name} has no configuration yet")
         if config.primary != self._host or epoch not in (0, config.epoch):
             raise StaleRoute(f"{self._name}: {config.primary} is primary in epoch {config.epoch}, asked for {epoch}")
@@ -170,6 +176,8 @@ class Replica:
                 f"{self._name}: {len(config.in_sync)} replicas in sync ({', '.join(config.in_sync)}),"
                 f" the gallery wants {self._min_in_sync}"
             )
+        if self._leases is not None and (left_s := self._leases.left_s(self._writes_from)) > 0:
+            raise StaleRoute(f"{self._name}: a host that is out may answer reads for another {left_s:.1f} s")
         return config
 
     @property
@@ -179,34 +187,40 @@ class Replica:
     def configure(self, config: ShardConfig, min_in_sync: int, released: Sequence[str] = ()) -> None:
         """Take up a configuration; an earlier one than known is passed over.
 
-        Returns when this replica acts under it: when what was said to hosts that are out of sync now has run out. It
-        answers reads before: a host that is out may still answer what was true until now, and nothing is acknowledged
-        before it has stopped. released: hosts that are known to have given the shard up.
+        A primary writes nothing before what was said to hosts that are out of sync now has run out. It answers reads at
+        once: a host that is out may still answer what was true until now, and nothing is acknowledged before it has
+        stopped. released: hosts that are known to have given the shard up.
         """
         with self._configuring:
             before = self.config
             if before is not None and (
-                config.epoch < before.epoch or (config.epoch == before.epoch and self._has_waited)
+                config.epoch < before.epoch or (config.epoch == before.epoch and self._is_ready)
             ):
                 return
             if config.epoch < self.shard.configured_epoch:
                 return
-            self._is_ready = self._has_waited = False
-            left_out = set(self.shard.configured_hosts) - {*config.in_sync, *released, self._host}
-            self.shard.take_epoch(config.epoch, config.in_sync, decides=config.primary == self._host)
+            self._is_ready = False
+            known = set(self.shard.configured_hosts)
+            # Whoever was admitted in this epoch may be in sync by the catalog already: it counts until the next one.
+            admitted = known - set(config.in_sync) if config.epoch == self.shard.configured_epoch else set()
+            left_out = known - {*config.in_sync, *released, self._host} - admitted
+            is_primary = config.primary == self._host
+            self.shard.take_epoch(config.epoch, (*config.in_sync, *sorted(admitted)), decides=is_primary)
             # The shard's lock comes before this one, since entries are forwarded under it.
             with self._lock:
                 links, self._links = self._links, {}
-                self._admitted, self._unconfirmed = frozenset(), frozenset()
+                self._admitted, self._unconfirmed = frozenset(admitted), frozenset()
                 self._min_in_sync, self.config = min_in_sync, config
             for link in links.values():
                 link.close(f"{self._name}: epoch {config.epoch} has begun")
             if self._leases is not None:
-                self._leases.configure(config)
+                self._leases.configure(config, admitted)
+                if is_primary:
+                    # A process before this one may have left hosts out in this very epoch; the first has none before.
+                    since_start = before is None and config.epoch > 1
+                    until = self._leases.granted_until(left_out, since_start=since_start)
+                    self._writes_from = max(self._writes_from, until)
             self._is_ready = True
-            if self._leases is not None and config.primary == self._host:
-                self._leases.wait_out(left_out, since_start=before is None)
-            self._has_waited = True
 
     # Writing, at the primary
 
@@ -263,12 +277,27 @@ class Replica:
         with self._levelling[host]:
             self._level(config, host, is_new=True)
 
+    def _admit(self, config: ShardConfig, host: str) -> None:
+        """From now on nothing is confirmed without the host, and nothing read: the catalog may count on it any moment.
+
+        Durable, since this process may end before the catalog's word comes.
+        """
+        with self._configuring:
+            if self.config is not config:
+                raise StaleRoute(f"{self._name}: epoch {config.epoch} is over")
+            self.shard.take_epoch(config.epoch, (*config.in_sync, *sorted(self._admitted | {host})), decides=True)
+            if self._leases is not None:
+                self._leases.configure(config, self._admitted | {host})
+            self._admitted |= {host}
+
     def _level(self, config: ShardConfig, host: str, *, is_new: bool = False) -> Link:
         """Bring a replica to exactly where this one is, and forward every later entry to it."""
         question = ReplicateRequest(config.gallery_id, config.shard, config.epoch, ())
         progress = ask(self._peers, host, question, ProgressReply, REPLICATE_S)
         if is_new or progress.position != self.shard.position:
             progress = self._send_changes(config, host, progress, ABSORB_S)
+        if is_new:
+            self._admit(config, host)
         with self.shard.frozen():
             # Writes wait meanwhile, for what little has gathered.
             progress = self._send_changes(config, host, progress, REPLICATE_S)
@@ -277,17 +306,16 @@ class Replica:
                 if self.config is not config:
                     raise StaleRoute(f"{self._name}: epoch {config.epoch} is over")
                 self._links = {**self._links, host: link}
-                if is_new:
-                    self._admitted |= {host}
         return link
 
     def _send_changes(self, config: ShardConfig, host: str, progress: ProgressReply, timeout_s: float) -> ProgressReply:
+        """Send what a replica lacks, piece by piece, each within the time."""
         while progress.position != self.shard.position or progress.settled_lsn != progress.position.lsn:
             changes = changes_after(self.shard, progress.position, progress.settled_lsn)
             if changes.is_divergent:
                 _LOG.warning("%s: the replica on %s has another past and begins anew", self._name, host)
                 restart = RestartRequest(config.gallery_id, config.shard, config.epoch)
-                progress = ask(self._peers, host, restart, ProgressReply, timeout_s)
+                progress = ask(self._peers, host, restart, ProgressReply, ABSORB_S)
                 continue
             piece = AbsorbRequest(config.gallery_id, config.shard, config.epoch, changes)
             progress = ask(self._peers, host, piece, ProgressReply, timeout_s)
@@ -339,18 +367,21 @@ class Replica:
     def epoch(self) -> int:
         """Of the configuration it works under, 0 for none yet."""
         config = self.config
-        return config.epoch if config is not None and self._has_waited else 0
+        return config.epoch if config is not None and self._is_ready else 0
 
     @property
     def unconfirmed(self) -> tuple[str, ...]:
         """At a primary: hosts that did not confirm a write under this configuration, or are not heard any more."""
         config = self.config
-        if config is None or config.primary != self._host or not self._has_waited:
+        if config is None or config.primary != self._host or not self._is_ready:
             return ()
         unheard = frozenset() if self._leases is None else self._leases.unheard(config)
         return tuple(sorted(self._unconfirmed | unheard))
 
     @property
     def fault(self) -> str:
-        """Why it refuses writes, "" if it does not."""
-        return "" if self.shard.write_error is None else str(self.shard.write_error) or repr(self.shard.write_error)
+        """What is wrong with it, as "code: message": damage that a read came upon, or why it refuses writes; or ""."""
+        error = self.damage or self.shard.write_error
+        if error is None:
+            return ""
+        return f"{error.code if isinstance(error, FacegridError) else 'write_failed'}: {error}"

@@ -23,6 +23,8 @@ from coordinator.messages import (
     ConfiguredReply,
     ConfigureShards,
     CreateShard,
+    DigestReply,
+    DigestRequest,
     DropGallery,
     DropShard,
     HealthReply,
@@ -36,10 +38,12 @@ from coordinator.messages import (
 from coordinator.placement import balance_moves, spare_host
 from coordinator.runtime import Runtime
 from coordinator.types import DOWN, DRAINING, GONE, UP, HostRecord, ShardConfig
-from shard.errors import FacegridError, InvalidParameter, StaleRoute, error_from_code
+from shard.errors import CorruptData, FacegridError, InvalidParameter, StaleRoute, error_from_code
 
 PROBE_S = 1.0
 """How long a host may take to say that it is there."""
+DIGEST_S = 60.0
+"""How long a host may take to read all records of a shard."""
 Key = tuple[str, int]
 _LOG = logging.getLogger(__name__)
 
@@ -198,7 +202,10 @@ class Replication:
                 if self._catalog.shard(*key).epoch == health.epoch:
                     self._lose(key, silent, f"{host} does not hear it")
         if health.fault:
-            self._lose(key, host, health.fault)
+            is_out = self._lose(key, host, health.fault)
+            if is_out and health.fault.startswith(CorruptData.code):
+                # What is damaged is no start for catching up.
+                self._drop(host, self._catalog.shard(*key))
 
     # Decisions
 
@@ -207,8 +214,8 @@ class Replication:
         with self._deciding:
             config = self._catalog.shard(*key)
             if host in config.joining:
-                self._decide(replace(config, joining=_without(config.joining, host)), f"{host} is out: {why}")
-                return True
+                fewer = replace(config, joining=_without(config.joining, host))
+                return self._decide(fewer, f"{host} is out: {why}") is not None
             if host not in config.in_sync:
                 return True
             others = _without(config.in_sync, host)
@@ -216,8 +223,7 @@ class Replication:
                 return False
             self._left[key] = host
             if host != config.primary:
-                self._decide(replace(config, in_sync=others), f"{host} is out of sync: {why}")
-                return True
+                return self._decide(replace(config, in_sync=others), f"{host} is out of sync: {why}") is not None
             replies = self._probe(others, key[0], (key[1],))
             lsns = {
                 other: health.lsn
@@ -230,8 +236,8 @@ class Replication:
             # The one that is furthest: the others need not begin anew then.
             best = max(sorted(lsns), key=lambda other: lsns[other])
             in_sync = (best, *(other for other in others if other in lsns and other != best))
-            self._decide(replace(config, primary=best, in_sync=in_sync), f"{best} follows {host}: {why}")
-            return True
+            follower = replace(config, primary=best, in_sync=in_sync)
+            return self._decide(follower, f"{best} follows {host}: {why}") is not None
 
     def _decide(self, config: ShardConfig, why: str, gives_up: str | None = None) -> ShardConfig | None:
         """Write a configuration into the catalog and tell the hosts; None if somebody else decided first.
@@ -408,10 +414,47 @@ class Replication:
             if self._decide(fewer, f"{surplus} gives it up", gives_up=surplus) is not None:
                 load = {**load, surplus: load.get(surplus, 1) - 1}
 
+    # Comparing
+
+    def compare(self) -> list[str]:
+        """Whether the replicas of each shard hold the same; what differs from its primary is copied anew.
+
+        Returns what was found. Replicas that are at the same LSN hold the same rows in the same segments, so that their
+        checksums tell; of one that is behind nothing is said.
+        """
+        found: list[str] = []
+        for config in self._catalog.shards():
+            if len(config.in_sync) < 2:
+                continue
+            digests = {host: self._digest(config, host) for host in config.in_sync}
+            own = digests[config.primary]
+            for host, digest in digests.items():
+                if own is None or digest is None or digest.position != own.position or digest == own:
+                    continue
+                found.append(f"shard {config.shard} of {config.gallery_id} on {host} differs from {config.primary}")
+                _LOG.error("%s; it is copied anew", found[-1])
+                if self._lose((config.gallery_id, config.shard), host, "it differs from its primary"):
+                    self._drop(host, self._catalog.shard(config.gallery_id, config.shard))
+        return found
+
+    def _digest(self, config: ShardConfig, host: str) -> DigestReply | None:
+        request = DigestRequest(config.gallery_id, config.shard)
+        with contextlib.suppress(FacegridError, TimeoutError):
+            reply = self._runtime.submit(host, request, deadline=time.monotonic() + DIGEST_S).result(DIGEST_S)
+            if isinstance(reply, DigestReply):
+                return reply
+        return None
+
     # Removing
 
     def _drop(self, host: str, config: ShardConfig) -> bool:
-        """Remove a replica's files; whether it is done. A host that cannot be told now is cleaned when it is there."""
+        """Remove a replica's files; whether it is done. A host that cannot be told now is cleaned when it is there.
+
+        Never one that is in sync as of `config`, whatever the caller thinks of it.
+        """
+        if host in config.in_sync:
+            _LOG.error("shard %d of %s on %s is in sync and was not removed", config.shard, config.gallery_id, host)
+            return False
         self._told.pop((host, (config.gallery_id, config.shard)), None)
         try:
             self._runtime.control([(host, DropShard(config.gallery_id, config.shard, config.epoch))])

@@ -96,6 +96,31 @@ class HostRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaErasure:
+    """What one replica's files still hold of deleted templates.
+
+    is_known: whether the host could be asked. dead_rows: rows whose floats are there. holds_labels: the database may
+    hold labels in free pages or in its log. oldest: unix seconds of the oldest deletion of which bytes may be there.
+    due: unix seconds by which they are to be gone. None where nothing is held.
+    """
+
+    gallery: str
+    shard: int
+    host: str
+    is_in_sync: bool
+    is_known: bool
+    dead_rows: int
+    holds_labels: bool
+    oldest: int | None
+    due: float | None
+
+    @property
+    def is_clean(self) -> bool:
+        """Nothing of a deleted template is left, as far as the replica can tell."""
+        return self.is_known and self.dead_rows == 0 and not self.holds_labels
+
+
+@dataclass(frozen=True, slots=True)
 class Coverage:
     """How many shards answered, of how many asked."""
 

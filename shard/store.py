@@ -212,7 +212,11 @@ class Store:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """The connection that reads; CorruptData for a damaged page, StorageError if the disk fails."""
+        """The connection that reads; CorruptData for a damaged page, StorageError if the disk fails.
+
+        Whoever reads takes all rows before looking at one: a cursor that an error leaves in the middle keeps its
+        snapshot, and the connection would go on seeing what was deleted since.
+        """
         with self._read_lock:
             if self._is_closed:
                 raise ShardClosed(f"{self.path} is closed")
@@ -240,12 +244,12 @@ class Store:
         """(first row, rows, CRC32C of the floats) of each append to rows first <= row < last that no seal covers."""
         sql = "SELECT first_row, rows, crc FROM appends WHERE first_row >= ? AND first_row < ? ORDER BY first_row"
         with self._reading() as db:
-            return list(db.execute(sql, (first, last)))
+            return db.execute(sql, (first, last)).fetchall()
 
     def epochs(self) -> list[tuple[int, int]]:
         """(epoch, LSN of its first entry), ascending."""
         with self._reading() as db:
-            return list(db.execute("SELECT epoch, first_lsn FROM epochs ORDER BY epoch"))
+            return db.execute("SELECT epoch, first_lsn FROM epochs ORDER BY epoch").fetchall()
 
     def operation(self, operation: bytes) -> tuple[int, int, int] | None:
         """(LSN, done, left out) of a write that was carried out before under this id."""
@@ -265,18 +269,18 @@ class Store:
         """(operation, LSN, done, left out) of the writes after an LSN that are remembered, by LSN."""
         sql = "SELECT operation, lsn, done, left_out FROM operations WHERE lsn > ? ORDER BY lsn"
         with self._reading() as db:
-            return list(db.execute(sql, (lsn,)))
+            return db.execute(sql, (lsn,)).fetchall()
 
     def tombstones(self) -> list[int]:
         """Rows that were deleted and not compacted, ascending."""
         with self._reading() as db:
-            return [row for (row,) in db.execute("SELECT row FROM tombstones ORDER BY row")]
+            return [row for (row,) in db.execute("SELECT row FROM tombstones ORDER BY row").fetchall()]
 
     def buried(self, first: int, last: int, after_lsn: int = 0) -> list[tuple[int, int, int]]:
         """(row, LSN, unix seconds) of the tombstones of rows first <= row < last that are younger than the LSN."""
         sql = "SELECT row, lsn, deleted_at FROM tombstones WHERE row >= ? AND row < ? AND lsn > ? ORDER BY row"
         with self._reading() as db:
-            return list(db.execute(sql, (first, last, after_lsn)))
+            return db.execute(sql, (first, last, after_lsn)).fetchall()
 
     def oldest_burial(self) -> tuple[int, int | None]:
         """How many tombstones there are, and the oldest one's unix seconds (None without any)."""
@@ -291,7 +295,7 @@ class Store:
             " WHERE row >= ? AND row < ? ORDER BY row"
         )
         with self._reading() as db:
-            return [self._checked(StoredTemplate(*row)) for row in db.execute(sql, (first, last))]
+            return [self._checked(StoredTemplate(*row)) for row in db.execute(sql, (first, last)).fetchall()]
 
     def templates_of(self, rows: RowArray) -> list[StoredTemplate]:
         """The live ones among the rows (n,) int64, ascending; CorruptData if one is not what was written."""
@@ -300,13 +304,15 @@ class Store:
             " WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row"
         )
         with self._reading() as db:
-            return [self._checked(StoredTemplate(*row)) for row in db.execute(sql, (json.dumps(rows.tolist()),))]
+            return [
+                self._checked(StoredTemplate(*row)) for row in db.execute(sql, (json.dumps(rows.tolist()),)).fetchall()
+            ]
 
     def live_among(self, rows: RowArray) -> RowArray:
         """The live ones among the rows (n,) int64, ascending."""
         sql = "SELECT row FROM templates WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row"
         with self._reading() as db:
-            live = [row for (row,) in db.execute(sql, (json.dumps(rows.tolist()),))]
+            live = [row for (row,) in db.execute(sql, (json.dumps(rows.tolist()),)).fetchall()]
         return np.array(live, dtype=np.int64)
 
     def _checked(self, stored: StoredTemplate) -> StoredTemplate:
@@ -377,7 +383,7 @@ class Store:
         sql = f"SELECT {columns} FROM templates WHERE row IN {_ROWS_OF_KEYS} ORDER BY row"
         wanted = set(template_ids)
         with self._reading() as db:
-            found = [self._checked(StoredTemplate(*row)) for row in db.execute(sql, (_json_of(keys),))]
+            found = [self._checked(StoredTemplate(*row)) for row in db.execute(sql, (_json_of(keys),)).fetchall()]
         return [TemplateRecord(t.template_id, t.identity, t.metadata, t.lsn) for t in found if t.template_id in wanted]
 
     def identities(self, start: str, limit: int) -> list[IdentityCount]:
@@ -387,7 +393,7 @@ class Store:
             " GROUP BY identity ORDER BY identity LIMIT ?"
         )
         with self._reading() as db:
-            return [IdentityCount(*row) for row in db.execute(sql, (start, limit))]
+            return [IdentityCount(*row) for row in db.execute(sql, (start, limit)).fetchall()]
 
     def rows_of(self, identities: Sequence[str]) -> RowArray:
         """Live rows that bear one of the identities, in no order."""
@@ -401,7 +407,7 @@ class Store:
         with self._reading() as db:
             found = self._labelled(db, template_keys(template_ids))
             rows = {row for row, template_id in found if template_id in wanted}
-            rows.update(row for (row,) in db.execute(_ROWS_OF_IDENTITIES, (json.dumps(list(identities)),)))
+            rows.update(row for (row,) in db.execute(_ROWS_OF_IDENTITIES, (json.dumps(list(identities)),)).fetchall())
         return sorted(rows)
 
 
@@ -523,6 +529,8 @@ def put_labels(
 
 def bury_templates(connection: sqlite3.Connection, rows: Sequence[int], lsn: int, time_s: float) -> None:
     """Delete rows and leave a tombstone for each, inside the caller's transaction. time_s: unix seconds."""
+    if not rows:
+        return
     each = [(row,) for row in rows]
     schema.add_sums(connection, -1, "row IN (SELECT value FROM json_each(?))", (json.dumps(list(rows)),))
     for table, column in (("template_keys", "key"), ("identity_rows", "identity")):

@@ -19,7 +19,7 @@ import numpy as np
 from coordinator.router import Router
 from coordinator.types import GalleryRoute
 from shard.errors import FacegridError
-from shard.types import SearchParams
+from shard.types import MAX_K, SearchParams
 from tests.faces_like import batch_of, unit_rows
 
 DEADLINE_MS = 60_000
@@ -149,7 +149,7 @@ class Load:
                         else tuple(f"w{self.first_id}-{number}-{made + i}" for i in range(size))
                     )
                     made += size
-                    self._enroll(ids, seed=1_000_003 * (number + 1) + made)
+                    self._enroll(ids, seed=made + 1_000_003 * (number + 1) + 1_000_003_000 * self.first_id)
                     mine += ids
             except FacegridError as error:
                 self.errors.append((began, f"{what} after {time.monotonic() - began:.1f} s", error))
@@ -176,12 +176,13 @@ class Load:
         rng = np.random.default_rng(1_000 + number)
         while not self._stopping.wait(0.005):
             before = self.oracle.sure()
+            assert sum(is_there for _, is_there in before.values()) < MAX_K - 50, "one list cannot hold them all"
             probe_id = str(rng.choice([name for name, (_, is_there) in before.items() if is_there]))
             probe = self.oracle.floats_of(probe_id)
             if probe is None:
                 continue
             is_exact = bool(rng.integers(2))
-            params = SearchParams(k=1_000, exact=True) if is_exact else SearchParams(k=50)
+            params = SearchParams(k=MAX_K, exact=True) if is_exact else SearchParams(k=50)
             began = time.monotonic()
             try:
                 found = self.router.search(self.route, probe[None], params, deadline_ms=DEADLINE_MS)
