@@ -155,7 +155,7 @@ def test_nothing_acknowledged_is_lost_whatever_dies(grid: Grid) -> None:
         fresh = "d" if number == 0 else "b"
         add_a_node(grid, fresh)
         kill_the_coordinator(grid)
-        assert fresh in grid.holders(), "a coordinator that starts again has forgotten a host that came late"
+        assert fresh in grid.coordinator.hosts(), "a coordinator that starts again forgot a host that came late"
         drain_a_host(grid, "c")
         if number + 1 < ROUNDS:
             bring_back(grid)
