@@ -119,6 +119,24 @@ def truncate_file(path: Path, size: int) -> None:
             os.close(fd)
 
 
+def write_in_place(path: Path, offset: int, data: memoryview | bytes) -> None:
+    """Write bytes into a file, created if it is not there, durably. A crash may leave some of them written.
+
+    For bytes that are wrong already and have a checksum: until all of them are right they stay known as wrong. A
+    mapping of the file sees them.
+    """
+    is_new = not path.exists()
+    with _reporting("write", path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            _write_all(fd, memoryview(data).cast("B"), offset)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    if is_new:
+        sync_directory(path.parent)
+
+
 def blocks_bytes(directory: Path) -> int:
     """Bytes that the files below a directory take on disk: of a sparse file, the blocks that are there."""
     total = 0

@@ -62,11 +62,11 @@ class Rows:
         named = {self.files(row).directory.name for row in self.segments if not row.is_dropped}
         remove_unnamed_segments(self._directory, named)
         self.index = Index(self.dim)
-        codes = [self._open_segment(row) for row in self.segments]
+        codes = [self._open_segment(row) for row in tuple(self.segments)]
         if self.model is not None:
             self.index.set_codes(self.model.planes, self.model.lists, codes)
-        self.index.delete(np.array(self._store.tombstones(), dtype=np.int64))
-        self._store.check_sums()
+        self.index.delete(self._tombstones())
+        self._check_finders()
         self.templates = self._store.template_count()
         if self.templates != self.index.live_rows:
             raise CorruptData(
@@ -85,7 +85,32 @@ class Rows:
         for row in [row for row in self.segments if not row.is_sealed and row.rows == row.capacity]:
             self.seal(row)
 
+    def _check_finders(self) -> None:
+        """The tables that find rows follow from the records: written again if they are damaged and the records are not.
+
+        Raises CorruptData if there is no record, or a wrong one, of a live row.
+        """
+        try:
+            self._store.check_sums()
+        except CorruptData as error:
+            _LOG.warning("writing the tables that find rows again from the records: %s", error)
+            self._store.index_again(self.index.live_rows)
+
+    def _tombstones(self) -> RowArray:
+        dead = np.array(self._store.tombstones(), dtype=np.int64)
+        if len(dead) and not 0 <= dead[0] <= dead[-1] < self.index.rows:
+            raise CorruptData(
+                f"{self._store.path}: expected deleted rows below {self.index.rows}, found {dead[0]} to {dead[-1]}"
+            )
+        return dead
+
     def _open_segment(self, row: SegmentRow) -> CodeArray:
+        if row.first_row != self.index.rows:
+            raise CorruptData(
+                f"{self._store.path}: expected segment {row.segment} to begin at row {self.index.rows},"
+                f" found {row.first_row}",
+                path=str(self._store.path),
+            )
         if row.is_dropped:
             self.index.skip(row.rows)
             return np.empty((0, 0 if self.model is None else self.model.code_bytes), np.uint8)
@@ -96,7 +121,8 @@ class Rows:
             files.check_appends(row, self._store.appends(row.first_row, row.first_row + row.rows))
         self.index.open_segment(str(files.floats_path), row.capacity)
         if row.is_sealed:
-            self.index.append(files.read_keys(row), None)
+            keys, self.segments[row.segment - 1] = sealing.load_keys(self._store, files, row)
+            self.index.append(keys, None)
             self.index.seal(row.segment - 1, str(files.keys_path), row.floats_crc or b"")
         else:
             self.index.append(sealing.keys_of(self._store, row), None)

@@ -87,8 +87,7 @@ def upgrade(connection: sqlite3.Connection) -> None:
     connection.execute("DROP TABLE old_templates")
     connection.execute("DROP TABLE old_tombstones")
     index_rows(connection, 0, 1 << 62)
-    connection.execute("DELETE FROM meta WHERE key = 'sums'")
-    add_sums(connection, 1, "1", ())
+    sum_again(connection)
     connection.execute("UPDATE meta SET value = ? WHERE key = 'format_version'", (str(FORMAT_VERSION),))
 
 
@@ -105,6 +104,22 @@ def index_rows(connection: sqlite3.Connection, first: int, last: int) -> None:
     )
 
 
+def index_rows_again(connection: sqlite3.Connection, first: int, last: int) -> None:
+    """As `index_rows`, whatever is said of the rows first <= row < last already."""
+    for table in ("template_keys", "identity_rows"):
+        # A row that is no integer is one of no range; damage can make such a one.
+        connection.execute(
+            f"DELETE FROM {table} WHERE (row >= ? AND row < ?) OR typeof(row) != 'integer'", (first, last)
+        )
+    index_rows(connection, first, last)
+
+
+def set_keys_again(connection: sqlite3.Connection, first: int, last: int) -> None:
+    """Write the keys of rows first <= row < last of `templates` as their ids give them, in the caller's transaction."""
+    connection.create_function("template_key", 1, _key_of, deterministic=True)
+    connection.execute("UPDATE templates SET key = template_key(template_id) WHERE row >= ? AND row < ?", (first, last))
+
+
 KEY_SUMS = (
     "count(*), coalesce(sum(key & 4294967295), 0), coalesce(sum((key >> 32) & 4294967295), 0), coalesce(sum(row), 0)"
 )
@@ -119,6 +134,12 @@ def add_sums(connection: sqlite3.Connection, sign: int, condition: str, values: 
     before = map(int, stated[0].split()) if stated else (0,) * len(change)
     sums = " ".join(str(a + sign * b) for a, b in zip(before, change, strict=True))
     connection.execute("INSERT OR REPLACE INTO meta VALUES ('sums', ?)", (sums,))
+
+
+def sum_again(connection: sqlite3.Connection) -> None:
+    """Write `meta.sums` as `templates` gives it, in the caller's transaction."""
+    connection.execute("DELETE FROM meta WHERE key = 'sums'")
+    add_sums(connection, 1, "1", ())
 
 
 def _key_of(template_id: str) -> int:

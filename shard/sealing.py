@@ -13,7 +13,8 @@ import numpy as np
 
 from shard.errors import CorruptData
 from shard.files import truncate_file
-from shard.index import crc32c_blocks
+from shard.index import CHECKSUM_BLOCK, checksum_block, crc32c_blocks
+from shard.keys import template_keys
 from shard.model import SearchModel
 from shard.segments import SegmentFiles
 from shard.store import SegmentRow, Store, drop_appends, put_codes, put_segment
@@ -35,8 +36,10 @@ def seal(
 
     keys: (rows,) uint64, those that the index has. codes: (rows, code_bytes) uint8 by the model, None to encode here.
 
-    A crash on the way leaves the segment an open tail, which is opened, and may be sealed, again.
+    A crash on the way leaves the segment an open tail, which is opened, and may be sealed, again. Raises CorruptData
+    for floats that are not what was appended: checksums of them would make them look sound.
     """
+    files.check_appends(row, store.appends(row.first_row, row.first_row + row.rows))
     floats = files.floats(row.rows)
     truncate_file(files.floats_path, floats.nbytes)
     keys_crc = files.write_keys(keys)
@@ -79,6 +82,62 @@ def load_codes(store: Store, files: SegmentFiles, row: SegmentRow, model: Search
             # Codes are derived from the floats, so a damaged file costs time and nothing else.
             _LOG.warning("encoding a segment again from its floats: %s", error)
     return encode_segment(store, files, row, model)
+
+
+def load_keys(store: Store, files: SegmentFiles, row: SegmentRow) -> tuple[KeyArray, SegmentRow]:
+    """A sealed segment's keys, (rows,) uint64, and the segment: read where stored and sound, else made again.
+
+    Keys are made again only if the records of all live rows are right; CorruptData otherwise.
+    """
+    try:
+        return files.read_keys(row), row
+    except CorruptData as error:
+        _LOG.warning("writing a segment's keys again from the database: %s", error)
+    keys, made = keys_again(store, files, row)
+    files.write_keys_again(keys)
+    with store.transaction() as db:
+        put_segment(db, made)
+    return keys, made
+
+
+def keys_again(store: Store, files: SegmentFiles, row: SegmentRow) -> tuple[KeyArray, SegmentRow]:
+    """Keys of a sealed segment from its records, (rows,) uint64, and the segment with their checksums.
+
+    Those of deleted rows, which nobody sees, are as they were found if that gives what was sealed, else 0 in the
+    blocks that are damaged. Raises CorruptData unless every row is known to be live, with a right record, or deleted.
+    """
+    first, last = row.first_row, row.first_row + row.rows
+    labels = store.templates_between(first, last)
+    live = np.array([stored.row for stored in labels], dtype=np.int64)
+    dead = np.array([buried for buried, _, _ in store.buried(first, last)], dtype=np.int64)
+    if not np.array_equal(np.sort(np.concatenate([live, dead])), np.arange(first, last)):
+        raise CorruptData(
+            f"{files.keys_path}: expected {row.rows} rows that are live or deleted, the database has {len(live)} live"
+            f" and {len(dead)} deleted ones",
+            path=str(files.keys_path),
+        )
+    found = np.fromfile(files.keys_path, np.uint8) if files.keys_path.is_file() else np.empty(0, np.uint8)
+    data = np.zeros(row.rows * 8, np.uint8)
+    data[: len(found)] = found[: len(data)]
+    keys = data.view("<u8").astype(np.uint64)
+    keys[live - first] = template_keys([stored.template_id for stored in labels])
+    if row.keys_crc and crc32c_blocks(keys, _block_of(files, row)) == row.keys_crc:
+        return keys, row
+    stated = np.frombuffer(row.keys_crc or b"", np.uint8)
+    for number in range(-(-len(data) // CHECKSUM_BLOCK)):
+        rows = slice(number * CHECKSUM_BLOCK // 8, (number + 1) * CHECKSUM_BLOCK // 8)
+        crc = np.frombuffer(crc32c_blocks(keys[rows]), np.uint8)
+        if not np.array_equal(crc, stated[number * 4 : number * 4 + 4]):
+            own = dead[(dead - first >= rows.start) & (dead - first < rows.stop)]
+            keys[own - first] = 0
+    return keys, replace(row, keys_crc=crc32c_blocks(keys))
+
+
+def _block_of(files: SegmentFiles, row: SegmentRow) -> int:
+    try:
+        return checksum_block(files.keys_path, row.rows * 8, row.keys_crc or b"")
+    except CorruptData:
+        return CHECKSUM_BLOCK
 
 
 def keys_of(store: Store, row: SegmentRow) -> KeyArray:

@@ -16,7 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from shard.errors import CorruptData, WriteFailed
-from shard.files import RowFile, make_directory, remove_file, remove_tree, sync_directory, write_file
+from shard.files import (
+    RowFile,
+    make_directory,
+    remove_file,
+    remove_tree,
+    sync_directory,
+    truncate_file,
+    write_file,
+    write_in_place,
+)
 from shard.index import checksum_block, crc32c_blocks, wrong_block
 from shard.store import SegmentRow
 from shard.types import CodeArray, FloatArray, KeyArray
@@ -84,6 +93,12 @@ class SegmentFiles:
         data = keys.astype("<u8")
         write_file(self.keys_path, data.tobytes())
         return crc32c_blocks(data)
+
+    def write_keys_again(self, keys: KeyArray) -> None:
+        """Write the key file over a damaged one, in place: an index that has it mapped sees them."""
+        if self.keys_path.is_file() and self.keys_path.stat().st_size > keys.nbytes:
+            truncate_file(self.keys_path, keys.nbytes)
+        write_in_place(self.keys_path, 0, keys.astype("<u8").tobytes())
 
     def read_keys(self, row: SegmentRow) -> KeyArray:
         """The stored keys, (rows,) uint64; CorruptData if they are not what was sealed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -126,6 +127,11 @@ class Shard:
     # Reading
 
     @property
+    def store(self) -> Store:
+        """The database, for `shard.check` and `shard.mending`."""
+        return self._store
+
+    @property
     def model(self) -> SearchModel | None:
         """The model that searches use; None while the shard searches exactly on floats."""
         return self._rows.model
@@ -224,15 +230,6 @@ class Shard:
                 lsn=self._rows.lsn,
                 model_id=self._rows.model.model_id if self._rows.model else None,
             )
-
-    def verify_checksums(self) -> None:
-        """Read every sealed file; CorruptData names the first block that is not what was sealed."""
-        for row in [row for row in self._store.segments() if row.is_sealed and not row.is_dropped]:
-            files = self._rows.files(row)
-            files.check_floats(row)
-            files.read_keys(row)
-            if self._rows.model and (crc := self._store.codes_crc(row.segment, self._rows.model.model_id)):
-                files.read_codes(self._rows.model.model_id, row.rows, self._rows.model.code_bytes, crc)
 
     def epochs(self) -> list[tuple[int, int]]:
         """(epoch, LSN of its first entry) of every configuration that decided an entry here, ascending."""
@@ -365,6 +362,14 @@ class Shard:
         """Nothing is written inside."""
         with self._write_lock:
             yield
+
+    @contextlib.contextmanager
+    def amending(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that changes what follows from the rest, of `shard.mending`: no row comes or goes by it."""
+        with self._writing():
+            with self._store.transaction() as db:
+                yield db
+            self._rows.segments = self._store.segments()
 
     def take_epoch(self, epoch: int, hosts: Sequence[str] | None = None, *, decides: bool = False) -> None:
         """From now on entries are decided, or accepted, under this configuration; durable. StaleRoute for an older.

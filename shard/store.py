@@ -27,6 +27,7 @@ from shard.keys import template_keys
 from shard.log import Entry
 from shard.types import EnrollBatch, IdentityCount, KeyArray, RowArray, TemplateRecord
 
+_MANY = 16_384  # records read at a time where all of them are
 _FEW = 16  # rows that are asked for by a parameter each
 _WRITER_CACHE_KIB, _READER_CACHE_KIB = 1_024, 64
 """Page caches. The reader's is small: it is resident for every open shard, and the kernel caches the file too."""
@@ -227,6 +228,20 @@ class Store:
             except sqlite3.DatabaseError as error:
                 raise CorruptData(f"{self.path} is not a sound shard database: {error}") from error
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own that sees one state and changes nothing; StorageError if it cannot be had.
+
+        The log cannot be cut meanwhile, so nobody may `scrub`: a shard is `frozen` around it.
+        """
+        try:
+            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise StorageError(f"could not read {self.path}: {error}") from error
+        with contextlib.closing(connection):
+            connection.execute("BEGIN")
+            yield connection
+
     def meta(self, key: str) -> str | None:
         """One value of the meta table, None if it is not there."""
         with self._reading() as db:
@@ -326,6 +341,21 @@ class Store:
         with self._reading() as db:
             return int(db.execute("SELECT count(*) FROM template_keys").fetchone()[0])
 
+    def index_again(self, templates: int) -> None:
+        """Write the tables that find rows again from the records.
+
+        Raises CorruptData, with nothing changed, unless there are so many records and all of them are right.
+        """
+        with self._reading() as db:
+            (last,) = db.execute("SELECT coalesce(max(row), -1) FROM templates").fetchone()
+        found = sum(len(self.templates_between(row, row + _MANY)) for row in range(0, last + 1, _MANY))
+        if found != templates:
+            raise CorruptData(f"{self.path}: expected {templates} records, found {found}", path=str(self.path))
+        with self.transaction() as db:
+            schema.set_keys_again(db, 0, last + 1)
+            schema.index_rows_again(db, 0, last + 1)
+            schema.sum_again(db)
+
     def keys_of_rows(self, first: int, last: int) -> tuple[RowArray, KeyArray]:
         """(rows, keys) of the live rows first <= row < last, ascending."""
         with self._reading() as db:
@@ -402,12 +432,18 @@ class Store:
         return np.array(found, dtype=np.int64).reshape(-1)
 
     def rows_to_delete(self, template_ids: Sequence[str], identities: Sequence[str]) -> list[int]:
-        """Live rows that bear one of the ids or identities, ascending."""
+        """Live rows that bear one of the ids or identities, ascending; CorruptData if the record of one is wrong."""
         wanted = set(template_ids)
         with self._reading() as db:
             found = self._labelled(db, template_keys(template_ids))
             rows = {row for row, template_id in found if template_id in wanted}
             rows.update(row for (row,) in db.execute(_ROWS_OF_IDENTITIES, (json.dumps(list(identities)),)).fetchall())
+            # What finds a row goes by what its record says: of a wrong one the entries of others would stay or go.
+            sql = (
+                "SELECT row, template_id, identity, digest FROM templates WHERE row IN (SELECT value FROM json_each(?))"
+            )
+            records = db.execute(sql, (json.dumps(sorted(rows)),)).fetchall()
+        self._check_labels(records)
         return sorted(rows)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from cluster.cli import bench, doctor, enroll, find, galleries, models, search, status, templates
+from cluster.cli import bench, doctor, enroll, find, fsck, galleries, models, search, status, templates
 from cluster.cli.invocation import Invocation, invocation_of
 from cluster.cli.output import Output
 
@@ -36,6 +36,7 @@ for _verb in (
     templates.train,
     status.status,
     doctor.doctor,
+    fsck.fsck,
 ):
     _app.command()(_verb)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from shard.errors import (
+    CorruptData,
     FacegridError,
     HomeLocked,
     InvalidParameter,
@@ -123,7 +124,7 @@ def _missing_model(check: str, spec: ModelSpec, settings: Settings) -> Finding:
 def check_home(settings: Settings, *, is_deep: bool) -> Iterator[Finding | GalleryRoute]:
     """The home's manifest, lock and catalog, then every shard that lies in it; yields the galleries' routes too.
 
-    is_deep: read every sealed file and compare its checksums.
+    is_deep: read everything of every shard and compare it with its checksums.
     """
     from coordinator.home import Home, checked_directory
 
@@ -214,13 +215,23 @@ def _check_gallery(route: GalleryRoute, hosts: Path, is_deep: bool) -> Finding:
 
 def _open_shard(host: Path, gallery_id: str, number: int, is_deep: bool) -> int:
     """Templates of a shard, opened and, if deep, compared with its checksums."""
-    from shard.model import SearchModel
+    from shard.check import check_shard
     from shard.shard import Shard
 
-    def load_model(model_id: str) -> SearchModel:
-        return SearchModel.from_bytes((host / "models" / f"{model_id}.model").read_bytes())
-
-    with Shard(host / "galleries" / gallery_id / f"shard-{number:04d}", load_model) as shard:
-        if is_deep:
-            shard.verify_checksums()
+    with Shard(shard_directory(host, gallery_id, number), model_loader(host)) as shard:
+        if is_deep and (damages := check_shard(shard)):
+            more = f"; {len(damages) - 1} more, see facegrid fsck" if len(damages) > 1 else ""
+            raise CorruptData(f"{damages[0]}{more}", path=str(damages[0].path))
         return len(shard)
+
+
+def shard_directory(host: Path, gallery_id: str, number: int) -> Path:
+    """Where a host keeps a shard."""
+    return host / "galleries" / gallery_id / f"shard-{number:04d}"
+
+
+def model_loader(host: Path) -> Callable[[str], SearchModel]:
+    """How a host's shards load their search models: OSError or CorruptData for one that they cannot."""
+    from shard.model import SearchModel
+
+    return lambda model_id: SearchModel.from_bytes((host / "models" / f"{model_id}.model").read_bytes())

@@ -16,7 +16,9 @@ from shard.errors import InvalidParameter
 
 def doctor(
     context: typer.Context,
-    is_deep: Annotated[bool, typer.Option("--deep", help="Read every sealed file and compare its checksums.")] = False,
+    is_deep: Annotated[
+        bool, typer.Option("--deep", help="Read everything of every shard and compare checksums.")
+    ] = False,
 ) -> None:
     """Check this installation and the home. Exits with 1 if a check fails; a warning is no failure."""
     invocation = invocation_of(context)

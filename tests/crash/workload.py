@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import shard.tail
+from shard.check import check_shard
 from shard.errors import StorageError, WriteFailed
 from shard.model import SearchModel
 from shard.search import search_shards
@@ -317,7 +318,8 @@ class Run:
         self._compare("at the end", self.driver.shard, state)
         self.driver.close()
         shard = self.driver.open()
-        shard.verify_checksums()
+        if damages := check_shard(shard):
+            self.say(wrong=f"at the end, reopened: {'; '.join(map(str, damages))}")
         self._compare("at the end, reopened", shard, state)
         self.driver.close()
         self.say(end=True)

@@ -59,7 +59,10 @@ def test_a_gallery_is_created_listed_shown_and_dropped(answer: Any) -> None:
     assert created["is_new"]
     stats = created["gallery"]
     assert (stats["name"], stats["dim"], stats["shards"], stats["code_bits"]) == ("acme/staff", DIM, 3, 256)
-    assert answer("gallery", "list")[1] == {"galleries": [stats]}
+    (listed,) = answer("gallery", "list")[1]["galleries"]
+    # Opening it again has emptied its logs.
+    assert {**listed, "disk_bytes": 0} == {**stats, "disk_bytes": 0}
+    assert 0 < listed["disk_bytes"] <= stats["disk_bytes"]
     assert answer("gallery", "show", "acme/staff", "--identities")[1]["gallery"]["identities"] == []
     assert answer("gallery", "drop", "acme/staff", "--yes")[1] == {"dropped": "acme/staff", "templates": 0}
     assert answer("gallery", "list")[1] == {"galleries": []}

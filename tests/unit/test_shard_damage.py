@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pytest
 
 from shard import segments
+from shard.check import check_shard
+from shard.damage import Span
 from shard.errors import CorruptData
 from shard.index import CHECKSUM_BLOCK, crc32c_blocks
 from shard.join import join_rows
@@ -187,18 +189,18 @@ def test_a_shard_sealed_with_blocks_of_a_mebibyte_is_read_and_checked(
     with opened(sealed) as shard:
         for left, right in zip(search(shard, ROWS[:50], exact=False), expected, strict=True):
             np.testing.assert_array_equal(left, right)
-        shard.verify_checksums()
+        assert check_shard(shard) == []
     assert not caplog.records, "codes were encoded again, so their checksums were not understood"
     for at, block in ((OLD_BLOCK - 1, 0), (OLD_BLOCK, OLD_BLOCK), (SEGMENT * ROW_BYTES - 1, OLD_BLOCK)):
         with opened(sealed) as shard, flipped(floats_path(sealed), at):
-            for call in (lambda shard: search(shard, ROWS[:1], exact=True), Shard.verify_checksums):
-                with pytest.raises(CorruptData, match=rf"floats\.f32: wrong CRC32C in the block at byte {block}$"):
-                    call(shard)
+            with pytest.raises(CorruptData, match=rf"floats\.f32: wrong CRC32C in the block at byte {block}$"):
+                search(shard, ROWS[:1], exact=True)
+            (damage,) = check_shard(shard)
+            assert damage.span == Span(1, block, min(OLD_BLOCK, SEGMENT * ROW_BYTES - block))
     codes = floats_path(sealed).parent / f"codes-{MODEL.model_id}.rows"
     with opened(sealed) as shard, flipped(codes, 100_000):
-        with pytest.raises(CorruptData, match=r"rows: wrong CRC32C in the block at byte 0$") as caught:
-            shard.verify_checksums()
-        assert caught.value.path == str(codes)
+        (damage,) = check_shard(shard)
+        assert (damage.path, damage.part, damage.first_row, damage.last_row) == (codes, "codes", 0, SEGMENT)
 
 
 @pytest.mark.parametrize("size", [4, 8, 4 * BLOCKS - 1, 4 * (BLOCKS + 1)])
