@@ -386,7 +386,6 @@ def test_the_files_hold_exactly_what_was_acknowledged(grid: Grid) -> None:
         for number, host in enumerate(config.in_sync):
             directory = grid.directory / host / "galleries" / config.gallery_id / f"shard-{config.shard:04d}"
             with Shard(directory, _no_model) as shard:
-                shard.verify_checksums()
                 for stored in shard.templates_between(0, shard.index.rows):
                     assert stored.template_id not in found[number]
                     found[number][stored.template_id] = shard.gather(np.array([stored.row])).tobytes()
