@@ -376,7 +376,9 @@ class Replication:
                 )
 
     def _may_come_back(self, record: HostRecord) -> bool:
-        return record.state == DOWN and time.time() - record.since < self.policy.away_s
+        if record.state == DOWN:
+            return time.time() - record.since < self.policy.away_s
+        return record.state in (UP, DRAINING) and not self._is_there(record.host)
 
     def _move(self) -> None:
         """Towards even hosts, and none on those that are drained."""
