@@ -316,7 +316,7 @@ class ShardHost:
         faults = []
         for config, min_in_sync in zip(request.configs, request.min_in_sync, strict=True):
             try:
-                self._replica(config.gallery_id, config.shard).configure(config, min_in_sync)
+                self._replica(config.gallery_id, config.shard).configure(config, min_in_sync, request.released)
                 faults.append("")
             except UnknownGallery as error:
                 # The catalog says that it is here.
