@@ -289,7 +289,7 @@ class ShardHost:
         """The host is there; which of its shards are in trouble, or asked for."""
         asked = {(request.gallery_id, number) for number in request.shards}
         told = [
-            ShardHealth(*key, r.epoch, r.shard.lsn, r.fault, r.unconfirmed)
+            ShardHealth(*key, r.epoch, r.shard.lsn, r.fault, r.shard.is_catching_up, r.unconfirmed)
             for key, r in tuple(self._replicas.items())
             if key in asked or r.config is None or r.fault or r.unconfirmed
         ]

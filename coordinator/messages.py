@@ -292,8 +292,8 @@ class HealthRequest:
 @dataclass(frozen=True, slots=True)
 class ShardHealth:
     """One shard on a host. epoch: the configuration it works under, 0 for none yet. fault: why it refuses writes or
-    cannot be read, "" if nothing is wrong. unconfirmed: at a primary, the hosts that did not confirm a write or are
-    not heard.
+    cannot be read, "" if nothing is wrong. is_catching_up: it is in the middle of it. unconfirmed: at a primary, the
+    hosts that did not confirm a write, or are not heard any more.
     """
 
     gallery_id: str
@@ -301,6 +301,7 @@ class ShardHealth:
     epoch: int
     lsn: int
     fault: str
+    is_catching_up: bool
     unconfirmed: tuple[str, ...]
 
 

@@ -294,7 +294,7 @@ class Replica:
         """Bring a replica to exactly where this one is, and forward every later entry to it."""
         question = ReplicateRequest(config.gallery_id, config.shard, config.epoch, ())
         progress = ask(self._peers, host, question, ProgressReply, REPLICATE_S)
-        if is_new or progress.position != self.shard.position:
+        if is_new:
             progress = self._send_changes(config, host, progress, ABSORB_S)
         if is_new:
             self._admit(config, host)

@@ -240,13 +240,7 @@ class Replication:
             self._left[key] = host
             if host != config.primary:
                 return self._decide(replace(config, in_sync=others), f"{host} is out of sync: {why}") is not None
-            replies = self._probe(others, key[0], (key[1],))
-            lsns = {
-                other: health.lsn
-                for other, reply in replies.items()
-                for health in reply.shards
-                if (health.gallery_id, health.shard) == key and not health.fault
-            }
+            lsns = self._followers(key, others)
             if not lsns:
                 return False
             # The one that is furthest: the others need not begin anew then.
@@ -254,6 +248,16 @@ class Replication:
             in_sync = (best, *(other for other in others if other in lsns and other != best))
             follower = replace(config, primary=best, in_sync=in_sync)
             return self._decide(follower, f"{best} follows {host}: {why}") is not None
+
+    def _followers(self, key: Key, hosts: Sequence[str]) -> dict[str, int]:
+        """Those of the hosts whose replica can be primary now, and its LSN."""
+        replies = self._probe(hosts, key[0], (key[1],))
+        return {
+            host: health.lsn
+            for host, reply in replies.items()
+            for health in reply.shards
+            if (health.gallery_id, health.shard) == key and not health.fault and not health.is_catching_up
+        }
 
     def _decide(self, config: ShardConfig, why: str, gives_up: str | None = None) -> ShardConfig | None:
         """Write a configuration into the catalog and tell the hosts; None if somebody else decided first.
@@ -438,7 +442,12 @@ class Replication:
                 continue
             surplus = max(config.in_sync, key=lambda host: (states.get(host) == DRAINING, load.get(host, 0), host))
             others = _without(config.in_sync, surplus)
-            primary = others[0] if surplus == config.primary else config.primary
+            primary = config.primary
+            if surplus == primary:
+                followers = self._followers((config.gallery_id, config.shard), others)
+                if not followers:
+                    continue  # the next round sees
+                primary = max(sorted(followers), key=followers.__getitem__)
             in_sync = (primary, *_without(others, primary))
             fewer = replace(config, primary=primary, in_sync=in_sync)
             if self._decide(fewer, f"{surplus} gives it up", gives_up=surplus) is not None:
