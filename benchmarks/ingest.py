@@ -103,7 +103,7 @@ def ingest(home: Path, rows: FloatArray, shards: int, batch: int) -> tuple[list[
         for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
             numbers = range(start, start + len(part))
-            ids, people = [_photo_id(i) for i in numbers], [f"person-{i:08d}" for i in numbers]
+            ids, people = [photo_id(i) for i in numbers], [f"person-{i:08d}" for i in numbers]
             started = time.perf_counter()
             gallery.enroll(part, template_ids=ids, identities=people)
             seconds.append(time.perf_counter() - started)
@@ -120,8 +120,8 @@ def ingest(home: Path, rows: FloatArray, shards: int, batch: int) -> tuple[list[
     return seconds, trained - started, done - trained, heap
 
 
-def _photo_id(number: int) -> str:
-    """Scattered like the hash of a photo, which `enroll_folder` takes: an index by id gets no help from the order."""
+def photo_id(number: int) -> str:
+    """A row's template id, scattered like the hash of a photo, which `enroll_folder` takes: no order helps an index."""
     return hashlib.blake2b(number.to_bytes(8, "little"), digest_size=16).hexdigest()
 
 
@@ -149,14 +149,21 @@ def projection(rows: FloatArray, bits: int = 512) -> float:
     return time.perf_counter() - started
 
 
+def drop_from_page_cache(home: Path) -> None:
+    """Have the kernel forget every file of the home, as far as it follows the advice."""
+    for path in [path for path in home.rglob("*") if path.is_file()]:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(fd)
+
+
 def restart(home: Path, *, drop_cache: bool) -> Restart:
     """Open the home and search once, in a new process."""
     if drop_cache:
-        for path in [path for path in home.rglob("*") if path.is_file()]:
-            fd = os.open(path, os.O_RDONLY)
-            os.fsync(fd)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(fd)
+        drop_from_page_cache(home)
     command = [sys.executable, "-m", "benchmarks.ingest", "--reopen", str(home)]
     started = time.perf_counter()
     opened, answered = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)

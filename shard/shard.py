@@ -481,7 +481,9 @@ class Shard:
                 self._plan(tickets)
                 planned = [ticket for ticket in tickets if ticket.entry is not None]
                 if planned:
-                    self._carry_out([ticket.entry for ticket in planned if ticket.entry is not None])
+                    # Callers with the same operation share an entry, which is carried out once.
+                    entries = {ticket.entry.lsn: ticket.entry for ticket in planned if ticket.entry is not None}
+                    self._carry_out(list(entries.values()))
                 for ticket in planned:
                     assert ticket.entry is not None
                     ticket.outcome = (ticket.entry.done, ticket.entry.left_out, ticket.entry.lsn)

@@ -62,14 +62,19 @@ class History:
 
     templates: dict[str, Kept] = field(default_factory=dict)
     galleries: set[str] = field(default_factory=set)
+    is_erased: bool = False
+    """Nothing was deleted since the files were last rid of what was."""
 
     def apply(self, operation: Operation) -> None:
         """An acknowledged operation."""
         if operation.verb == "enroll":
             self.templates.update(_enrolled(operation))
         elif operation.verb in ("delete", "forget"):
+            self.is_erased = False
             for template_id in self._doomed(operation):
                 del self.templates[template_id]
+        elif operation.verb == "erase":
+            self.is_erased = True
         elif operation.verb == "create":
             self.galleries.update(operation.names)
         elif operation.verb == "drop":
@@ -82,6 +87,7 @@ class History:
             _assert_whole(fresh, there)
             self.templates.update({i: kept for i, kept in fresh.items() if i in there})
         elif operation.verb in ("delete", "forget"):
+            self.is_erased = False
             doomed = {i: self.templates[i] for i in self._doomed(operation)}
             _assert_whole(doomed, there)
             for template_id in doomed.keys() - there:
@@ -117,32 +123,52 @@ def by_shard(templates: dict[str, Kept]) -> dict[int, list[str]]:
 
 
 class Plan:
-    """Seeded operations, one after another; each depends on the history before it."""
+    """Seeded operations, one after another; each depends on the history before it.
+
+    To overwrite, templates are deleted, and then others are enrolled under the same ids: two operations.
+    """
 
     def __init__(self, seed: int, first: int) -> None:
         """first: number of the first operation; it makes ids unlike those of earlier writers."""
         self._rng = np.random.default_rng([seed, first])
         self._number = first
+        self._overwritten: tuple[str, ...] = ()
 
     def next(self, history: History) -> Operation:
         """The next operation. The gallery grows to a few thousand templates and then stays of that size."""
         self._number += 1
         if GALLERY not in history.galleries:
             return Operation("create", (GALLERY,))
+        if self._overwritten:
+            ids, self._overwritten = self._overwritten, ()
+            return self._enroll(ids)
         size = len(history.templates)
         enrolls = 0.6 if size < 2_500 else 0.15
-        others = {"delete": 5, "forget": 4, "flush": 3, "train": 2 if size >= 1_000 else 0, "create": 1, "drop": 1}
+        others = {
+            "delete": 5,
+            "overwrite": 4,
+            "forget": 4,
+            "flush": 3,
+            "erase": 3,
+            "train": 2 if size >= 1_000 else 0,
+            "create": 1,
+            "drop": 1,
+        }
         if self._rng.random() < enrolls or not size:
-            return self._enroll()
+            n = int(self._rng.choice([1, 2, 40, 130, 500]))
+            return self._enroll(tuple(f"t{self._number}-{i}" for i in range(n)))
         weights = np.array(list(others.values()), dtype=float)
         verb = str(self._rng.choice(list(others), p=weights / weights.sum()))
+        if verb == "overwrite":
+            self._overwritten = self._names("delete", history)
+            return Operation("delete", self._overwritten)
         return Operation(verb, self._names(verb, history))
 
-    def _enroll(self) -> Operation:
-        n = int(self._rng.choice([1, 2, 40, 130, 500]))
-        people = [f"p{person}" if person < 300 else None for person in self._rng.integers(0, 600, n).tolist()]
-        ids = tuple(f"t{self._number}-{i}" for i in range(n))
-        return Operation("enroll", ids, tuple(people), seed=self._number)
+    def _enroll(self, ids: tuple[str, ...]) -> Operation:
+        """Ids that are not there. Those that were have other floats now, and may be of another person and shard."""
+        numbers = self._rng.integers(0, 600, len(ids)).tolist()
+        people = tuple(f"p{person}" if person < 300 else None for person in numbers)
+        return Operation("enroll", ids, people, seed=self._number)
 
     def _names(self, verb: str, history: History) -> tuple[str, ...]:
         side = sorted(history.galleries - {GALLERY})

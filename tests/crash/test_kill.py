@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,16 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("FACEGRID_TORTURE", "12"))
 SEED = int(os.environ.get("FACEGRID_CRASH_SEED", "1"))
 K = 5
+MOST_LINES = 400
+"""Lines to wait for an operation of some verb, which one in fifteen or so is."""
 
 
 def test_what_is_acknowledged_survives_sigkill(tmp_path: Path) -> None:
     print(f"replay: FACEGRID_TORTURE={KILLS} FACEGRID_CRASH_SEED={SEED} python -m pytest {Path(__file__).name}")
     home, history = tmp_path / "home", History()
     rng = np.random.default_rng(SEED)
-    acknowledged, in_flight = 0, set()
+    acknowledged, in_flight = 0, Counter[str]()
+    overwritten = 0
     with contextlib.ExitStack() as undo:
         following = undo.enter_context(Writer())
         for kill in range(KILLS):
@@ -44,15 +48,22 @@ def test_what_is_acknowledged_survives_sigkill(tmp_path: Path) -> None:
             # A burst of operations, then a moment within the next one; now and then none, while the home opens.
             lines = 0 if kill % 6 == 5 else int(rng.integers(1, 60))
             spin_s = float(rng.random() ** 2) * (0.1 if lines else 0.8)
-            done, pending = writer.run_and_kill(home, history, first=kill * 10_000, lines=lines, spin_s=spin_s)
+            # A third of them within a compaction.
+            verb = "erase" if kill % 3 == 1 else ""
+            done, pending = writer.run_and_kill(
+                home, history, first=kill * 10_000, lines=lines, verb=verb, spin_s=spin_s
+            )
             for operation in done:
+                overwritten += operation.verb == "enroll" and not operation.names[0].startswith(f"t{operation.seed}-")
                 history.apply(operation)
             acknowledged += len(done)
-            in_flight |= {pending.verb} if pending else set()
+            in_flight.update([pending.verb] if pending else [])
             print(f"kill {kill}: {len(done)} done, begun: {pending.to_line()[:100] if pending else 'nothing'}")
             check_home(home, history, pending)
-    print(f"{acknowledged} operations acknowledged, {len(history.templates)} templates, killed in {sorted(in_flight)}")
+    print(f"{acknowledged} operations acknowledged, {overwritten} of them over ids that had been deleted;")
+    print(f"{len(history.templates)} templates; kills within {dict(in_flight)}")
     assert acknowledged > KILLS
+    assert overwritten > 0
     assert len(history.templates) > 100
 
 
@@ -69,9 +80,12 @@ class Writer:
         )
 
     def run_and_kill(
-        self, home: Path, history: History, *, first: int, lines: int, spin_s: float
+        self, home: Path, history: History, *, first: int, lines: int, verb: str, spin_s: float
     ) -> tuple[list[Operation], Operation | None]:
-        """Let it say `lines` lines, spin, kill it; returns what it had done and what it had begun."""
+        """Let it say `lines` lines and, with a verb, begin such an operation; spin, kill it.
+
+        Returns what it had done and what it had begun.
+        """
         child = self._process
         assert child.stdin is not None
         assert child.stdout is not None
@@ -81,6 +95,10 @@ class Writer:
         child.stdin.write(json.dumps({**task, "galleries": sorted(history.galleries)}))
         child.stdin.close()
         said = [child.stdout.readline() for _ in range(lines)]
+        for _ in range(MOST_LINES if verb else 0):
+            said.append(child.stdout.readline())
+            if said[-1].startswith("begin ") and Operation.from_line(said[-1][6:]).verb == verb:
+                break
         until = time.perf_counter() + spin_s
         while time.perf_counter() < until:
             pass
@@ -120,6 +138,9 @@ def check_home(home: Path, history: History, pending: Operation | None) -> None:
             history.adopt(pending, set(stored))
         check_templates(stored, history)
         assert len(gallery) == len(history.templates)
+        if history.is_erased:
+            held = [(r.shard, r.dead_rows) for r in gallery.erasure_report() if r.dead_rows or r.holds_labels]
+            assert not held, f"after an erasure, shards and deleted rows that are in their files: {held}"
         names = list(history.templates)[:: max(1, len(history.templates) // 300)]
         found = {t.template_id: (t.identity, t.metadata) for t in gallery.templates(names)}
         assert found == {i: history.templates[i][1:] for i in names}

@@ -50,6 +50,8 @@ def carry_out(grid: Cluster, operation: Operation) -> None:
         gallery.delete(identities=operation.names)
     elif operation.verb == "flush":
         gallery.flush()
+    elif operation.verb == "erase":
+        gallery.erase()
     else:
         gallery.train()
 

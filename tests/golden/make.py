@@ -51,13 +51,13 @@ def make_shard(target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "shard"
         with Shard.create(directory, dim=DIM, load_model={model.model_id: model}.__getitem__) as shard:
-            shard.take_epoch(2, ["host-0", "host-1"])
+            shard.take_epoch(2, ["host-0", "host-1"], decides=True)
             enroll(shard, 12, 0)
             shard.activate(model)
             shard.flush()
             shard.delete(template_ids=["t1", "t4", "t5"])
             compact(shard)
-            shard.take_epoch(5, ["host-1", "host-2"])
+            shard.take_epoch(5, ["host-1", "host-2"], decides=True)
             enroll(shard, 15, 12)
             shard.flush()
             enroll(shard, 24, 27)
