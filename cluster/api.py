@@ -24,6 +24,7 @@ from cluster.config import Settings, load_settings, pipeline_options
 from cluster.faces import FacePipeline, ImageSource, model_spec
 from cluster.gallery import Gallery
 from cluster.results import Verification
+from cluster.snapshots import Snapshots
 from coordinator.catalog import open_catalog
 from coordinator.coordinator import Coordinator, check_gallery_name
 from coordinator.home import Home
@@ -183,6 +184,17 @@ class Cluster:
     def drop(self, name: str) -> None:
         """Remove a gallery, its templates and its files; UnknownGallery."""
         self.coordinator.drop_gallery(check_gallery_name(name))
+
+    def snapshots(self, url: str | Path) -> Snapshots:
+        """The snapshots in a store: a directory, or a URL that pyarrow understands, such as `s3://bucket/prefix`.
+
+        Raises InvalidParameter for a URL that is none, MissingExtra without pyarrow.
+        """
+        return Snapshots(self, url)
+
+    def abandon_restore(self, name: str) -> None:
+        """Remove a gallery whose restore was interrupted; UnknownGallery if none of that name is half restored."""
+        self.coordinator.snapshots.abandon_restore(check_gallery_name(name))
 
     def enrolled(self, name: str, templates: int) -> None:
         """Have a gallery trained in the background if it has grown enough. Called after each enrollment."""

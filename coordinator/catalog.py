@@ -24,9 +24,12 @@ from coordinator.home import Home
 from coordinator.types import HOST_STATES, UP, GalleryRoute, GallerySpec, HostRecord, ShardConfig
 from shard.errors import AlreadyExists, CorruptData, InvalidParameter, NotFound, StaleRoute, UnknownGallery
 
-__all__ = ["CREATING", "DROPPING", "METADATA", "READY", "Catalog", "open_catalog"]
+__all__ = ["CREATING", "DROPPING", "LOOKED_AFTER", "METADATA", "READY", "RESTORING", "Catalog", "open_catalog"]
 
-CREATING, READY, DROPPING = "creating", "ready", "dropping"
+CREATING, READY, RESTORING, DROPPING = "creating", "ready", "restoring", "dropping"
+"""Not on every host yet; in use; templates of a snapshot are written into it, and nobody sees it; being removed."""
+LOOKED_AFTER = (READY, RESTORING)
+"""Galleries in these states hold templates that must not get lost: their replicas are kept up."""
 _PREPARING = 0x66616365
 """Key of the lock that PostgreSQL gives to one process at a time that creates or upgrades the tables."""
 
@@ -143,10 +146,10 @@ class Catalog:
             raise UnknownGallery(f"no gallery {name!r}")
         return found[0]
 
-    def galleries(self, state: str = READY) -> list[GalleryRoute]:
-        """All galleries in a state, by name."""
+    def galleries(self, *states: str) -> list[GalleryRoute]:
+        """All galleries in these states, those that are ready if none is given, by name."""
         with self.reading() as db:
-            return routes(db, self.shown, GALLERIES.c.state == state)
+            return routes(db, self.shown, GALLERIES.c.state.in_(states or (READY,)))
 
     def shard(self, gallery_id: str, shard: int) -> ShardConfig:
         """A shard's configuration, whatever the state of its gallery; UnknownGallery if there is none."""
@@ -157,9 +160,9 @@ class Catalog:
         return found[0]
 
     def shards(self) -> list[ShardConfig]:
-        """Every shard of the ready galleries, by gallery id and number."""
+        """Every shard of the galleries that are LOOKED_AFTER, by gallery id and number."""
         with self.reading() as db:
-            return configs(db, self.shown, GALLERIES.c.state == READY)
+            return configs(db, self.shown, GALLERIES.c.state.in_(LOOKED_AFTER))
 
     def shards_of(self, gallery_id: str) -> list[ShardConfig]:
         """The shards of one gallery, by number; none unless it is ready."""
@@ -174,7 +177,7 @@ class Catalog:
         """Compare-and-set: give a shard these hosts if its epoch is still config.epoch; returns it with the next epoch.
 
         Of two callers that read the same epoch one succeeds and the other gets StaleRoute, with nothing changed. The
-        gallery's version is raised. Raises UnknownGallery if the gallery is not ready or the shard is not there,
+        gallery's version is raised. Raises UnknownGallery if the gallery is not LOOKED_AFTER or the shard is not there,
         InvalidParameter for a primary that is not in sync or a host that is named twice. After WriteFailed the change
         may be in effect if the connection broke while it was being committed: read the shard again.
         """
@@ -182,11 +185,11 @@ class Catalog:
         changed = replace(config, epoch=config.epoch + 1)
         where = (SHARDS.c.gallery_id == config.gallery_id, SHARDS.c.shard == config.shard)
         with self.writing() as db:
-            is_ready = GALLERIES.c.state == READY
-            raised = db.execute(_changed(config.gallery_id).where(is_ready).values(version=GALLERIES.c.version + 1))
+            is_kept = GALLERIES.c.state.in_(LOOKED_AFTER)
+            raised = db.execute(_changed(config.gallery_id).where(is_kept).values(version=GALLERIES.c.version + 1))
             stored = db.execute(sa.select(SHARDS.c.epoch).where(*where)).scalar_one_or_none()
             if raised.rowcount != 1 or stored is None:
-                raise UnknownGallery(f"no shard {config.shard} of a ready gallery with the id {config.gallery_id!r}")
+                raise UnknownGallery(f"no shard {config.shard} of a gallery in use with the id {config.gallery_id!r}")
             swapped = db.execute(
                 SHARDS.update()
                 .where(*where, SHARDS.c.epoch == config.epoch)

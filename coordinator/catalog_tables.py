@@ -94,8 +94,27 @@ BASELINES = sa.Table(
     sa.Column("captured", sa.Double, nullable=False),
     sa.Column("lsns", sa.LargeBinary, nullable=False),
 )
+SNAPSHOTS = sa.Table(
+    "snapshots",
+    METADATA,
+    sa.Column("snapshot_id", sa.String(32), primary_key=True),
+    sa.Column("gallery_id", sa.String(32), nullable=False),
+    sa.Column("gallery", sa.String(130), nullable=False),
+    sa.Column("store", sa.Text, nullable=False),
+    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.Column("expires_at", sa.String(32)),
+    sa.Column("templates", sa.BigInteger, nullable=False),
+)
+RESTORES = sa.Table(
+    "restores",
+    METADATA,
+    sa.Column("gallery", sa.String(130), primary_key=True),
+    sa.Column("snapshot_id", sa.String(32), nullable=False),
+    sa.Column("gallery_id", sa.String(32)),
+)
 _TABLES = (GALLERIES, SHARDS, REPLICAS, HOSTS, MODELS, META)
-"""Those that a catalog cannot do without. One that has lost its rollouts goes on from the models of its galleries."""
+"""Those that a catalog cannot do without. One that has lost its rollouts goes on from the models of its galleries; what
+it says of snapshots can be read from their stores."""
 _FIRST_TABLES = ("galleries", "shards", "models")
 
 

@@ -18,12 +18,13 @@ from typing import TypeVar
 
 from coordinator.catalog import READY, Catalog
 from coordinator.erasure import Erasure
-from coordinator.messages import CreateShard
+from coordinator.messages import ActivateModel, CreateShard, PrepareModel
 from coordinator.placement import place_replicas
 from coordinator.replication import Replication, ReplicationPolicy
 from coordinator.rollout import Rollouts
 from coordinator.rollout_catalog import Baseline, RolloutState
 from coordinator.runtime import Runtime
+from coordinator.snapshots.control import SnapshotControl
 from coordinator.training import (
     MIN_DRIFT_ROWS,
     GallerySizes,
@@ -38,6 +39,7 @@ from coordinator.types import (
     GalleryRoute,
     GallerySpec,
     HostRecord,
+    ModelData,
     ReplicaErasure,
     RolloutStatus,
     ShardConfig,
@@ -99,6 +101,7 @@ class Coordinator:
         self.erasure = Erasure(catalog, runtime, erasure_s)
         self._lock = threading.RLock()
         self._training = threading.Lock()
+        self.snapshots = SnapshotControl(self, catalog)
         self._rollouts = Rollouts(catalog, runtime)
         self.replication = Replication(catalog, runtime, self._rollouts.bring, policy)
         self._looked_at: dict[str, GallerySizes] = {}
@@ -124,7 +127,7 @@ class Coordinator:
         """Look after replicas and their models in the background, a round every so many seconds, until `close`."""
 
         def run() -> None:
-            erased_at = compared_at = time.monotonic()
+            erased_at = compared_at = scrubbed_at = time.monotonic()
             while not self._closing.wait(interval_s):
                 try:
                     self.replication.tick()
@@ -135,6 +138,9 @@ class Coordinator:
                     if time.monotonic() - compared_at > COMPARE_EVERY_S:
                         self.replication.compare()
                         compared_at = time.monotonic()
+                    if time.monotonic() - scrubbed_at > self.replication.scrub_pause_s():
+                        self.replication.scrub_next()
+                        scrubbed_at = time.monotonic()
                 except FacegridError as error:
                     # The catalog or a host is away: the next round sees.
                     _LOG.warning("a round of looking after replicas failed: %s", error)
@@ -191,31 +197,42 @@ class Coordinator:
         """Every gallery, by name."""
         return self._catalog.galleries()
 
-    def create_gallery(self, spec: GallerySpec) -> GalleryRoute:
-        """Create an empty gallery; AlreadyExists, InvalidParameter."""
+    def create_gallery(self, spec: GallerySpec, *, state: str = READY) -> GalleryRoute:
+        """Create an empty gallery; AlreadyExists, InvalidParameter.
+
+        state: the one that it ends in. Only a gallery that is READY can be used.
+        """
         spec = checked_spec(spec)
         with self._lock:
             if any(route.name == spec.name for route in self._catalog.galleries()):
                 raise AlreadyExists(f"gallery {spec.name!r} exists")
+            self.snapshots.check_not_restoring(spec.name)
             self.replication.finish_drops()
             gallery_id = secrets.token_hex(8)
             held = self._catalog.shards_per_host()
             here = [r.host for r in self.replication.hosts() if r.state == UP and r.host in self._runtime.hosts()]
             places = place_replicas(gallery_id, spec.shards, spec.replicas, {host: held.get(host, 0) for host in here})
-            self._catalog.add_gallery(gallery_id, spec, places)
-            self._runtime.control(
-                [(host, CreateShard(gallery_id, i, spec.dim)) for i, hosts in enumerate(places) for host in hosts]
-            )
-            self._catalog.set_state(gallery_id, READY)
+            with self.replication.creating(gallery_id):
+                self._catalog.add_gallery(gallery_id, spec, places)
+                self._runtime.control(
+                    [(host, CreateShard(gallery_id, i, spec.dim)) for i, hosts in enumerate(places) for host in hosts]
+                )
+                self._catalog.set_state(gallery_id, state)
             self.replication.tell(gallery_id)
-            return self._catalog.gallery(spec.name)
+            return self._in_state(spec.name, state)
 
-    def drop_gallery(self, name: str) -> None:
-        """Remove a gallery and every file of it; UnknownGallery."""
+    def drop_gallery(self, name: str, *, state: str = READY) -> None:
+        """Remove a gallery that is in this state, and every file of it; UnknownGallery."""
         with self._lock:
-            route = self._catalog.gallery(name)
+            route = self._in_state(name, state)
             self._catalog.begin_drop(route.gallery_id)
             self.replication.finish_drops()
+
+    def _in_state(self, name: str, state: str) -> GalleryRoute:
+        for route in self._catalog.galleries(state):
+            if route.name == name:
+                return route
+        raise UnknownGallery(f"no gallery {name!r}")
 
     # Models
 
@@ -243,6 +260,18 @@ class Coordinator:
         seconds = time.monotonic() - started
         _LOG.info("trained %s on %d of %d templates in %.1f s", route.name, len(sample), templates, seconds)
         return TrainReport(model.model_id, templates, len(sample), seconds, drift)
+
+    def activate(self, route: GalleryRoute, model: ModelData) -> None:
+        """Search with this model on every shard from now on; ModelMismatch for another dimension."""
+        held: dict[str, tuple[int, ...]] = {}
+        for shard, hosts in enumerate(route.in_sync):
+            for host in hosts:
+                held[host] = (*held.get(host, ()), shard)
+        prepare = [(host, PrepareModel(route.gallery_id, shards, model.data)) for host, shards in held.items()]
+        activate = [(host, ActivateModel(route.gallery_id, shards, model.model_id)) for host, shards in held.items()]
+        self._runtime.control(prepare)
+        self._runtime.control(activate)
+        self._catalog.set_model(route.gallery_id, model.model_id, model.data, model.templates)
 
     def train_if_due(self, name: str) -> TrainReport | None:
         """Train if the gallery has grown or changed enough for a first or a better model; None if it has not."""

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from shard.errors import InvalidParameter
 METHODS = (
     "hosts", "gallery", "galleries", "create_gallery", "drop_gallery", "train", "train_if_due", "drift", "rollouts",
     "roll_back", "resume_rollouts", "report", "drain", "undrain", "host_records", "replicas_left", "shard_configs",
-    "erasure_report", "erase", "erase_due",
+    "erasure_report", "erase", "erase_due", "snapshots.active_model", "snapshots.begin_restore",
+    "snapshots.restoring", "snapshots.finish_restore", "snapshots.abandon_restore", "snapshots.was_restored_from",
+    "snapshots.remember", "snapshots.forget", "snapshots.made",
 )  # fmt: skip
 WATCH_S = 0.5
 """Pause between two rounds of looking after the hosts."""
@@ -68,7 +71,7 @@ class CoordinatorProcess:
         if method not in METHODS:
             error = InvalidParameter(f"the coordinator has {', '.join(METHODS)}; got {method!r}")
             return Outcome(code=error.code, message=str(error))
-        return outcome_of(lambda: getattr(self._open(), method)(*args, **kwargs), f"coordinator.{method}")
+        return outcome_of(lambda: attrgetter(method)(self._open())(*args, **kwargs), f"coordinator.{method}")
 
     def open(self) -> Outcome:
         """Open the coordinator now: what was left half done is finished, every shard is opened."""

@@ -25,11 +25,14 @@ from coordinator.messages import (
     DigestRequest,
     Done,
     EnrollRequest,
+    ExportMovedRequest,
+    ExportRequest,
     FlushRequest,
     HealthReply,
     HealthRequest,
     IdentitiesReply,
     IdentitiesRequest,
+    PointRequest,
     ProgressReply,
     RecordsReply,
     RecordsRequest,
@@ -44,6 +47,7 @@ from coordinator.messages import (
     StatsRequest,
 )
 from shard.errors import FacegridError, ProtocolError, error_from_code
+from shard.export import ExportedRows, ShardPoint
 from shard.types import EnrollReceipt
 
 PROTOCOL_VERSION = 2
@@ -72,6 +76,9 @@ _REQUEST_TAGS: dict[int, type[Any]] = {
     14: DigestRequest,
     15: BeaconRequest,
     16: HealthRequest,
+    40: PointRequest,
+    41: ExportRequest,
+    42: ExportMovedRequest,
 }
 _REPLY_TAGS: dict[int, type[Any]] = {
     1: SearchReply,
@@ -86,6 +93,8 @@ _REPLY_TAGS: dict[int, type[Any]] = {
     14: DigestReply,
     15: BeaconReply,
     16: HealthReply,
+    40: ShardPoint,
+    41: ExportedRows,
 }
 _REQUEST_CODECS = {tag: struct_codec(cls) for tag, cls in _REQUEST_TAGS.items()}
 _REPLY_CODECS = {tag: struct_codec(cls) for tag, cls in _REPLY_TAGS.items()}

@@ -27,6 +27,8 @@ from coordinator.messages import (
     AdmitReplica,
     BeaconReply,
     BeaconRequest,
+    CheckReply,
+    CheckShard,
     CompactShards,
     ConfiguredReply,
     ConfigureShards,
@@ -43,6 +45,8 @@ from coordinator.messages import (
     EnrollRequest,
     ErasureReply,
     ErasureRequest,
+    ExportMovedRequest,
+    ExportRequest,
     FlushRequest,
     HealthReply,
     HealthRequest,
@@ -52,6 +56,7 @@ from coordinator.messages import (
     InventoryRequest,
     ModelsReply,
     ModelsRequest,
+    PointRequest,
     PrepareModel,
     ProgressReply,
     RecordsReply,
@@ -73,9 +78,10 @@ from coordinator.messages import (
     StatsReply,
     StatsRequest,
 )
-from coordinator.peers import Beacons, Leases, Peers
+from coordinator.peers import Beacons, Leases, Peers, ask
 from coordinator.replica import Replica
 from shard.catchup import segment_states
+from shard.check import check_files
 from shard.compaction import compact
 from shard.digests import combined
 from shard.errors import (
@@ -87,13 +93,17 @@ from shard.errors import (
     StaleRoute,
     UnknownGallery,
 )
+from shard.export import ExportedRows, ShardPoint
 from shard.files import DirectoryLock, make_directory, remove_tree
 from shard.keys import template_keys
+from shard.mending import mend
 from shard.search import search_by_model
 from shard.shard import Shard
-from shard.types import EnrollReceipt
+from shard.types import EnrollReceipt, FloatArray
 
 _LOG = logging.getLogger(__name__)
+FETCH_S = 10.0
+"""How long another replica may take to give rows that are damaged here."""
 _GALLERY_ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -184,6 +194,21 @@ class ShardHost:
         """Sizes, shard by shard."""
         shards = self._readable(request.gallery_id, request.shards, request.epochs)
         return StatsReply(tuple(shard.stats() for shard in shards))
+
+    # Exports
+
+    def point(self, request: PointRequest) -> ShardPoint:
+        """The moment of one shard, at its primary."""
+        return self._exportable(request.gallery_id, request.shard, request.epoch).point(request.shard)
+
+    def export(self, request: ExportRequest) -> ExportedRows:
+        """A piece of one shard's rows, at its primary."""
+        return self._exportable(request.gallery_id, request.shard, request.epoch).export(request.rows, request.known)
+
+    def export_moved(self, request: ExportMovedRequest) -> ExportedRows:
+        """A piece of what compaction moved in one shard, at its primary."""
+        shard = self._exportable(request.gallery_id, request.shard, request.epoch)
+        return shard.export_moved(request.moved)
 
     # Writes
 
@@ -317,6 +342,24 @@ class ShardHost:
         self._peers.locate(dict(zip(request.hosts, addresses, strict=True)))
         return Done()
 
+    def check_shard(self, request: CheckShard) -> CheckReply:
+        """Read every sealed file of a shard; mend what is damaged."""
+        replica = self._replica(request.gallery_id, request.shard)
+        damages = check_files(replica.shard)
+        if not damages:
+            return CheckReply((), 0)
+
+        def fetch(first: int, last: int) -> FloatArray:
+            rows = RowsRequest(request.gallery_id, request.shard, first, last)
+            return ask(self._peers, request.source, rows, RowsReply, FETCH_S).embeddings
+
+        left = mend(replica.shard, damages, fetch if request.source else None)
+        for damage in left:
+            self._note_damage(CorruptData(f"{damage.path}: {damage.what}", path=str(damage.path)))
+        if not left:
+            replica.damage = None
+        return CheckReply(tuple(f"{damage.path}: {damage.what}" for damage in damages), len(damages) - len(left))
+
     def drop_shard(self, request: DropShard) -> Done:
         """Close and remove one shard, unless a later configuration is known."""
         with self._opening:
@@ -439,6 +482,13 @@ class ShardHost:
             replica.check_read(epoch)
         return [replica.shard for replica in replicas]
 
+    def _exportable(self, gallery_id: str, number: int, epoch: int) -> Shard:
+        """The shard, if this host is its primary under the epoch, and nobody has gone on without it."""
+        replica = self._replica(gallery_id, number)
+        replica.check_primary(epoch)
+        replica.check_read(epoch)
+        return replica.shard
+
     def _replica(self, gallery_id: str, number: int) -> Replica:
         replica = self._replicas.get((gallery_id, number))
         if replica is not None:
@@ -513,11 +563,15 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     CompactShards: ShardHost.compact_shards,
     ScrubShards: ShardHost.scrub_shards,
     ErasureRequest: ShardHost.erasure,
+    CheckShard: ShardHost.check_shard,
     DropGallery: ShardHost.drop_gallery,
     SampleRows: ShardHost.sample,
     SampleRecent: ShardHost.sample_recent,
     PrepareModel: ShardHost.prepare_model,
     ActivateModel: ShardHost.activate_model,
+    PointRequest: ShardHost.point,
+    ExportRequest: ShardHost.export,
+    ExportMovedRequest: ShardHost.export_moved,
     DiscardModels: ShardHost.discard_models,
     ModelsRequest: ShardHost.models,
 }

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from coordinator.types import ShardConfig
+from shard.export import ExportedRows, MovedRange, RowRange, ShardPoint
 from shard.log import Changes, Entry, Position, SegmentState
 from shard.types import (
     CandidateBatch,
@@ -146,6 +147,42 @@ class StatsReply:
     """One entry a shard, in the order asked."""
 
     stats: tuple[ShardStats, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PointRequest:
+    """The moment and the layout of one shard, to export its rows; the answer is a `ShardPoint`.
+
+    This and exports are answered by the primary of that epoch alone, StaleRoute by anybody else.
+    """
+
+    gallery_id: str
+    shard: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """A piece of a range of one shard's rows; nothing but its fingerprint where that is `known` (empty: none is).
+
+    The answer is an `ExportedRows` of at most 16 MiB of floats and about as much of labels.
+    """
+
+    gallery_id: str
+    shard: int
+    epoch: int
+    rows: RowRange
+    known: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ExportMovedRequest:
+    """A piece of what compaction has moved in one shard since its point was taken; the answer is an `ExportedRows`."""
+
+    gallery_id: str
+    shard: int
+    epoch: int
+    moved: MovedRange
 
 
 # --- between hosts ------------------------------------------------------------------------------------------------
@@ -381,7 +418,9 @@ class ErasureReply:
 
 @dataclass(frozen=True, slots=True)
 class CheckShard:
-    """Compare every checksum of one shard on this host; `is_mended`: take what is damaged from the replica `source`."""
+    """Compare the files of one shard's sealed segments with their checksums, and mend them from the replica on `source`
+    ("" for none). A replica that cannot be mended answers nothing more, until it is copied anew.
+    """
 
     gallery_id: str
     shard: int
@@ -496,6 +535,9 @@ DataRequest: TypeAlias = (
     | IdentitiesRequest
     | FlushRequest
     | StatsRequest
+    | PointRequest
+    | ExportRequest
+    | ExportMovedRequest
     | ReplicateRequest
     | AbsorbRequest
     | RestartRequest
@@ -532,6 +574,8 @@ Reply: TypeAlias = (
     | IdentitiesReply
     | StatsReply
     | SampleReply
+    | ShardPoint
+    | ExportedRows
     | ModelsReply
     | ProgressReply
     | RowsReply

@@ -22,10 +22,12 @@ from coordinator.coordinator_process import CoordinatorProcess
 from coordinator.dataplane.handshake import checked_secret
 from coordinator.host_process import ShardHostProcess
 from coordinator.ray_runtime import RayRuntime
+from coordinator.snapshot_catalog import SnapshotRecord
 from coordinator.types import (
     GalleryRoute,
     GallerySpec,
     HostRecord,
+    ModelData,
     ReplicaErasure,
     RolloutStatus,
     ShardConfig,
@@ -171,6 +173,7 @@ class RayCoordinator:
 
     def __init__(self, actor: Actor) -> None:
         self.actor = actor
+        self.snapshots = RaySnapshotControl(actor)
 
     def hosts(self) -> tuple[str, ...]:
         """See Coordinator.hosts."""
@@ -271,6 +274,58 @@ class RayCoordinator:
 
     def _call(self, method: str, *args: object, **kwargs: object) -> Any:
         return self.actor.call("call", method, args, kwargs)
+
+
+class RaySnapshotControl:
+    """The methods of `coordinator.snapshots.control.SnapshotControl`, carried out by the coordinator's actor."""
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor = actor
+
+    def active_model(self, gallery: str) -> ModelData | None:
+        """See SnapshotControl.active_model."""
+        model: ModelData | None = self._call("active_model", gallery)
+        return model
+
+    def begin_restore(self, spec: GallerySpec, snapshot_id: str, model: ModelData | None) -> tuple[GalleryRoute, bool]:
+        """See SnapshotControl.begin_restore."""
+        begun: tuple[GalleryRoute, bool] = self._call("begin_restore", spec, snapshot_id, model)
+        return begun
+
+    def restoring(self, gallery: str) -> GalleryRoute:
+        """See SnapshotControl.restoring."""
+        route: GalleryRoute = self._call("restoring", gallery)
+        return route
+
+    def finish_restore(self, gallery: str) -> GalleryRoute:
+        """See SnapshotControl.finish_restore."""
+        route: GalleryRoute = self._call("finish_restore", gallery)
+        return route
+
+    def abandon_restore(self, gallery: str) -> None:
+        """See SnapshotControl.abandon_restore."""
+        self._call("abandon_restore", gallery)
+
+    def was_restored_from(self, gallery: str, snapshot_id: str) -> bool:
+        """See SnapshotControl.was_restored_from."""
+        answer: bool = self._call("was_restored_from", gallery, snapshot_id)
+        return answer
+
+    def remember(self, record: SnapshotRecord) -> None:
+        """See SnapshotControl.remember."""
+        self._call("remember", record)
+
+    def forget(self, snapshot_ids: tuple[str, ...]) -> None:
+        """See SnapshotControl.forget."""
+        self._call("forget", snapshot_ids)
+
+    def made(self) -> list[SnapshotRecord]:
+        """See SnapshotControl.made."""
+        records: list[SnapshotRecord] = self._call("made")
+        return records
+
+    def _call(self, method: str, *args: object) -> Any:
+        return self._actor.call("call", f"snapshots.{method}", args, {})
 
 
 def _connect(options: RayOptions, namespace: str) -> RaySession:

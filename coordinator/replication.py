@@ -12,13 +12,15 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from coordinator.catalog import CREATING, DROPPING, Catalog
+from coordinator.catalog import CREATING, DROPPING, LOOKED_AFTER, Catalog
 from coordinator.messages import (
     AdmitReplica,
+    CheckReply,
+    CheckShard,
     ConfiguredReply,
     ConfigureShards,
     CreateShard,
@@ -43,6 +45,10 @@ PROBE_S = 1.0
 """How long a host may take to say that it is there."""
 DIGEST_S = 60.0
 """How long a host may take to read all records of a shard."""
+SCRUB_ALL_S = 24 * 3_600.0
+"""Time in which every replica's files are read once."""
+SCRUB_PAUSE_S = 30.0
+"""Shortest pause between two replicas."""
 Key = tuple[str, int]
 Bring = Callable[[str, int, str], None]
 """Has a shard of a gallery (id, number) on a host be searched by the gallery's model as the catalog says now."""
@@ -84,7 +90,10 @@ class Replication:
         self._told: dict[tuple[str, Key], int] = {}
         self._left: dict[Key, str] = {}
         self._copying: dict[tuple[Key, str], Future[None]] = {}
+        self._creating: set[str] = set()
         self._copier = ThreadPoolExecutor(self.policy.copies, thread_name_prefix="facegrid-copy")
+        self._scrubbing: Future[None] | None = None
+        self._turn = 0
         self._is_closed = False
 
     def start(self) -> None:
@@ -274,7 +283,7 @@ class Replication:
         return self._tell(self._catalog.shards())
 
     def _tell(self, configs: Sequence[ShardConfig]) -> dict[tuple[str, Key], str]:
-        minima = {route.gallery_id: route.min_in_sync for route in self._catalog.galleries()}
+        minima = {route.gallery_id: route.min_in_sync for route in self._catalog.galleries(*LOOKED_AFTER)}
         news: dict[str, list[ShardConfig]] = {}
         for config in configs:
             for host in (*config.in_sync, *config.joining):
@@ -336,7 +345,7 @@ class Replication:
         """Make a joining replica one in sync."""
         try:
             config = self._catalog.shard(*key)
-            route = next((r for r in self._catalog.galleries() if r.gallery_id == key[0]), None)
+            route = next((r for r in self._catalog.galleries(*LOOKED_AFTER) if r.gallery_id == key[0]), None)
             if route is None or host not in config.joining:
                 return
             self._runtime.control([(host, CreateShard(*key, route.dim))])
@@ -371,7 +380,7 @@ class Replication:
         records = {record.host: record for record in self._catalog.hosts()}
         eligible = [host for host, record in records.items() if record.state == UP and self._is_there(host)]
         load = self._catalog.shards_per_host()
-        routes = {route.gallery_id: route for route in self._catalog.galleries()}
+        routes = {route.gallery_id: route for route in self._catalog.galleries(*LOOKED_AFTER)}
         for config in self._catalog.shards():
             key, route = (config.gallery_id, config.shard), routes.get(config.gallery_id)
             if route is None or len(config.in_sync) + len(config.joining) >= route.replicas:
@@ -416,7 +425,7 @@ class Replication:
         """A shard with more replicas in sync than asked for gives one up: a drained one, or the fullest host's."""
         states = {record.host: record.state for record in self._catalog.hosts()}
         load = self._catalog.shards_per_host()
-        replicas = {route.gallery_id: route.replicas for route in self._catalog.galleries()}
+        replicas = {route.gallery_id: route.replicas for route in self._catalog.galleries(*LOOKED_AFTER)}
         for config in self._catalog.shards():
             if len(config.in_sync) <= replicas.get(config.gallery_id, len(config.in_sync)):
                 continue
@@ -452,6 +461,30 @@ class Replication:
                     self._drop(host, self._catalog.shard(config.gallery_id, config.shard))
         return found
 
+    def scrub_next(self) -> None:
+        """Have the next replica, in turn, read all its sealed files, and mend them from another; beside everything."""
+        turns = [(config, host) for config in self._catalog.shards() for host in config.in_sync]
+        if turns and not self._is_closed and (self._scrubbing is None or self._scrubbing.done()):
+            config, host = turns[self._turn % len(turns)]
+            self._turn += 1
+            others = [other for other in config.in_sync if other != host and self._is_there(other)]
+            self._scrubbing = self._copier.submit(self._scrub, config, host, others[0] if others else "")
+
+    def scrub_pause_s(self) -> float:
+        """Pause after which the next replica's turn comes, so that each has one a day."""
+        replicas = sum(len(config.in_sync) for config in self._catalog.shards())
+        return max(SCRUB_PAUSE_S, SCRUB_ALL_S / max(1, replicas))
+
+    def _scrub(self, config: ShardConfig, host: str, source: str) -> None:
+        try:
+            (reply,) = self._runtime.control([(host, CheckShard(config.gallery_id, config.shard, source))])
+        except FacegridError as error:
+            _LOG.warning("shard %d of %s on %s was not checked: %s", config.shard, config.gallery_id, host, error)
+            return
+        assert isinstance(reply, CheckReply)
+        for fault in reply.faults:
+            _LOG.error("shard %d of %s on %s was damaged: %s", config.shard, config.gallery_id, host, fault)
+
     def _digest(self, config: ShardConfig, host: str) -> DigestReply | None:
         request = DigestRequest(config.gallery_id, config.shard)
         with contextlib.suppress(FacegridError, TimeoutError):
@@ -480,7 +513,7 @@ class Replication:
         """A host that has just come may hold what it lost meanwhile: shards that others have, galleries dropped."""
         try:
             (found,) = self._runtime.control([(host, InventoryRequest())])
-            routes = {route.gallery_id: route for route in self._catalog.galleries()}
+            routes = {route.gallery_id: route for route in self._catalog.galleries(*LOOKED_AFTER)}
             configs = {(config.gallery_id, config.shard): config for config in self._catalog.shards()}
             assert isinstance(found, InventoryReply)
             for key in zip(found.galleries, found.shards, strict=True):
@@ -495,13 +528,24 @@ class Replication:
             _LOG.warning("what shard host %s holds could not be seen: %s", host, error)
             self._incarnations.pop(host, None)
 
+    @contextlib.contextmanager
+    def creating(self, gallery_id: str) -> Iterator[None]:
+        """Inside, a gallery that is not completely created yet is not taken for one that was left so."""
+        self._creating.add(gallery_id)
+        try:
+            yield
+        finally:
+            self._creating.discard(gallery_id)
+
     def finish_drops(self) -> None:
         """Remove galleries that were dropped, or not completely created, from the hosts that are there.
 
         The catalog remembers one until every host has removed it: a host that is away may hold it still. What the
         catalog does not know at all is never removed.
         """
-        unfinished = [*self._catalog.galleries(DROPPING), *self._catalog.galleries(CREATING)]
+        idle = {route.gallery_id for route in self._catalog.galleries(DROPPING, CREATING)} - self._creating
+        # Asked again: one may have been completed before it was found that nobody is creating it any more.
+        unfinished = [route for route in self._catalog.galleries(DROPPING, CREATING) if route.gallery_id in idle]
         names = [record.host for record in self._catalog.hosts() if record.state != GONE]
         for route in unfinished:
             left = 0

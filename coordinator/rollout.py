@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from coordinator.catalog import Catalog
+from coordinator.catalog import LOOKED_AFTER, Catalog
 from coordinator.messages import (
     ActivateModel,
     ControlRequest,
@@ -134,9 +134,10 @@ class Rollouts:
     def bring(self, gallery_id: str, shard: int, host: str) -> None:
         """Have one replica searched by the gallery's model as the catalog says now; its host is asked once.
 
-        Raises UnknownGallery for a gallery that is not ready, and what the host does.
+        Raises UnknownGallery for a gallery that is neither ready nor being restored, and what the host does.
         """
-        route = next((route for route in self._catalog.galleries() if route.gallery_id == gallery_id), None)
+        galleries = self._catalog.galleries(*LOOKED_AFTER)
+        route = next((route for route in galleries if route.gallery_id == gallery_id), None)
         if route is None:
             raise UnknownGallery(f"no gallery with the id {gallery_id!r}")
         self._bring(route, host, (shard,), route.model_id, attempts=1)

@@ -183,3 +183,12 @@ class RolloutStatus:
     error: str | None
     started_at: float
     updated_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelData:
+    """A SearchModel: id, bytes, and how many templates its gallery had when it was trained."""
+
+    model_id: str
+    data: bytes
+    templates: int

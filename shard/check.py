@@ -18,7 +18,7 @@ from shard.errors import CorruptData, FacegridError
 from shard.index import CHECKSUM_BLOCK, checksum_block, crc32c_blocks
 from shard.store import SegmentRow
 
-__all__ = ["Damage", "check_shard"]
+__all__ = ["Damage", "check_files", "check_shard"]
 
 _SHARD_NAMES = re.compile(r"LOCK|shard\.db(-wal|-shm|-journal)?|probe(\.tmp)?|segment-[0-9]{6}")
 _SEGMENT_NAMES = re.compile(r"floats\.f32|keys\.u64|codes-[0-9a-f]+\.rows|.*\.tmp")
@@ -46,6 +46,22 @@ def check_shard(shard: Inspected) -> list[Damage]:
         what = f"expected the search model {contents.model_id}, which cannot be loaded"
         damages.append(Damage(shard.store.path, "model", what))
     return damages + list(_foreign_files(shard.directory))
+
+
+def check_files(shard: Inspected) -> list[Damage]:
+    """Damage of the files of sealed segments alone, by their checksums; nothing waits for it."""
+    damages: list[Damage] = []
+    model = shard.model
+    for row in [row for row in shard.store.segments() if row.is_sealed and not row.is_dropped and row.floats_crc]:
+        files = shard.files(row)
+        found = [
+            *_check_file(files.floats_path, "floats", row, shard.dim * 4, row.floats_crc or b""),
+            *_check_file(files.keys_path, "keys", row, 8, row.keys_crc or b""),
+        ]
+        if model is not None and (crc := shard.store.codes_crc(row.segment, model.model_id)):
+            found += _check_file(files.codes_path(model.model_id), "codes", row, model.code_bytes, crc)
+        damages += found if not found or is_current(shard, row, model.model_id if model else None) else []
+    return damages
 
 
 def is_current(shard: Inspected, row: SegmentRow, model_id: str | None) -> bool:

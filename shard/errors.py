@@ -6,13 +6,15 @@ FacegridError
 │   ├── InvalidParameter         k, recall, names, limits, options
 │   ├── DuplicateTemplate        a template id is there already, or twice in one batch
 │   └── InvalidImage             not an image, truncated, too large, no face, refused by the quality gate
-├── NotFound                     UnknownGallery, UnknownTemplate, UnknownModel
+├── NotFound                     UnknownGallery, UnknownTemplate, UnknownModel, UnknownSnapshot
 ├── AlreadyExists                a gallery of that name is there
 ├── StorageError                 the disk's fault, or a file that is not what the manifest says
 │   ├── HomeLocked               another process has this home or shard open
 │   ├── FormatTooNew             written by a newer Facegrid
 │   ├── CorruptData              checksum, size or header of a file is wrong
-│   └── WriteFailed              a write, fsync or commit failed; nothing of it was acknowledged
+│   ├── WriteFailed              a write, fsync or commit failed; nothing of it was acknowledged
+│   ├── StoreUnavailable         a snapshot store does not answer or refuses
+│   └── StoreBusy                a snapshot is being made or deleted there
 ├── ModelError                   ModelMismatch, ModelFileMissing, ModelFileCorrupt, NotEnoughData
 ├── MissingExtra                 an optional dependency is not installed; the message names the extra
 └── ClusterError                 HostUnavailable, HostBusy, DeadlineExceeded, IncompleteCoverage, EnrollIncomplete,
@@ -93,6 +95,12 @@ class UnknownModel(NotFound):
     code = "unknown_model"
 
 
+class UnknownSnapshot(NotFound):
+    """No snapshot of that id in the store."""
+
+    code = "unknown_snapshot"
+
+
 class AlreadyExists(FacegridError):
     """A gallery of that name exists."""
 
@@ -132,6 +140,20 @@ class WriteFailed(StorageError):
     """A write, fsync or commit failed; nothing of it was acknowledged."""
 
     code = "write_failed"
+    is_retryable = True
+
+
+class StoreUnavailable(StorageError):
+    """A snapshot store does not answer or refuses; the message has its reason."""
+
+    code = "store_unavailable"
+    is_retryable = True
+
+
+class StoreBusy(StorageError):
+    """Snapshots are being made in a store where one is to be deleted, or the other way round; nothing was done."""
+
+    code = "store_busy"
     is_retryable = True
 
 

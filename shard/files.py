@@ -68,9 +68,12 @@ def make_directory(path: Path) -> None:
         sync_directory(directory.parent)
 
 
-def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o600) -> None:
-    """Replace a whole file: readers see the old bytes or the new ones, also after a crash."""
-    temporary = path.with_name(f"{path.name}.tmp")
+def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o600, suffix: str = ".tmp") -> None:
+    """Replace a whole file: readers see the old bytes or the new ones, also after a crash.
+
+    suffix: of the temporary name, for files that several processes may write at once.
+    """
+    temporary = path.with_name(f"{path.name}{suffix}")
     with _reporting("write", path):
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         try:

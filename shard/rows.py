@@ -6,7 +6,6 @@ lock with entries that are right. What fails after the commit is kept in `failur
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -196,7 +195,8 @@ class Rows:
             bury_templates(db, entry.rows.tolist(), entry.lsn, entry.time)
             rows = range(entry.first_row, entry.first_row + len(labels))
             named = [(stored.template_id, stored.identity, stored.metadata) for stored in labels]
-            put_labels(db, rows, keys, named, itertools.repeat(entry.lsn))
+            # With the LSN that it was enrolled at: what a template is as of a moment does not change by moving it.
+            put_labels(db, rows, keys, named, [stored.lsn for stored in labels])
             put_staged(db, staged, embeddings)
         self._passed(entry)
         self._publish(staged, keys, codes)

@@ -34,6 +34,16 @@ from shard.errors import (
     StorageError,
     WriteFailed,
 )
+from shard.export import (
+    ExportedRows,
+    MovedRange,
+    RowRange,
+    ShardPoint,
+    export_moved,
+    export_rows,
+    no_rows_to,
+    segment_points,
+)
 from shard.files import DirectoryLock, blocks_bytes, make_directory, probe_directory
 from shard.group import GROUP_ROWS, Deletion, Enrollment, Request, Ticket, WaitingRequests
 from shard.index import CorruptBlock, Index, corrupt_data
@@ -58,7 +68,21 @@ from shard.validate import check_batch, check_dim
 
 __all__ = ["ModelLoader", "Shard"]
 
+_RANGE_ROWS = 1 << 16
+"""Rows whose LSNs are read at once."""
 _LOG = logging.getLogger(__name__)
+
+
+def _drawn(index: Index, live: RowArray, rows: int, seed: int) -> FloatArray:
+    """Up to `rows` of the live rows, drawn without replacement; CorruptData if one is not what was sealed."""
+    # Rows that were committed this moment may not be in the index yet.
+    live = live[live < index.rows]
+    if len(live) > rows:
+        live = np.sort(np.random.default_rng(seed).choice(live, rows, replace=False))
+    try:
+        return index.gather(live)
+    except CorruptBlock as error:
+        raise corrupt_data(error) from None
 
 
 def _groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
@@ -186,26 +210,21 @@ class Shard:
 
         Raises CorruptData if one of them is not what was sealed.
         """
-        return self._sample(0, rows, seed)[0]
-
-    def recent(self, rows: int, seed: int, since_lsn: int) -> tuple[FloatArray, int]:
-        """As `sample`, of templates with a later LSN than that, moved ones included; and how many there are."""
-        return self._sample(self._store.first_row_after(since_lsn), rows, seed)
-
-    def _sample(self, first_row: int, rows: int, seed: int) -> tuple[FloatArray, int]:
         index, _ = self.view()
         there = [np.arange(s.first_row, s.first_row + s.rows) for s in self._store.segments() if not s.is_dropped]
         stored = np.concatenate(there) if there else no_rows()
         live = np.setdiff1d(stored, np.array(self._store.tombstones(), dtype=np.int64), assume_unique=True)
-        # Rows that were committed this moment may not be in the index yet.
-        live = live[(live >= first_row) & (live < index.rows)]
-        count = len(live)
-        if count > rows:
-            live = np.sort(np.random.default_rng(seed).choice(live, rows, replace=False))
-        try:
-            return index.gather(live), count
-        except CorruptBlock as error:
-            raise corrupt_data(error) from None
+        return _drawn(index, live, rows, seed)
+
+    def recent(self, rows: int, seed: int, since_lsn: int) -> tuple[FloatArray, int]:
+        """As `sample`, of templates that were enrolled after that LSN; and how many there are."""
+        index, _ = self.view()
+        # Rows that were moved keep their LSN, so any row may be recent; a range at a time, for the sake of searches.
+        found = [
+            self._store.rows_after(since_lsn, first, first + _RANGE_ROWS) for first in range(0, index.rows, _RANGE_ROWS)
+        ]
+        live = np.concatenate(found) if found else no_rows()
+        return _drawn(index, live, rows, seed), len(live)
 
     def gather(self, rows: RowArray) -> FloatArray:
         """Embeddings of rows (n,) int64, (n, dim) float32; dead ones too, while their segment is there.
@@ -242,6 +261,47 @@ class Shard:
         if needs_scrub and oldest is None:
             oldest = int(self._store.meta("last_burial_at") or 0)
         return ErasureState(dead, oldest, needs_scrub)
+
+    def point(self, shard: int) -> ShardPoint:
+        """This moment, to export the rows of later. shard: the number that the caller knows this shard by."""
+        with self._write_lock:
+            history = self._store.epochs()
+            return ShardPoint(
+                shard=shard,
+                lsn=self._rows.lsn,
+                rows=self.index.rows,
+                segments=segment_points(self._rows.segments),
+                epochs=tuple(epoch for epoch, _ in history),
+                epoch_starts=tuple(first_lsn for _, first_lsn in history),
+            )
+
+    def export(self, wanted: RowRange, known: bytes) -> ExportedRows:
+        """A piece of a range of rows, see `shard.export`; nothing of a segment that was dropped, whose rows were moved.
+
+        Labels and floats are read beside writes. Raises InvalidParameter for rows that were never there, CorruptData.
+        """
+        segment = self._stored_segment(wanted.segment)
+        if not segment.is_dropped:
+            try:
+                return export_rows(self._store, self.gather, self.dim, segment, wanted, known)
+            except IndexError:
+                # It may have been dropped between its labels and its floats, which are then not to be had.
+                if not self._stored_segment(wanted.segment).is_dropped:
+                    raise
+        return no_rows_to(wanted.end, self.dim)
+
+    def export_moved(self, wanted: MovedRange) -> ExportedRows:
+        """A piece of what compaction has moved since a point was taken, see `shard.export`."""
+        # Rows are named by the database before they are in the index, but for a moment only.
+        with self._write_lock:
+            self.recover()
+            return export_moved(self._store, self.gather, self.dim, wanted)
+
+    def _stored_segment(self, segment: int) -> SegmentRow:
+        for row in self._store.segments():
+            if row.segment == segment:
+                return row
+        raise InvalidParameter(f"{self.directory} has no segment {segment}")
 
     def stats(self) -> ShardStats:
         """Sizes, from memory and from the directory."""

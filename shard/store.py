@@ -297,18 +297,12 @@ class Store:
         with self._reading() as db:
             return [row for (row,) in db.execute("SELECT row FROM tombstones ORDER BY row").fetchall()]
 
-    def first_row_after(self, lsn: int) -> int:
-        """The first row that was written later than that; rows are in the order of their LSNs."""
-        later = "SELECT lsn > ? FROM templates WHERE row >= ? ORDER BY row LIMIT 1"
+    def rows_after(self, lsn: int, first: int, last: int) -> RowArray:
+        """Those of the live rows first <= row < last with a later LSN, (n,) int64 ascending."""
+        sql = "SELECT row FROM templates WHERE row >= ? AND row < ? AND lsn > ? ORDER BY row"
         with self._reading() as db:
-            low, high = 0, int(db.execute("SELECT coalesce(max(row) + 1, 0) FROM templates").fetchone()[0])
-            while low < high:
-                middle = (low + high) // 2
-                if db.execute(later, (lsn, middle)).fetchone()[0]:
-                    high = middle
-                else:
-                    low = middle + 1
-        return low
+            found = db.execute(sql, (first, last, lsn)).fetchall()
+        return np.array(found, dtype=np.int64).reshape(-1)
 
     def buried(self, first: int, last: int, after_lsn: int = 0) -> list[tuple[int, int, int]]:
         """(row, LSN, unix seconds) of the tombstones of rows first <= row < last that are younger than the LSN."""
@@ -444,6 +438,65 @@ class Store:
         with self._reading() as db:
             return [IdentityCount(*row) for row in db.execute(sql, (start, limit)).fetchall()]
 
+    def label_rows(self, first: int, last: int, max_bytes: int) -> tuple[list[StoredTemplate], int]:
+        """The live rows first <= row < last, ascending, read in one statement, and where they end.
+
+        That is `last`, or the first row left out because labels would be more than `max_bytes`; one row always fits.
+        CorruptData if one is not what was written.
+        """
+        found: list[StoredTemplate] = []
+        size = 0
+        sql = (
+            "SELECT row, template_id, identity, metadata, lsn, digest FROM templates"
+            " WHERE row >= ? AND row < ? ORDER BY row"
+        )
+        with self._reading() as db, contextlib.closing(db.execute(sql, (first, last))) as rows:
+            for values in rows:
+                stored = self._checked(StoredTemplate(*values))
+                size += _label_bytes(stored)
+                if found and size > max_bytes:
+                    return found, stored.row
+                found.append(stored)
+        return found, last
+
+    def has_moved(self, first_row: int, max_lsn: int) -> bool:
+        """Whether a live row from `first_row` on has an LSN up to `max_lsn`."""
+        sql = "SELECT 1 FROM templates WHERE row >= ? AND lsn <= ? LIMIT 1"
+        with self._reading() as db:
+            return db.execute(sql, (first_row, max_lsn)).fetchone() is not None
+
+    def labels_by_key(
+        self, from_key: int, first_row: int, max_rows: int, max_bytes: int
+    ) -> tuple[list[StoredTemplate], int]:
+        """Of the next `max_rows` live templates by key those in rows from `first_row` on, and the key to go on from.
+
+        Keys are signed; the one to go on from is the least one after the last template. Rows ascend; there are fewer
+        where labels would be more than `max_bytes`. Templates that share a key are never parted. CorruptData as
+        `label_rows`.
+        """
+        page = "SELECT key FROM template_keys WHERE key >= ? ORDER BY key LIMIT 1 OFFSET ?"
+        columns = "t.row, t.template_id, t.identity, t.metadata, t.lsn, t.digest"
+        labels = (
+            f"SELECT k.key, {columns} FROM template_keys AS k CROSS JOIN templates AS t ON t.row = k.row"
+            " WHERE k.key BETWEEN ? AND ? AND k.row >= ? ORDER BY k.key"
+        )
+        found: list[StoredTemplate] = []
+        size, key = 0, from_key
+        with self._reading() as db:
+            last = db.execute(page, (from_key, max_rows - 1)).fetchone()
+            end = _LAST_KEY if last is None else int(last[0])
+            with contextlib.closing(db.execute(labels, (from_key, end, first_row))) as rows:
+                for own_key, *values in rows:
+                    stored = self._checked(StoredTemplate(*values))
+                    size += _label_bytes(stored)
+                    if found and size > max_bytes and own_key != key:
+                        end = key
+                        break
+                    found.append(stored)
+                    key = own_key
+        found.sort(key=lambda stored: stored.row)
+        return found, _FIRST_KEY if end == _LAST_KEY else end + 1
+
     def rows_of(self, identities: Sequence[str]) -> RowArray:
         """Live rows that bear one of the identities, in no order."""
         with self._reading() as db:
@@ -464,6 +517,13 @@ class Store:
             records = db.execute(sql, (json.dumps(sorted(rows)),)).fetchall()
         self._check_labels(records)
         return sorted(rows)
+
+
+_FIRST_KEY, _LAST_KEY = -(1 << 63), (1 << 63) - 1
+
+
+def _label_bytes(stored: StoredTemplate) -> int:
+    return len(stored.template_id) + len(stored.identity or "") + len(stored.metadata or b"")
 
 
 _ROWS_OF_IDENTITIES = "SELECT row FROM identity_rows WHERE identity IN (SELECT value FROM json_each(?))"

@@ -12,7 +12,20 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from cluster.cli import bench, doctor, enroll, find, fsck, galleries, models, search, status, templates, training
+from cluster.cli import (
+    bench,
+    doctor,
+    enroll,
+    find,
+    fsck,
+    galleries,
+    models,
+    search,
+    snapshots,
+    status,
+    templates,
+    training,
+)
 from cluster.cli.invocation import Invocation, invocation_of
 from cluster.cli.output import Output
 
@@ -25,6 +38,7 @@ _app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _app.add_typer(galleries.app, name="gallery")
+_app.add_typer(snapshots.app, name="snapshot")
 _app.add_typer(models.app, name="models")
 _app.add_typer(bench.app, name="bench")
 _app.add_typer(training.app, name="rollout")

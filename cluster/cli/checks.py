@@ -75,7 +75,7 @@ def check_native(kernel: str | None) -> Iterator[Finding]:
 
 
 def check_extras(runtime: str) -> Iterator[Finding]:
-    """The optional dependencies: those of photos by importing them, those of Ray by looking for them."""
+    """The optional dependencies: those of photos by importing them, the others by looking for them."""
     from cluster.faces import extras
 
     remedy = "pip install 'facegrid[faces]' to enroll and search photos; embeddings work without"
@@ -91,6 +91,11 @@ def check_extras(runtime: str) -> Iterator[Finding]:
         yield Finding("extra cluster", status, f"not installed: {', '.join(missing)}", remedy)
     else:
         yield Finding("extra cluster", "ok", "ray, pyarrow and uvloop are installed")
+    if importlib.util.find_spec("pyarrow") is None:
+        remedy = "pip install 'facegrid[snapshots]' to make and restore snapshots"
+        yield Finding("extra snapshots", "warn", "not installed: pyarrow", remedy)
+    else:
+        yield Finding("extra snapshots", "ok", "pyarrow is installed")
 
 
 def check_models(settings: Settings, embedders: set[str]) -> Iterator[Finding]:

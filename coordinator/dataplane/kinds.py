@@ -2,7 +2,8 @@
 
 Searches take all cores and are stacked; look-ups are short reads that follow a search and must not wait for one; writes
 wait for the disk and for replicas, and those that wait together share a commit; what comes from a primary must not wait
-behind writes that wait for another primary; health is asked when everything else may be stuck.
+behind writes that wait for another primary; health is asked when everything else may be stuck; exports read many
+megabytes, one after another, so that they never take more than one core from the rest.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from coordinator.messages import (
     DataRequest,
     DeleteRequest,
     EnrollRequest,
+    ExportMovedRequest,
+    ExportRequest,
     FlushRequest,
     HealthRequest,
     ReplicateRequest,
@@ -20,7 +23,7 @@ from coordinator.messages import (
     SearchRequest,
 )
 
-THREADS = {"search": 1, "look": 1, "write": 8, "replica": 4, "health": 1}
+THREADS = {"search": 1, "look": 1, "write": 8, "replica": 4, "health": 1, "export": 1}
 """Threads of each kind at a host. Writes of several threads to one shard are committed together."""
 KINDS = tuple(THREADS)
 
@@ -35,4 +38,6 @@ def kind_of(request: DataRequest) -> str:
         return "replica"
     if isinstance(request, HealthRequest | BeaconRequest):
         return "health"
+    if isinstance(request, ExportRequest | ExportMovedRequest):
+        return "export"
     return "look"

@@ -14,8 +14,9 @@ import sqlalchemy as sa
 
 from cluster import Cluster
 from cluster.cli.checks import Finding, check_home
-from coordinator.catalog import CREATING, DROPPING, METADATA, READY, Catalog
+from coordinator.catalog import CREATING, DROPPING, LOOKED_AFTER, METADATA, READY, RESTORING, Catalog
 from coordinator.database import Database
+from coordinator.snapshot_catalog import RestoreRecord, SnapshotCatalog, SnapshotRecord
 from coordinator.types import DOWN, DRAINING, GONE, UP, GallerySpec, HostRecord, ShardConfig
 from shard.errors import (
     AlreadyExists,
@@ -88,6 +89,47 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
 
 
 # Galleries and routes
+
+
+def test_snapshots_and_restores_are_remembered(catalog: Catalog, url: str) -> None:
+    made = SnapshotRecord("20260131T120000Z-0a1b2c3d", GALLERY, SPEC.name, "/mnt", "2026-01-31T12:00:00Z", None, 2**40)
+    later = replace(made, snapshot_id="20260201T120000Z-0a1b2c3d", expires_at="2026-03-01T12:00:00Z")
+    snapshots = SnapshotCatalog(catalog)
+    snapshots.add(later)
+    snapshots.add(made)
+    snapshots.put_restore(RestoreRecord("acme/copy", made.snapshot_id, None))
+    snapshots.put_restore(RestoreRecord("acme/copy", made.snapshot_id, GALLERY))
+    again = Catalog(url)
+    assert SnapshotCatalog(again).records() == [made, later]
+    assert SnapshotCatalog(again).restore("acme/copy") == RestoreRecord("acme/copy", made.snapshot_id, GALLERY)
+    again.close()
+    snapshots.remove((made.snapshot_id, "unknown"))
+    assert snapshots.records() == [later]
+
+
+def test_tables_of_snapshots_come_to_a_catalog_that_has_none(catalog: Catalog, url: str) -> None:
+    """One that was made before there were snapshots; the version of the schema is the same."""
+    execute(url, "DROP TABLE snapshots", "DROP TABLE restores")
+    again = Catalog(url)
+    assert SnapshotCatalog(again).records() == []
+    again.close()
+
+
+def test_a_gallery_that_is_restored_is_hidden_and_looked_after(staff: Catalog) -> None:
+    staff.set_state(GALLERY, RESTORING)
+    assert staff.galleries() == []
+    with pytest.raises(UnknownGallery):
+        staff.gallery(SPEC.name)
+    (route,) = staff.galleries(*LOOKED_AFTER)
+    first, second = staff.shards()
+    assert [config.in_sync for config in (first, second)] == list(route.in_sync)
+    assert staff.shards_on("d") == [second]
+    changed = staff.reconfigure(replace(first, in_sync=("c", "b")))
+    assert staff.shards() == [changed, second]
+    staff.set_state(GALLERY, READY)
+    assert staff.gallery(SPEC.name).in_sync[0] == ("c", "b")
+    staff.begin_drop(GALLERY)
+    assert staff.shards() == []
 
 
 def test_a_route_names_hosts_in_sync_and_epochs(staff: Catalog) -> None:

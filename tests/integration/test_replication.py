@@ -389,3 +389,21 @@ def test_the_bytes_of_the_deleted_are_gone_from_every_replica(grid: Grid, tmp_pa
 def raw_files(directory: Path) -> bytes:
     """Every byte that the home has, one file after another."""
     return b"|".join(path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file())
+
+
+def test_damage_that_nobody_has_met_is_mended_in_its_turn(grid: Grid, tmp_path: Path) -> None:
+    route = grid.create(shards=1)
+    grid.enroll(batch_of(unit_rows(60, DIM, seed=1), prefix="a"))
+    grid.router.flush(route)
+    for host in route.in_sync[0]:
+        floats = next((tmp_path / "hosts" / host).glob("galleries/*/shard-0000/segment-000001/floats.f32"))
+        sound = floats.read_bytes()
+        with floats.open("r+b") as file:
+            file.seek(1_000)
+            file.write(b"\0" if sound[1_000] else b"\1")
+        until = time.monotonic() + SOON_S
+        while floats.read_bytes() != sound:
+            grid.coordinator.replication.scrub_next()
+            assert time.monotonic() < until
+    assert grid.route().in_sync == route.in_sync  # mended in place
+    assert len(grid.ids()) == 60

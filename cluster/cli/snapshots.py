@@ -1,0 +1,191 @@
+"""`facegrid snapshot create | list | restore | abandon | verify | delete`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster.cli.exits import ExitCode
+from cluster.cli.galleries import GalleryName
+from cluster.cli.invocation import Invocation, invocation_of
+from cluster.cli.output import Grid, size_text
+from shard.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from cluster.snapshots import SnapshotInfo
+    from coordinator.snapshots.store import DeleteReport, SnapshotStore
+
+app = typer.Typer(name="snapshot", help="Make, list, restore, verify and delete snapshots.", no_args_is_help=True)
+
+StoreUrl = Annotated[
+    str, typer.Argument(metavar="STORE", help="Directory, or URL such as s3://bucket/prefix.", show_default=False)
+]
+SnapshotId = Annotated[
+    str, typer.Argument(metavar="SNAPSHOT", help="Id, as `facegrid snapshot list` shows it.", show_default=False)
+]
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    gallery: Annotated[str, typer.Argument(metavar="GALLERY", help="Gallery, as tenant/gallery.", show_default=False)],
+    store: StoreUrl,
+    keep_days: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Days after which it may be removed as expired.")
+    ] = None,
+) -> None:
+    """Make a snapshot of a gallery; only what the store does not hold is written."""
+    invocation = invocation_of(context)
+    expires_at = None if keep_days is None else _in_days(keep_days)
+    with invocation.cluster() as grid:
+        report = grid.snapshots(store).create(gallery, expires_at=expires_at, progress=invocation.output.wants_progress)
+    from cluster.snapshots import snapshot_info
+
+    info = snapshot_info(report.manifest)
+    document = {
+        "snapshot": asdict(info),
+        "written": {"objects": report.written_objects, "bytes": report.written_bytes},
+        "reused": {"objects": report.reused_objects, "bytes": report.reused_bytes},
+        "seconds": report.seconds,
+    }
+    invocation.output.result(
+        document,
+        f"{info.snapshot_id}: {info.templates:,} templates of {info.gallery};"
+        f" {size_text(report.written_bytes)} written, {size_text(report.reused_bytes)} were there",
+    )
+
+
+def _in_days(days: float) -> datetime:
+    if not 0 < days <= 36_525:
+        raise InvalidParameter(f"--keep-days: expected a number above 0, at most 36,525, got {days}")
+    return datetime.now(timezone.utc) + timedelta(days=days)
+
+
+@app.command("list")
+def list_snapshots(
+    context: typer.Context,
+    store: StoreUrl,
+    gallery: Annotated[
+        str | None, typer.Option("--gallery", metavar="NAME", help="Snapshots of this gallery only.")
+    ] = None,
+) -> None:
+    """List the snapshots in a store, oldest first; needs no home."""
+    from cluster.snapshots import snapshot_info
+
+    invocation = invocation_of(context)
+    found = [snapshot_info(manifest) for manifest in _store(store).snapshots(gallery)]
+    shown = _grid(found) if found else "no snapshots"
+    invocation.output.result({"snapshots": [asdict(info) for info in found]}, shown)
+
+
+def _grid(found: list[SnapshotInfo]) -> Grid:
+    columns = ("snapshot", "gallery", "created", "expires", "templates", "shards", "size")
+    rows = [
+        (i.snapshot_id, i.gallery, i.created_at, i.expires_at, i.templates, i.shards, size_text(i.size)) for i in found
+    ]
+    return Grid(columns, rows)
+
+
+@app.command()
+def restore(
+    context: typer.Context,
+    store: StoreUrl,
+    snapshot: SnapshotId,
+    into: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the new gallery; as it was.")] = None,
+    shards: Annotated[int | None, typer.Option(metavar="N", help="Its shards; as many as there were.")] = None,
+    replicas: Annotated[int | None, typer.Option(metavar="N", help="Copies of each shard; as there were.")] = None,
+    if_exists: Annotated[
+        str, typer.Option(metavar="error|skip", help="Where that gallery was restored from this snapshot before.")
+    ] = "error",
+) -> None:
+    """Make a new gallery of a snapshot, and the home if there is none; repeated, it goes on where it stopped."""
+    invocation = invocation_of(context)
+    if if_exists not in ("error", "skip"):
+        raise InvalidParameter(f"--if-exists: expected 'error' or 'skip', got {if_exists!r}")
+    _store(store).snapshot(snapshot)  # before a home is made for nothing
+    with invocation.cluster(create=True) as grid:
+        report = grid.snapshots(store).restore(
+            snapshot,
+            into=into,
+            shards=shards,
+            replicas=replicas,
+            if_exists="skip" if if_exists == "skip" else "error",
+            progress=invocation.output.wants_progress,
+        )
+    invocation.output.result(
+        asdict(report),
+        f"restored: {report.gallery}, {report.templates:,} templates in {report.shards} shards"
+        f" ({report.enrolled:,} enrolled now)",
+    )
+
+
+@app.command()
+def abandon(
+    context: typer.Context,
+    name: GalleryName,
+    is_confirmed: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a gallery whose restore was interrupted and is not to be completed."""
+    invocation = invocation_of(context)
+    with invocation.cluster() as grid:
+        invocation.confirm(f"Remove the half restored gallery {name}?", is_confirmed=is_confirmed)
+        grid.abandon_restore(name)
+    invocation.output.result({"abandoned": name}, f"removed the half restored {name}")
+
+
+@app.command()
+def verify(context: typer.Context, store: StoreUrl, snapshot: SnapshotId) -> None:
+    """Read every object of a snapshot and compare digests and counts; needs no home."""
+    from cluster.progress import show_progress
+    from coordinator.snapshots.read import verify_snapshot
+
+    invocation = invocation_of(context)
+    opened = _store(store)
+    with show_progress(invocation.output.wants_progress, "verifying templates") as tell:
+        report = verify_snapshot(opened, opened.snapshot(snapshot), progress=tell)
+    verdict = "damaged" if report.damage else "sound"
+    summary = f"{verdict}: {report.objects:,} objects, {size_text(report.size)}, {report.templates:,} templates"
+    invocation.output.result({**asdict(report), "is_sound": not report.damage}, *report.damage, summary)
+    if report.damage:
+        raise typer.Exit(ExitCode.NEGATIVE)
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    store: StoreUrl,
+    snapshot: Annotated[
+        str | None, typer.Argument(metavar="[SNAPSHOT]", help="Id of the snapshot.", show_default=False)
+    ] = None,
+    is_expired: Annotated[bool, typer.Option("--expired", help="Every snapshot that has expired, instead.")] = False,
+    is_confirmed: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a snapshot, or all that have expired, and objects that no other snapshot needs."""
+    invocation = invocation_of(context)
+    if (snapshot is None) == (not is_expired):
+        raise InvalidParameter("expected either a SNAPSHOT or --expired")
+    question = f"Delete snapshot {snapshot}?" if snapshot else "Delete all snapshots that have expired?"
+    invocation.confirm(question, is_confirmed=is_confirmed)
+    report = _delete(invocation, store, snapshot)
+    document: dict[str, Any] = {"deleted": report.snapshot_ids, "objects": report.objects, "bytes": report.size}
+    names = ", ".join(report.snapshot_ids) or "no snapshot"
+    invocation.output.result(document, f"deleted {names}: {report.objects:,} objects, {size_text(report.size)}")
+
+
+def _delete(invocation: Invocation, url: str, snapshot: str | None) -> DeleteReport:
+    """By way of the home, whose catalog remembers snapshots; of the store alone where there is no home."""
+    if not (invocation.settings().home / "facegrid.json").exists():
+        store = _store(url)
+        return store.delete_expired() if snapshot is None else store.delete(snapshot)
+    with invocation.cluster() as grid:
+        snapshots = grid.snapshots(url)
+        return snapshots.delete_expired() if snapshot is None else snapshots.delete(snapshot)
+
+
+def _store(url: str) -> SnapshotStore:
+    from coordinator.snapshots.store import SnapshotStore
+
+    return SnapshotStore.open(url)
