@@ -29,8 +29,9 @@ rust: ## Rust tests: every kernel against the scalar one, scans against brute fo
 unit: .stamp/dev ## Python tests
 	$(BIN)/python -m pytest
 
-torture: .stamp/dev ## The long forms: hundreds of killed writers, every fault of the disk, thousands of random programs (about an hour)
-	FACEGRID_TORTURE=300 $(BIN)/python -m pytest -s tests/crash tests/property
+torture: .stamp/dev ## The long forms: hundreds of killed writers, every fault of the disk, hosts and networks that fail, thousands of random programs (more than an hour)
+	FACEGRID_TORTURE=300 $(BIN)/python -m pytest -s tests/crash tests/property \
+		tests/integration/test_ray_faults.py tests/integration/test_partitions.py
 
 N ?= 20000
 bench-engine: .stamp/bench ## Facegrid beside its peers at equal recall: N=20000, or N=1000000 (more than an hour)

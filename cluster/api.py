@@ -19,11 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cluster import images
+from cluster import hosts, images
 from cluster.config import Settings, load_settings, pipeline_options
 from cluster.faces import FacePipeline, ImageSource, model_spec
 from cluster.gallery import Gallery
-from cluster.results import Verification
+from cluster.hosts import Progress
+from cluster.results import HostStatus, ShardReplicas, Verification
 from cluster.snapshots import Snapshots
 from coordinator.catalog import open_catalog
 from coordinator.coordinator import Coordinator, check_gallery_name
@@ -31,7 +32,7 @@ from coordinator.home import Home
 from coordinator.ray_cluster import RayCluster, RayCoordinator, RayOptions
 from coordinator.router import Router
 from coordinator.runtime import LocalRuntime, Runtime
-from coordinator.types import GalleryRoute, GallerySpec
+from coordinator.types import GalleryRoute, GallerySpec, ReplicaErasure
 from shard.errors import AlreadyExists, FacegridError, InvalidParameter, ModelMismatch, ShardClosed, UnknownGallery
 from shard.index import use_kernel
 
@@ -185,6 +186,61 @@ class Cluster:
         """Remove a gallery, its templates and its files; UnknownGallery."""
         self.coordinator.drop_gallery(check_gallery_name(name))
 
+    def hosts(self) -> list[HostStatus]:
+        """Every shard host that was ever part of the home, by name: its state, what it holds, how it answers."""
+        self.check_open()
+        return hosts.statuses(self.coordinator, self.router)
+
+    def replicas(self) -> list[ShardReplicas]:
+        """Who holds each shard, by gallery and shard."""
+        self.check_open()
+        return hosts.replicas(self.coordinator)
+
+    def drain(
+        self, host: str, *, progress: Progress | None = None, timeout_s: float | None = None, wait: bool = True
+    ) -> int:
+        """Have a shard host emptied: each of its replicas is copied to another host, then removed; all verbs go on.
+
+        Waits until nothing is left on it, and calls progress(replicas gone, replicas in all) meanwhile; the host stays
+        empty until `undrain`. With wait=False it is only marked, and emptied while the home is open. Returns how many
+        replicas it held. A call that ended early may be repeated.
+        Raises InvalidParameter for a host that is not known; when waiting, ClusterNotReady if the other hosts that are
+        up are too few for what it holds or somebody undrains it, DeadlineExceeded after `timeout_s`.
+        """
+        self.check_open()
+        return hosts.drain(self.coordinator, host, progress=progress, timeout_s=timeout_s, wait=wait)
+
+    def undrain(self, host: str) -> None:
+        """Have a drained host hold shards again; no change to one that is not. InvalidParameter if it is not known."""
+        self.check_open()
+        self.coordinator.undrain(host)
+
+    def compare(self, *, timeout_s: float | None = None, wait: bool = True) -> list[str]:
+        """Compare the replicas of every shard with each other; what differs from its primary is copied anew.
+
+        Returns a line for each replica that differed, none if all are alike. Waits until the copies are made unless
+        wait=False, with which they are made while the home is open; DeadlineExceeded after `timeout_s`.
+        """
+        self.check_open()
+        return hosts.compare(self.coordinator, timeout_s=timeout_s, wait=wait)
+
+    def erasure_report(self, gallery: str | None = None) -> list[ReplicaErasure]:
+        """What the files of each replica hold still of deleted templates, and until when: of one gallery, or of all.
+
+        Raises UnknownGallery.
+        """
+        self.check_open()
+        return self.coordinator.erasure_report(gallery)
+
+    def erase_due(self, gallery: str | None = None) -> int:
+        """Remove the bytes of deleted templates that are near their deadline: of one gallery, or of all.
+
+        Returns how many shards were rewritten; one that fails is logged and left for the next time, as
+        `erasure_report` shows. An open home does this by itself, and once when it is opened. Raises UnknownGallery.
+        """
+        self.check_open()
+        return self.coordinator.erase_due(gallery)
+
     def snapshots(self, url: str | Path) -> Snapshots:
         """The snapshots in a store: a directory, or a URL that pyarrow understands, such as `s3://bucket/prefix`.
 
@@ -230,7 +286,10 @@ class Cluster:
             _LOG.exception("removing the bytes of deleted templates failed")
 
     def wait_until_idle(self) -> None:
-        """Wait for background training that earlier enrollments made due. ShardClosed after `close`."""
+        """Wait for work in the background: training that enrollments made due, erasing what was due at opening.
+
+        ShardClosed after `close`.
+        """
         self.check_open()
         self._submit(lambda: None, "the cluster was closed meanwhile").result()
 

@@ -210,8 +210,12 @@ class Gallery:
         return True
 
     def stats(self) -> GalleryStats:
-        """Size in memory and on disk, summed over shards."""
-        route = self._route = self._cluster.coordinator.gallery(self.name)
+        """Size in memory and on disk, summed over shards; UnknownGallery if the gallery was dropped.
+
+        While the coordinator is away, who holds the shards is told as it was known last.
+        """
+        self._cluster.check_open()
+        route = self._route = self._cluster.router.newest(self._route)
         shards = self._cluster.router.stats(route)
         return GalleryStats(
             name=route.name,
@@ -224,7 +228,10 @@ class Gallery:
             disk_bytes=sum(s.disk_bytes for s in shards),
             embedder=route.embedder,
             model_id=route.model_id,
-            hosts=tuple(sorted(set(route.hosts))),
+            hosts=tuple(sorted({host for hosts in route.in_sync for host in hosts})),
+            replicas=route.replicas,
+            min_in_sync=route.min_in_sync,
+            in_sync=min(len(hosts) for hosts in route.in_sync),
         )
 
     def train(self, *, progress: Progress | bool = False) -> TrainReport:

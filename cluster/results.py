@@ -117,7 +117,11 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class GalleryStats:
-    """A gallery's size: live templates, rows deleted but not compacted, bytes of codes in memory, bytes on disk."""
+    """A gallery's size: live templates, rows deleted but not compacted, bytes of codes in memory, bytes on disk.
+
+    Sizes are those of one replica of each shard. hosts: those that have a replica in sync. replicas, min_in_sync: as
+    at creation. in_sync: how many replicas are in sync of the shard that has the fewest.
+    """
 
     name: str
     dim: int
@@ -130,3 +134,49 @@ class GalleryStats:
     embedder: str | None
     model_id: str | None
     hosts: tuple[str, ...]
+    replicas: int
+    min_in_sync: int
+    in_sync: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatus:
+    """A shard host: what the home's catalog says of it, and what this process has observed.
+
+    state: one of `coordinator.types.HOST_STATES`; since: unix seconds of its last change. replicas: shards it holds or
+    copies; primaries: those whose writes it leads. p95_ms, breaker ("closed", "open", "half_open"), failures and
+    hedges are of the reads of this process, None where it has asked the host for none; p95_ms also before there are
+    enough of them (see `coordinator.health`).
+    """
+
+    host: str
+    state: str
+    since: float
+    replicas: int
+    primaries: int
+    p95_ms: float | None
+    breaker: str | None
+    failures: int | None
+    hedges: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReplicas:
+    """Who holds a shard, as of an epoch.
+
+    in_sync: the hosts that have every acknowledged write, the primary first. joining: those that copy the shard and do
+    not count yet. wanted: replicas that the gallery asks for.
+    """
+
+    gallery: str
+    shard: int
+    epoch: int
+    primary: str
+    in_sync: tuple[str, ...]
+    joining: tuple[str, ...]
+    wanted: int
+
+    @property
+    def missing(self) -> int:
+        """Replicas that the shard lacks; 0 where it has all, or more for a while because one moves."""
+        return max(0, self.wanted - len(self.in_sync))

@@ -45,6 +45,11 @@ class Pending:
         self._actor = actor
         self._ref = ref
 
+    def has_ended(self, timeout_s: float) -> bool:
+        """Whether the call has come to an end, well or not; waits for it so long."""
+        done, _ = _ray().wait([self._ref], timeout=timeout_s)
+        return bool(done)
+
     def result(self, timeout_s: float | None = None) -> Any:
         """What the actor's method returned.
 
@@ -66,11 +71,19 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class ActorName:
-    """How a process finds an actor that another one started. `title` is for messages."""
+    """How a process finds an actor that another one started. `title`: what it is, one of a kind in its session.
+
+    session: a word of the RaySession that started it; the actors of one that died may not be quite gone.
+    """
 
     title: str
-    name: str
+    session: str
     namespace: str
+
+    @property
+    def name(self) -> str:
+        """Under which Ray knows it."""
+        return f"{self.title} {self.session}"
 
 
 class Actor:
@@ -123,6 +136,7 @@ class RaySession:
         self.address = address
         self.namespace = namespace
         self.started_here = started_here
+        self._word = secrets.token_hex(4)
         self._is_owner = is_owner
 
     @classmethod
@@ -201,8 +215,7 @@ class RaySession:
         It takes no CPU from Ray's accounts: a shard host uses all cores of its node by itself.
         """
         ray = _ray()
-        # A name of its own each time: the actors of a driver that died may not be quite gone.
-        where = ActorName(title, f"{title} {secrets.token_hex(4)}", self.namespace)
+        where = ActorName(title, self._word, self.namespace)
         strategy = None
         if node_id is not None:
             strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)

@@ -101,6 +101,7 @@ class Coordinator:
         self.erasure = Erasure(catalog, runtime, erasure_s)
         self._lock = threading.RLock()
         self._training = threading.Lock()
+        self._looking = threading.Lock()
         self.snapshots = SnapshotControl(self, catalog)
         self._rollouts = Rollouts(catalog, runtime)
         self.replication = Replication(catalog, runtime, self._rollouts.bring, policy)
@@ -130,8 +131,7 @@ class Coordinator:
             erased_at = compared_at = scrubbed_at = time.monotonic()
             while not self._closing.wait(interval_s):
                 try:
-                    self.replication.tick()
-                    self.tend_models()
+                    self.look_after()
                     if time.monotonic() - erased_at > ERASE_EVERY_S:
                         self.erasure.erase_due()
                         erased_at = time.monotonic()
@@ -147,6 +147,16 @@ class Coordinator:
 
         self._watch = threading.Thread(target=run, name="facegrid-watch", daemon=True)
         self._watch.start()
+
+    def look_after(self) -> None:
+        """One round of looking after the replicas, for callers who wait for what such rounds bring about."""
+        with self._looking:
+            self.replication.tick()
+        self.tend_models()
+
+    def compare(self) -> list[str]:
+        """Compare the replicas of each shard with each other now; see `Replication.compare`."""
+        return self.replication.compare()
 
     def report(self, gallery_id: str, shard: int, epoch: int, error: str) -> None:
         """A write was not confirmed; see `Replication.report`."""
@@ -169,9 +179,9 @@ class Coordinator:
         """Remove the bytes of a gallery's deleted templates from every replica now; see `Erasure.erase`."""
         self.erasure.erase(self._catalog.gallery(name).gallery_id)
 
-    def erase_due(self) -> int:
-        """Remove what is near its deadline in every gallery; how many shards were done."""
-        return self.erasure.erase_due()
+    def erase_due(self, name: str | None = None) -> int:
+        """Remove what is near its deadline, in one gallery or in all; how many shards were done. UnknownGallery."""
+        return self.erasure.erase_due(gallery_id=None if name is None else self._catalog.gallery(name).gallery_id)
 
     def host_records(self) -> list[HostRecord]:
         """Every host that was ever part of the home, with its state, by name."""

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -15,33 +16,45 @@ from coordinator.catalog import Catalog
 from coordinator.coordinator import ERASURE_S, Coordinator
 from coordinator.outcome import Outcome, outcome_of
 from coordinator.ray_runtime import RayRuntime
-from shard.errors import InvalidParameter
+from coordinator.replication import ReplicationPolicy
+from shard.errors import HostUnavailable, InvalidParameter
 
 METHODS = (
     "hosts", "gallery", "galleries", "create_gallery", "drop_gallery", "train", "train_if_due", "drift", "rollouts",
     "roll_back", "resume_rollouts", "report", "drain", "undrain", "host_records", "replicas_left", "shard_configs",
-    "erasure_report", "erase", "erase_due", "snapshots.active_model", "snapshots.begin_restore",
-    "snapshots.restoring", "snapshots.finish_restore", "snapshots.abandon_restore", "snapshots.was_restored_from",
-    "snapshots.remember", "snapshots.forget", "snapshots.made",
+    "erasure_report", "erase", "erase_due", "look_after", "compare", "snapshots.active_model",
+    "snapshots.begin_restore", "snapshots.restoring", "snapshots.finish_restore", "snapshots.abandon_restore",
+    "snapshots.was_restored_from", "snapshots.remember", "snapshots.forget", "snapshots.made",
 )  # fmt: skip
 WATCH_S = 0.5
 """Pause between two rounds of looking after the hosts."""
 RETRY_S = 1.0
 """Pause before a coordinator that was restarted tries again to open."""
 
+log = logging.getLogger("facegrid.actors")
+
+
+def host_title(name: str) -> str:
+    """The title of a shard host's actor, by which each process of a home finds it."""
+    return f"shard host {name}"
+
 
 class CoordinatorProcess:
     """The coordinator of a home, over the hosts' actors."""
 
     def __init__(
-        self, catalog: str | Path, hosts: Mapping[str, ActorName], secret: bytes, erasure_s: float = ERASURE_S
+        self,
+        catalog: str | Path,
+        hosts: Mapping[str, ActorName],
+        secret: bytes,
+        erasure_s: float = ERASURE_S,
+        policy: ReplicationPolicy | None = None,
     ) -> None:
         """catalog: its URL or SQLite file. hosts: the hosts' actors by host name. secret: the cluster's.
 
-        erasure_s: see Coordinator.
+        erasure_s, policy: see Coordinator.
         """
-        self._erasure_s = erasure_s
-        self._where = catalog
+        self._where, self._policy, self._erasure_s = catalog, policy, erasure_s
         self._hosts, self._secret = hosts, secret
         self._opening = threading.Lock()
         self._runtime: RayRuntime | None = None
@@ -56,15 +69,27 @@ class CoordinatorProcess:
         while not self._is_closed.is_set() and self.open().code is not None:
             self._is_closed.wait(RETRY_S)
 
-    def add_host(self, name: str, where: ActorName) -> Outcome:
-        """A host that has come since."""
-        return outcome_of(lambda: self._add_host(name, where), "the coordinator")
+    def know_hosts(self, hosts: Mapping[str, ActorName]) -> Outcome:
+        """The hosts' actors, of which some may have come since the start."""
+        return outcome_of(lambda: self._know_hosts(hosts), "the coordinator")
 
-    def _add_host(self, name: str, where: ActorName) -> None:
-        self._hosts = {**self._hosts, name: where}
+    def _know_hosts(self, hosts: Mapping[str, ActorName]) -> None:
+        with self._opening:
+            self._hosts = {**self._hosts, **hosts}
+            for name in sorted(self._hosts.keys() - set(self._runtime.hosts() if self._runtime is not None else ())):
+                if self._runtime is not None:
+                    self._runtime.add(name, Actor.find(self._hosts[name]))
         self._open()
-        if self._runtime is not None and name not in self._runtime.hosts():
-            self._runtime.add(name, Actor.find(where))
+
+    def _recall_hosts(self, catalog: Catalog, runtime: RayRuntime) -> None:
+        """Reach hosts too that came after the first start, whose arguments a restarted process has again."""
+        some = next(iter(self._hosts.values()))
+        for record in catalog.hosts():
+            if record.host not in runtime.hosts():
+                try:
+                    runtime.add(record.host, Actor.find(replace(some, title=host_title(record.host))))
+                except HostUnavailable as error:
+                    log.info("shard host %s was part of this home: %s", record.host, error)
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         """Call a public method of the Coordinator, which is opened at the first call."""
@@ -93,7 +118,8 @@ class CoordinatorProcess:
             if self._coordinator is None:
                 catalog = Catalog(self._where)
                 try:
-                    coordinator = Coordinator(catalog, self._runtime, erasure_s=self._erasure_s)
+                    self._recall_hosts(catalog, self._runtime)
+                    coordinator = Coordinator(catalog, self._runtime, self._policy, erasure_s=self._erasure_s)
                 except BaseException:
                     catalog.close()
                     raise

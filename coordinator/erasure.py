@@ -88,11 +88,16 @@ class Erasure:
         self._runtime.control([(config.primary, CompactShards(*where, least_dead))])
         self._runtime.control([(host, ScrubShards(*where)) for host in (*config.in_sync, *config.joining)])
 
-    def erase_due(self, now: float | None = None) -> int:
-        """Remove what is near its deadline; how many shards were done. now: unix seconds, of the clock if None."""
+    def erase_due(self, now: float | None = None, *, gallery_id: str | None = None) -> int:
+        """Remove what is near its deadline, in one gallery or in all; how many shards were done.
+
+        now: unix seconds, of the clock if None.
+        """
         now = time.time() if now is None else now
         done = 0
         for config in self._catalog.shards():
+            if gallery_id is not None and config.gallery_id != gallery_id:
+                continue
             oldest = [
                 state.oldest
                 for host in config.in_sync

@@ -204,7 +204,7 @@ class FanOut:
             chosen = self._choose({shard: self._options(shard) for shard in leaf.shards})
             self._send_pieces(leaf, list(chosen.items()) or self._last_resort(leaf), purpose)
             for part in list(self.progress.leaves(leaf)):
-                if not self.progress.is_under_way(part):
+                if not self.progress.is_settled(part) and not self.progress.is_hopeful(part):
                     self._exhausted(part)
 
     def _last_resort(self, leaf: Group) -> list[tuple[str, tuple[int, ...]]]:
@@ -222,13 +222,14 @@ class FanOut:
             self._send(part, host, purpose)
 
     def _exhausted(self, leaf: Group) -> None:
-        """No replica is left. The shards have failed, unless their hosts may only not have heard of a new epoch yet."""
+        """No replica is left that is not late at least. The shards have failed where nothing is under way either,
+        unless their hosts may only not have heard of a new epoch yet: those are asked again, whoever is late."""
         if any(self._alone.get(shard) for shard in leaf.shards):
             self._ask_others(leaf, "retry")
             return
         if not self._stale.isdisjoint(leaf.shards) and self._pause():
             self._paused.append(leaf)
-        else:
+        elif not self.progress.is_under_way(leaf):
             self.progress.fail(leaf)
 
     def _pause(self) -> bool:

@@ -214,7 +214,7 @@ class ShardHost:
 
     def enroll(self, request: EnrollRequest) -> EnrollReceipt:
         """Write to one shard, at its primary."""
-        replica = self._replica(request.gallery_id, request.shard)
+        replica = self._routed(request.gallery_id, request.shard)
         return replica.write(
             request.epoch,
             lambda shard: shard.enroll(request.batch, skip_existing=request.skip_existing, operation=request.operation),
@@ -224,7 +224,7 @@ class ShardHost:
         """Delete from the asked shards, at their primaries."""
         deleted = 0
         for number, epoch in zip(request.shards, request.epochs, strict=True):
-            deleted += self._replica(request.gallery_id, number).write(
+            deleted += self._routed(request.gallery_id, number).write(
                 epoch,
                 lambda shard: shard.delete(
                     template_ids=request.template_ids, identities=request.identities, operation=request.operation
@@ -235,7 +235,7 @@ class ShardHost:
     def flush(self, request: FlushRequest) -> Done:
         """Seal the open tails, at the primaries."""
         for number, epoch in zip(request.shards, request.epochs, strict=True):
-            self._replica(request.gallery_id, number).write(epoch, Shard.flush)
+            self._routed(request.gallery_id, number).write(epoch, Shard.flush)
         return Done()
 
     # Between hosts
@@ -289,7 +289,7 @@ class ShardHost:
         """The host is there; which of its shards are in trouble, or asked for."""
         asked = {(request.gallery_id, number) for number in request.shards}
         told = [
-            ShardHealth(*key, r.epoch, r.shard.lsn, r.fault, r.unconfirmed)
+            ShardHealth(*key, r.epoch, r.shard.lsn, r.fault, r.shard.is_catching_up, r.unconfirmed)
             for key, r in tuple(self._replicas.items())
             if key in asked or r.config is None or r.fault or r.unconfirmed
         ]
@@ -316,7 +316,7 @@ class ShardHost:
         faults = []
         for config, min_in_sync in zip(request.configs, request.min_in_sync, strict=True):
             try:
-                self._replica(config.gallery_id, config.shard).configure(config, min_in_sync)
+                self._replica(config.gallery_id, config.shard).configure(config, min_in_sync, request.released)
                 faults.append("")
             except UnknownGallery as error:
                 # The catalog says that it is here.
@@ -477,10 +477,22 @@ class ShardHost:
 
     def _readable(self, gallery_id: str, numbers: Sequence[int], epochs: Sequence[int] = ()) -> list[Shard]:
         """The shards, if this host may answer reads of all of them. epochs: those that the caller knows; any if ()."""
-        replicas = [self._replica(gallery_id, number) for number in numbers]
+        replicas = [self._routed(gallery_id, number) for number in numbers]
         for replica, epoch in zip(replicas, epochs or (0,) * len(replicas), strict=True):
             replica.check_read(epoch)
         return [replica.shard for replica in replicas]
+
+    def _routed(self, gallery_id: str, number: int) -> Replica:
+        """A replica that a route leads to; StaleRoute where it is not here any more, because it was moved elsewhere.
+
+        One that should be here and is lost is found when the host is told what it holds (`configure_shards`).
+        """
+        try:
+            return self._replica(gallery_id, number)
+        except CorruptData:
+            if self._shard_directory(gallery_id, number).is_dir():
+                raise
+            raise StaleRoute(f"shard host {self.name} has no shard {number} of gallery {gallery_id}") from None
 
     def _exportable(self, gallery_id: str, number: int, epoch: int) -> Shard:
         """The shard, if this host is its primary under the epoch, and nobody has gone on without it."""

@@ -292,7 +292,8 @@ class HealthRequest:
 @dataclass(frozen=True, slots=True)
 class ShardHealth:
     """One shard on a host. epoch: the configuration it works under, 0 for none yet. fault: why it refuses writes or
-    cannot be read, "" if nothing is wrong. unconfirmed: at a primary, the hosts that did not confirm a write.
+    cannot be read, "" if nothing is wrong. is_catching_up: it is in the middle of it. unconfirmed: at a primary, the
+    hosts that did not confirm a write, or are not heard any more.
     """
 
     gallery_id: str
@@ -300,6 +301,7 @@ class ShardHealth:
     epoch: int
     lsn: int
     fault: str
+    is_catching_up: bool
     unconfirmed: tuple[str, ...]
 
 
@@ -329,11 +331,12 @@ class ConfigureShards:
     """The configurations of shards that this host has. An older one than known is passed over.
 
     min_in_sync: of the gallery of each. Every replica answers reads and writes only under the configuration it was
-    told last.
+    told last. released: hosts that have given these shards up, so that nobody waits until they must have.
     """
 
     configs: tuple[ShardConfig, ...]
     min_in_sync: tuple[int, ...]
+    released: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 A replica that was cut off must stop answering before the others go on without it. So a host may answer reads of a
 shard only while every other host in sync has lately said that it counts on this one (`Leases.may_read`); and a host
-that takes up a configuration without another waits until what it has said to that one has run out (`Leases.wait_out`).
+that takes up a configuration without another writes nothing until what it has said to that one has run out
+(`Leases.granted_until`).
 Hosts of one process cannot be cut off from each other and have no leases.
 """
 
@@ -66,6 +67,7 @@ class Leases:
         self._until: dict[tuple[str, str, int], float] = {}
         self._granted: dict[str, float] = {}
         self._configs: dict[Shard, ShardConfig] = {}
+        self._begun: dict[Shard, float] = {}
         self._members: dict[Shard, frozenset[str]] = {}
 
     def configure(self, config: ShardConfig, admitted: Iterable[str] = ()) -> None:
@@ -77,6 +79,8 @@ class Leases:
         with self._lock:
             before = self._configs.get(key)
             self._configs[key] = config
+            if before is None or before.epoch != config.epoch or not self._members[key].issuperset(admitted):
+                self._begun[key] = self._clock()
             self._members[key] = frozenset((*config.in_sync, *admitted)) - {self._host}
             if before is not None and before.epoch != config.epoch:
                 self._until = {held: until for held, until in self._until.items() if held[1:] != key}
@@ -85,6 +89,7 @@ class Leases:
         """The shard is not here any more."""
         with self._lock:
             self._configs.pop(shard, None)
+            self._begun.pop(shard, None)
             self._members.pop(shard, None)
 
     def may_read(self, config: ShardConfig) -> bool:
@@ -92,19 +97,27 @@ class Leases:
         now, key = self._clock(), (config.gallery_id, config.shard)
         return all(self._until.get((host, *key), 0.0) > now for host in self._members.get(key, ()))
 
-    def wait_out(
-        self, hosts: Iterable[str], *, since_start: bool, wait: Callable[[float], object] = time.sleep
-    ) -> None:
-        """Wait until the last grants to these hosts have run out: what they think they may answer is over then.
+    def unheard(self, config: ShardConfig) -> frozenset[str]:
+        """Hosts in sync that have not counted on this one for LEASE_S: reads are refused on their account."""
+        key, now = (config.gallery_id, config.shard), self._clock()
+        with self._lock:
+            members, first = self._members.get(key, frozenset()), self._begun.get(key, now) + LEASE_S
+        return frozenset(host for host in members if max(self._until.get((host, *key), 0.0), first) < now)
+
+    def granted_until(self, hosts: Iterable[str], *, since_start: bool) -> float:
+        """When the last grants to these hosts run out: what they think they may answer is over then; see `left_s`.
 
         since_start: what the process before this one granted counts too; nobody knows it, so it was at its very end.
         """
         with self._lock:
             until = max((self._granted.get(host, 0.0) for host in hosts), default=0.0)
-            if since_start and hosts:
+            if since_start:
                 until = max(until, self._started + LEASE_S * (1 + DRIFT))
-        while (left := until - self._clock()) > 0:
-            wait(left)
+            return until
+
+    def left_s(self, moment: float) -> float:
+        """Seconds until a moment that `granted_until` told; not above 0 once it is over."""
+        return moment - self._clock()
 
     def grant(self, request: BeaconRequest) -> BeaconReply:
         """Count on a host for what it named, as far as its configurations are not out of date."""

@@ -18,10 +18,11 @@ from typing import Any
 
 from coordinator.actors import HEALTH, LOCAL, Actor, RaySession
 from coordinator.coordinator import ERASURE_S
-from coordinator.coordinator_process import CoordinatorProcess
+from coordinator.coordinator_process import CoordinatorProcess, host_title
 from coordinator.dataplane.handshake import checked_secret
 from coordinator.host_process import ShardHostProcess
 from coordinator.ray_runtime import RayRuntime
+from coordinator.replication import ReplicationPolicy
 from coordinator.snapshot_catalog import SnapshotRecord
 from coordinator.types import (
     GalleryRoute,
@@ -39,6 +40,8 @@ from shard.errors import ClusterNotReady, FacegridError, HostUnavailable
 RESOURCE_PREFIX = "facegrid_host_"
 PIN = 0.001
 """How much of its node's resource a host actor takes: several homes can share the nodes."""
+REPORT_S = 10.0
+"""How long the coordinator may take to look at a shard that a writer reports; it looks after all by itself too."""
 CLOSE_S = 30.0
 """How long a host may take to close before its process is ended; acknowledged writes are durable either way."""
 
@@ -54,6 +57,7 @@ class RayOptions:
     """Where and how to run. `address`: "local" starts a Ray cluster here, host:port joins one.
 
     shard_hosts: hosts of a cluster that we start (1 if None). num_cpus, object_store_bytes: of that cluster too.
+    replication: when a host counts as lost and when it is replaced; None: as ReplicationPolicy has it.
     """
 
     address: str = LOCAL
@@ -61,6 +65,7 @@ class RayOptions:
     num_cpus: int | None = None
     object_store_bytes: int = 128 << 20
     start_timeout_s: float = 120.0
+    replication: ReplicationPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +122,16 @@ class RayCluster:
             cluster._seat = lambda name, seat: session.spawn(
                 ShardHostProcess,
                 (name, str(home / "hosts" / name), secret, seat.bind, kernel),
-                title=f"shard host {name}",
+                title=host_title(name),
                 resources=seat.resources,
             )
             undo.callback(cluster._stop_hosts)
             for name, seat in seats.items():
                 cluster.actors[name] = cluster._seat(name, seat)
             # Started before the hosts are waited for: processes take seconds to come up, and do so side by side.
-            coordinator = _spawn_coordinator(session, catalog or home / "catalog.db", secret, cluster.actors, erasure_s)
+            coordinator = _spawn_coordinator(
+                session, catalog or home / "catalog.db", secret, cluster.actors, erasure_s, options.replication
+            )
             undo.callback(_stop, coordinator)
             _wait_open(cluster.actors, options.start_timeout_s, needed)
             coordinator.call("open")
@@ -141,11 +148,12 @@ class RayCluster:
         """Start a host on every node that offers to hold shards and has none yet; their names."""
         fresh = {name: seat for name, seat in _offered(self._session).items() if name not in self.actors}
         for name, seat in fresh.items():
-            actor = self._seat(name, seat)
-            self.actors[name] = actor
-            self.coordinator.actor.call("add_host", name, actor.where)
-            self.runtime.add(name, actor)
+            self.actors[name] = self._seat(name, seat)
+            self.runtime.add(name, self.actors[name])
             _LOG.warning("shard host %s has come", name)
+        # All of them each time: a coordinator that was away just then has not heard of some.
+        hosts = {name: actor.where for name, actor in self.actors.items()}
+        self.coordinator.actor.call("know_hosts", hosts, timeout_s=REPORT_S)
         return sorted(fresh)
 
     def _scan_on(self) -> None:
@@ -230,7 +238,7 @@ class RayCoordinator:
 
     def report(self, gallery_id: str, shard: int, epoch: int, error: str) -> None:
         """See Coordinator.report."""
-        self._call("report", gallery_id, shard, epoch, error)
+        self.actor.call("call", "report", (gallery_id, shard, epoch, error), {}, timeout_s=REPORT_S)
 
     def drain(self, host: str) -> None:
         """See Coordinator.drain."""
@@ -259,10 +267,19 @@ class RayCoordinator:
         """See Coordinator.erase."""
         self._call("erase", name)
 
-    def erase_due(self) -> int:
+    def erase_due(self, name: str | None = None) -> int:
         """See Coordinator.erase_due."""
-        done: int = self._call("erase_due")
+        done: int = self._call("erase_due", name)
         return done
+
+    def look_after(self) -> None:
+        """See Coordinator.look_after; the actor does so by itself too."""
+        self._call("look_after")
+
+    def compare(self) -> list[str]:
+        """See Coordinator.compare."""
+        found: list[str] = self._call("compare")
+        return found
 
     def shard_configs(self) -> list[ShardConfig]:
         """See Coordinator.shard_configs."""
@@ -389,10 +406,15 @@ def _wait_open(actors: dict[str, Actor], timeout_s: float, needed: Sequence[str]
 
 
 def _spawn_coordinator(
-    session: RaySession, catalog: str | Path, secret: bytes, hosts: dict[str, Actor], erasure_s: float
+    session: RaySession,
+    catalog: str | Path,
+    secret: bytes,
+    hosts: dict[str, Actor],
+    erasure_s: float,
+    policy: ReplicationPolicy | None,
 ) -> Actor:
     """On this node, where the home is."""
-    args = (catalog, {name: actor.where for name, actor in hosts.items()}, secret, erasure_s)
+    args = (catalog, {name: actor.where for name, actor in hosts.items()}, secret, erasure_s, policy)
     return session.spawn(CoordinatorProcess, args, title="the coordinator", node_id=session.here())
 
 

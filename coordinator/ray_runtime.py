@@ -20,6 +20,10 @@ REFRESH_S = 5.0
 """The longest that a call waits for the address of a host that is restarting; its deadline may end it earlier."""
 RETRY_S = 0.1
 """Pause before asking an actor again that is restarting."""
+PATIENCE_S = 1.0
+"""After this long a control request that is not answered makes its host be asked whether it is there at all."""
+ALIVE_S = 5.0
+"""How long it may take to say so."""
 
 
 class RayRuntime:
@@ -56,7 +60,11 @@ class RayRuntime:
         self._links = dict(sorted({**self._links, name: HostLink(name, actor, self._secret, self._loop)}.items()))
 
     def control(self, calls: Sequence[tuple[str, ControlRequest]]) -> list[Reply]:
-        """Carry out control requests in parallel; a message object that goes to several hosts is shipped once."""
+        """Carry out control requests in parallel; a message object that goes to several hosts is shipped once.
+
+        One may take as long as it likes while its host is alive. HostUnavailable once the host does not say that it is:
+        the request may be carried out still, if the host goes on.
+        """
         self._check_open()
         times: dict[int, int] = {}
         for host, request in calls:
@@ -68,8 +76,10 @@ class RayRuntime:
         replies: list[Reply] = []
         failures: list[FacegridError] = []
         # Every call is waited for before the first failure is raised: nothing goes on behind the caller's back.
-        for call in pending:
+        for (host, _), call in zip(calls, pending, strict=True):
             try:
+                while not call.has_ended(PATIENCE_S):
+                    self._links[host].actor.call("health", group=HEALTH, timeout_s=ALIVE_S)
                 replies.append(call.result())
             except FacegridError as error:
                 failures.append(error)

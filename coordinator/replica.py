@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
@@ -128,7 +128,10 @@ class Replica:
         self._host, self._peers, self._leases = host, peers, leases
         self._min_in_sync = 1
         self._is_ready = False
-        self._configuring, self._levelling, self._lock = threading.Lock(), threading.Lock(), threading.Lock()
+        self._writes_from = 0.0
+        self._configuring, self._lock = threading.Lock(), threading.Lock()
+        # One for each backup: a joining one may be copied for hours, and a slow one must not hold up the others.
+        self._levelling: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         # Replaced as a whole, never changed, so that whoever forwards needs no lock.
         self._links: dict[str, Link] = {}
         self._admitted: frozenset[str] = frozenset()
@@ -173,16 +176,20 @@ class Replica:
                 f"{self._name}: {len(config.in_sync)} replicas in sync ({', '.join(config.in_sync)}),"
                 f" the gallery wants {self._min_in_sync}"
             )
+        if self._leases is not None and (left_s := self._leases.left_s(self._writes_from)) > 0:
+            raise StaleRoute(f"{self._name}: a host that is out may answer reads for another {left_s:.1f} s")
         return config
 
     @property
     def _name(self) -> str:
         return f"shard {self.shard.directory.name} of gallery {self.shard.directory.parent.name} on {self._host}"
 
-    def configure(self, config: ShardConfig, min_in_sync: int) -> None:
+    def configure(self, config: ShardConfig, min_in_sync: int, released: Sequence[str] = ()) -> None:
         """Take up a configuration; an earlier one than known is passed over.
 
-        Returns when this replica acts under it: when what was said to hosts that are out of sync now has run out.
+        A primary writes nothing before what was said to hosts that are out of sync now has run out. It answers reads at
+        once: a host that is out may still answer what was true until now, and nothing is acknowledged before it has
+        stopped. released: hosts that are known to have given the shard up.
         """
         with self._configuring:
             before = self.config
@@ -196,8 +203,9 @@ class Replica:
             known = set(self.shard.configured_hosts)
             # Whoever was admitted in this epoch may be in sync by the catalog already: it counts until the next one.
             admitted = known - set(config.in_sync) if config.epoch == self.shard.configured_epoch else set()
-            left_out = known - set(config.in_sync) - admitted - {self._host}
-            self.shard.take_epoch(config.epoch, (*config.in_sync, *sorted(admitted)))
+            left_out = known - {*config.in_sync, *released, self._host} - admitted
+            is_primary = config.primary == self._host
+            self.shard.take_epoch(config.epoch, (*config.in_sync, *sorted(admitted)), decides=is_primary)
             # The shard's lock comes before this one, since entries are forwarded under it.
             with self._lock:
                 links, self._links = self._links, {}
@@ -207,8 +215,11 @@ class Replica:
                 link.close(f"{self._name}: epoch {config.epoch} has begun")
             if self._leases is not None:
                 self._leases.configure(config, admitted)
-                if config.primary == self._host:
-                    self._leases.wait_out(left_out, since_start=before is None)
+                if is_primary:
+                    # A process before this one may have left hosts out in this very epoch; the first has none before.
+                    since_start = before is None and config.epoch > 1
+                    until = self._leases.granted_until(left_out, since_start=since_start)
+                    self._writes_from = max(self._writes_from, until)
             self._is_ready = True
 
     # Writing, at the primary
@@ -239,10 +250,14 @@ class Replica:
 
     def _wait_for(self, config: ShardConfig, host: str, lsn: int) -> None:
         try:
-            with self._levelling:
-                link = self._links.get(host)
-                if link is None or link.is_broken:
-                    link = self._level(config, host)
+            link = self._links.get(host)
+            if link is None or link.is_broken:
+                with self._levelling[host]:
+                    if self.config is not config:
+                        return  # asked again under the new configuration
+                    link = self._links.get(host)
+                    if link is None or link.is_broken:
+                        link = self._level(config, host)
             link.wait(lsn, REPLICATE_S)
         except StaleRoute:
             raise
@@ -259,7 +274,7 @@ class Replica:
     def admit(self, epoch: int, host: str) -> None:
         """Bring a joining host's replica level; from then on no write is confirmed without it."""
         config = self.check_primary(epoch)
-        with self._levelling:
+        with self._levelling[host]:
             self._level(config, host, is_new=True)
 
     def _admit(self, config: ShardConfig, host: str) -> None:
@@ -270,19 +285,21 @@ class Replica:
         with self._configuring:
             if self.config is not config:
                 raise StaleRoute(f"{self._name}: epoch {config.epoch} is over")
-            self.shard.take_epoch(config.epoch, (*config.in_sync, *sorted(self._admitted | {host})))
+            self.shard.take_epoch(config.epoch, (*config.in_sync, *sorted(self._admitted | {host})), decides=True)
             if self._leases is not None:
                 self._leases.configure(config, self._admitted | {host})
             self._admitted |= {host}
 
     def _level(self, config: ShardConfig, host: str, *, is_new: bool = False) -> Link:
         """Bring a replica to exactly where this one is, and forward every later entry to it."""
-        progress = self._ask(config, host, ReplicateRequest(config.gallery_id, config.shard, config.epoch, ()))
-        if is_new or progress.position != self.shard.position:
+        question = ReplicateRequest(config.gallery_id, config.shard, config.epoch, ())
+        progress = ask(self._peers, host, question, ProgressReply, REPLICATE_S)
+        if is_new:
             progress = self._send_changes(config, host, progress, ABSORB_S)
         if is_new:
             self._admit(config, host)
         with self.shard.frozen():
+            # Writes wait meanwhile, for what little has gathered.
             progress = self._send_changes(config, host, progress, REPLICATE_S)
             link = Link(self._peers, host, config, self.shard.lsn)
             with self._lock:
@@ -298,22 +315,13 @@ class Replica:
             if changes.is_divergent:
                 _LOG.warning("%s: the replica on %s has another past and begins anew", self._name, host)
                 restart = RestartRequest(config.gallery_id, config.shard, config.epoch)
-                progress = self._ask(config, host, restart, ABSORB_S)
+                progress = ask(self._peers, host, restart, ProgressReply, ABSORB_S)
                 continue
             piece = AbsorbRequest(config.gallery_id, config.shard, config.epoch, changes)
-            progress = self._ask(config, host, piece, timeout_s)
+            progress = ask(self._peers, host, piece, ProgressReply, timeout_s)
             if changes.is_last:
                 return progress
         return progress
-
-    def _ask(
-        self,
-        config: ShardConfig,
-        host: str,
-        request: ReplicateRequest | AbsorbRequest | RestartRequest,
-        timeout_s: float = REPLICATE_S,
-    ) -> ProgressReply:
-        return ask(self._peers, host, request, ProgressReply, timeout_s)
 
     # At a backup
 
@@ -363,8 +371,12 @@ class Replica:
 
     @property
     def unconfirmed(self) -> tuple[str, ...]:
-        """Hosts that did not confirm a write under this configuration."""
-        return tuple(sorted(self._unconfirmed))
+        """At a primary: hosts that did not confirm a write under this configuration, or are not heard any more."""
+        config = self.config
+        if config is None or config.primary != self._host or not self._is_ready:
+            return ()
+        unheard = frozenset() if self._leases is None else self._leases.unheard(config)
+        return tuple(sorted(self._unconfirmed | unheard))
 
     @property
     def fault(self) -> str:

@@ -102,8 +102,8 @@ class Replication:
         A replica that is damaged or missing is given up where another one is in sync.
         """
         self._catalog.register_hosts(self._runtime.hosts())
-        self.finish_drops()
         self._look()
+        self.finish_drops()
         faults = self._tell_all()
         lost = [fault for (host, key), fault in faults.items() if not self._give_up(host, key, fault)]
         if lost:
@@ -216,7 +216,7 @@ class Replication:
         for silent in health.unconfirmed:
             with contextlib.suppress(FacegridError):
                 if self._catalog.shard(*key).epoch == health.epoch:
-                    self._lose(key, silent, f"{host} could not write to it")
+                    self._lose(key, silent, f"{host} does not hear it")
         if health.fault:
             is_out = self._lose(key, host, health.fault)
             if is_out and health.fault.startswith(CorruptData.code):
@@ -240,13 +240,7 @@ class Replication:
             self._left[key] = host
             if host != config.primary:
                 return self._decide(replace(config, in_sync=others), f"{host} is out of sync: {why}") is not None
-            replies = self._probe(others, key[0], (key[1],))
-            lsns = {
-                other: health.lsn
-                for other, reply in replies.items()
-                for health in reply.shards
-                if (health.gallery_id, health.shard) == key and not health.fault
-            }
+            lsns = self._followers(key, others)
             if not lsns:
                 return False
             # The one that is furthest: the others need not begin anew then.
@@ -255,15 +249,30 @@ class Replication:
             follower = replace(config, primary=best, in_sync=in_sync)
             return self._decide(follower, f"{best} follows {host}: {why}") is not None
 
-    def _decide(self, config: ShardConfig, why: str) -> ShardConfig | None:
-        """Write a configuration into the catalog and tell the hosts; None if somebody else decided first."""
+    def _followers(self, key: Key, hosts: Sequence[str]) -> dict[str, int]:
+        """Those of the hosts whose replica can be primary now, and its LSN."""
+        replies = self._probe(hosts, key[0], (key[1],))
+        return {
+            host: health.lsn
+            for host, reply in replies.items()
+            for health in reply.shards
+            if (health.gallery_id, health.shard) == key and not health.fault and not health.is_catching_up
+        }
+
+    def _decide(self, config: ShardConfig, why: str, gives_up: str | None = None) -> ShardConfig | None:
+        """Write a configuration into the catalog and tell the hosts; None if somebody else decided first.
+
+        gives_up: a host that holds the shard no more under it, which is told first: once it has removed its replica,
+        nobody needs to wait until it must have noticed.
+        """
         try:
             decided = self._catalog.reconfigure(config)
         except StaleRoute as error:
             _LOG.info("overtaken: %s", error)
             return None
         _LOG.warning("shard %d of %s, epoch %d: %s", decided.shard, decided.gallery_id, decided.epoch, why)
-        self._tell([decided])
+        released = (gives_up,) if gives_up is not None and self._drop(gives_up, decided) else ()
+        self._tell([decided], released)
         return decided
 
     def _give_up(self, host: str, key: Key, fault: str) -> bool:
@@ -282,7 +291,7 @@ class Replication:
         """Tell every live host what it has not been told; faults by host and shard."""
         return self._tell(self._catalog.shards())
 
-    def _tell(self, configs: Sequence[ShardConfig]) -> dict[tuple[str, Key], str]:
+    def _tell(self, configs: Sequence[ShardConfig], released: tuple[str, ...] = ()) -> dict[tuple[str, Key], str]:
         minima = {route.gallery_id: route.min_in_sync for route in self._catalog.galleries(*LOOKED_AFTER)}
         news: dict[str, list[ShardConfig]] = {}
         for config in configs:
@@ -295,7 +304,7 @@ class Replication:
                 host: pool.submit(
                     self._control,
                     host,
-                    ConfigureShards(tuple(told), tuple(minima.get(config.gallery_id, 1) for config in told)),
+                    ConfigureShards(tuple(told), tuple(minima.get(config.gallery_id, 1) for config in told), released),
                 )
                 for host, told in news.items()
             }
@@ -399,7 +408,9 @@ class Replication:
                 )
 
     def _may_come_back(self, record: HostRecord) -> bool:
-        return record.state == DOWN and time.time() - record.since < self.policy.away_s
+        if record.state == DOWN:
+            return time.time() - record.since < self.policy.away_s
+        return record.state in (UP, DRAINING) and not self._is_there(record.host)
 
     def _move(self) -> None:
         """Towards even hosts, and none on those that are drained."""
@@ -431,12 +442,16 @@ class Replication:
                 continue
             surplus = max(config.in_sync, key=lambda host: (states.get(host) == DRAINING, load.get(host, 0), host))
             others = _without(config.in_sync, surplus)
-            primary = others[0] if surplus == config.primary else config.primary
+            primary = config.primary
+            if surplus == primary:
+                followers = self._followers((config.gallery_id, config.shard), others)
+                if not followers:
+                    continue  # the next round sees
+                primary = max(sorted(followers), key=followers.__getitem__)
             in_sync = (primary, *_without(others, primary))
-            decided = self._decide(replace(config, primary=primary, in_sync=in_sync), f"{surplus} gives it up")
-            if decided is not None:
+            fewer = replace(config, primary=primary, in_sync=in_sync)
+            if self._decide(fewer, f"{surplus} gives it up", gives_up=surplus) is not None:
                 load = {**load, surplus: load.get(surplus, 1) - 1}
-                self._drop(surplus, decided)
 
     # Comparing
 
@@ -447,6 +462,7 @@ class Replication:
         checksums tell; of one that is behind nothing is said.
         """
         found: list[str] = []
+        names = {route.gallery_id: route.name for route in self._catalog.galleries()}
         for config in self._catalog.shards():
             if len(config.in_sync) < 2:
                 continue
@@ -455,7 +471,8 @@ class Replication:
             for host, digest in digests.items():
                 if own is None or digest is None or digest.position != own.position or digest == own:
                     continue
-                found.append(f"shard {config.shard} of {config.gallery_id} on {host} differs from {config.primary}")
+                gallery = names.get(config.gallery_id, config.gallery_id)
+                found.append(f"shard {config.shard} of {gallery} on {host} differs from {config.primary}")
                 _LOG.error("%s; it is copied anew", found[-1])
                 if self._lose((config.gallery_id, config.shard), host, "it differs from its primary"):
                     self._drop(host, self._catalog.shard(config.gallery_id, config.shard))
@@ -495,19 +512,21 @@ class Replication:
 
     # Removing
 
-    def _drop(self, host: str, config: ShardConfig) -> None:
-        """Remove a replica's files. A host that cannot be told now is cleaned when it is there again.
+    def _drop(self, host: str, config: ShardConfig) -> bool:
+        """Remove a replica's files; whether it is done. A host that cannot be told now is cleaned when it is there.
 
         Never one that is in sync as of `config`, whatever the caller thinks of it.
         """
         if host in config.in_sync:
             _LOG.error("shard %d of %s on %s is in sync and was not removed", config.shard, config.gallery_id, host)
-            return
+            return False
         self._told.pop((host, (config.gallery_id, config.shard)), None)
         try:
             self._runtime.control([(host, DropShard(config.gallery_id, config.shard, config.epoch))])
         except FacegridError as error:
             _LOG.warning("shard %d of %s stays on %s for now: %s", config.shard, config.gallery_id, host, error)
+            return False
+        return True
 
     def _clean(self, host: str) -> None:
         """A host that has just come may hold what it lost meanwhile: shards that others have, galleries dropped."""
@@ -550,6 +569,9 @@ class Replication:
         for route in unfinished:
             left = 0
             for host in names:
+                if not self._is_there(host):
+                    left += 1
+                    continue
                 try:
                     self._runtime.control([(host, DropGallery(route.gallery_id))])
                 except FacegridError as error:

@@ -198,6 +198,13 @@ class Router:
         found = [entry for _, reply in replies for entry in reply.identities]
         return sorted(found, key=lambda entry: entry.identity.encode())[:limit]
 
+    def newest(self, route: GalleryRoute) -> GalleryRoute:
+        """The gallery's route as the coordinator tells it now; the newest known one while it is away.
+
+        Waits half a second for it at most. Raises UnknownGallery if the gallery was dropped.
+        """
+        return self._routes.refresh(route, is_pressing=True)
+
     def stats(self, route: GalleryRoute) -> list[ShardStats]:
         """Sizes of every shard, by shard number."""
         replies = self._read(

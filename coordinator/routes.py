@@ -71,13 +71,15 @@ class RouteTable:
             return route
         return known
 
-    def refresh(self, route: GalleryRoute, timeout_s: float = WAIT_S) -> GalleryRoute:
+    def refresh(self, route: GalleryRoute, timeout_s: float = WAIT_S, *, is_pressing: bool = False) -> GalleryRoute:
         """The route as the coordinator tells it now; the newest known one where it is away or was asked just before.
+
+        is_pressing: ask though it was asked just before, for a caller who wants to see what he has changed himself.
 
         Raises UnknownGallery if the gallery was dropped, whether or not another one has its name now, and whatever
         else the look-up raises that does not mean that the coordinator is away. Waits `timeout_s` at most.
         """
-        call, left_s = self._call(route.name, timeout_s)
+        call, left_s = self._call(route.name, timeout_s, is_pressing)
         if call is None:
             return self.current(route)
         try:
@@ -88,7 +90,7 @@ class RouteTable:
             raise UnknownGallery(f"gallery {route.name!r} was dropped; another one has its name now")
         return self.current(told)
 
-    def _call(self, name: str, timeout_s: float) -> tuple[Future[GalleryRoute] | None, float]:
+    def _call(self, name: str, timeout_s: float, is_pressing: bool) -> tuple[Future[GalleryRoute] | None, float]:
         """The look-up to wait for and how long, None if there shall be none now."""
         if self._lookup is None:
             return None, 0.0
@@ -98,7 +100,8 @@ class RouteTable:
             if entry.call is not None and now < entry.asked_at + policy.lost_s:
                 # Whoever comes late waits for what is left: one that hangs is not waited for by every query.
                 return entry.call, max(0.0, min(timeout_s, entry.asked_at + WAIT_S - now))
-            if now < entry.asked_at + policy.interval_s or now < self._away_until:
+            is_asked = now < entry.asked_at + policy.interval_s and not is_pressing
+            if is_asked or now < self._away_until:
                 return None, 0.0
             call: Future[GalleryRoute] = Future()
             entry.call, entry.asked_at = call, now

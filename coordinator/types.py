@@ -120,6 +120,10 @@ class ReplicaErasure:
         """Nothing of a deleted template is left, as far as the replica can tell."""
         return self.is_known and self.dead_rows == 0 and not self.holds_labels
 
+    def is_overdue(self, now: float) -> bool:
+        """Bytes that were to be gone by now (unix seconds) are there."""
+        return self.due is not None and self.due < now
+
 
 @dataclass(frozen=True, slots=True)
 class Coverage:

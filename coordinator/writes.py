@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -33,6 +33,7 @@ from coordinator.routes import RouteTable
 from coordinator.runtime import Runtime
 from coordinator.types import GalleryRoute
 from shard.errors import (
+    CorruptData,
     DeadlineExceeded,
     EnrollIncomplete,
     FacegridError,
@@ -42,6 +43,7 @@ from shard.errors import (
     NotReplicated,
     ShardClosed,
     StaleRoute,
+    UnknownGallery,
 )
 from shard.types import EnrollBatch, EnrollReceipt, RowArray
 
@@ -53,6 +55,8 @@ WRITES_IN_FLIGHT = 16
 """Requests of one enrollment under way at once: with ARRAY_BYTES each, half of what a host's queue takes."""
 ARRAY_BYTES = 16 << 20
 """Floats in one request: large enough to amortise a frame or a commit, far below the frame limit."""
+LOOK_S = 1.0
+"""A write that takes longer is looked after: whether its shard has another primary by now."""
 PAUSE_S = 0.05, 1.0
 """First and longest pause before a write is repeated."""
 
@@ -66,6 +70,8 @@ REPEATABLE = (
     ShardClosed,
 )
 """Errors after which a write is sent again, as long as its deadline allows."""
+MOVED = (CorruptData, UnknownGallery)
+"""What a host says that has given the shard up: sent again if there is a newer route."""
 
 ReplyT = TypeVar("ReplyT", bound=Reply)
 _LOG = logging.getLogger(__name__)
@@ -209,11 +215,17 @@ class _Attempt:
             failed: list[tuple[GalleryRoute, tuple[int, ...]]] = []
             for route, shards, future in waiting:
                 try:
-                    reply = future.result()
+                    reply = self._wait(route, shards, future)
                 except REPEATABLE as error:
                     if time.monotonic() + pause >= self._deadline:
                         raise
-                    self._tell(route, shards, error)
+                    # While a failover is under way nobody need be told; later, somebody may not know what is wrong.
+                    if not isinstance(error, HostBusy | StaleRoute) or pause == PAUSE_S[1]:
+                        self._tell(route, shards, error)
+                    failed.append((route, shards))
+                except MOVED:
+                    if not self._has_moved(route, shards):
+                        raise
                     failed.append((route, shards))
                 else:
                     if not isinstance(reply, kind):
@@ -230,9 +242,19 @@ class _Attempt:
                     waiting.append((newer, group, self._send(newer, group)))
         return replies
 
+    def _wait(self, route: GalleryRoute, shards: tuple[int, ...], future: Future[Reply]) -> Reply:
+        """The reply. StaleRoute once the shards have another configuration: one that stopped answers no more."""
+        while not wait((future,), LOOK_S).done:
+            if self._has_moved(route, shards):
+                raise StaleRoute(f"shards {shards} of {route.name} have a later configuration than the request")
+        return future.result()
+
+    def _has_moved(self, route: GalleryRoute, shards: tuple[int, ...]) -> bool:
+        return self._routes.refresh(route).epochs_of(shards) != route.epochs_of(shards)
+
     def _tell(self, route: GalleryRoute, shards: tuple[int, ...], error: FacegridError) -> None:
         """Let the coordinator look at a shard whose primary failed or misses a backup."""
-        if self._report is None or isinstance(error, HostBusy | StaleRoute):
+        if self._report is None:
             return
         for shard in shards:
             try:

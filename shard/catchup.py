@@ -32,6 +32,12 @@ def changes_after(shard: Shard, position: Position, settled_lsn: int) -> Changes
     own, history = shard.position, shard.epochs()
     if position.rows > own.rows or not is_part_of(position, own, history):
         return _changes(shard, own, history, is_divergent=True)
+    if _is_little(shard, position.rows):
+        with shard.frozen():
+            own, history = shard.position, shard.epochs()
+            if _is_little(shard, position.rows):
+                rows = shard.gather(np.arange(position.rows, own.rows))
+                return _changes(shard, own, history, position.rows, rows, settled_lsn=settled_lsn)
     if position.rows < own.rows:
         first, embeddings = _next_rows(shard, position.rows)
         # Labels after floats: what was deleted in between is told as dead.
@@ -41,6 +47,15 @@ def changes_after(shard: Shard, position: Position, settled_lsn: int) -> Changes
         if position.rows == own.rows:
             return _changes(shard, own, history, own.rows, settled_lsn=settled_lsn)
     return changes_after(shard, position, settled_lsn)
+
+
+def _is_little(shard: Shard, first: int) -> bool:
+    """Whether the rows from `first` on are some, all of one segment, and go into one piece with everything else.
+
+    What a replica in sync can lack is mostly that little: it must not be found in the middle of it.
+    """
+    rows, segments = shard.position.rows, shard.segments
+    return first < rows <= first + 4 * PIECE_BYTES // (shard.dim * 4) and segments[-1].first_row <= first
 
 
 def is_part_of(position: Position, own: Position, history: Sequence[tuple[int, int]]) -> bool:
@@ -84,6 +99,7 @@ def _changes(
     labels = shard.templates_between(first, first + rows) if rows else []
     operations = [] if settled_lsn is None else shard.operations_after(settled_lsn)
     if settled_lsn is not None:
+        # Rows that the replica lacks died after what it has settled, so theirs are among these.
         dead = shard.buried(0, own.rows, settled_lsn)
     else:
         dead = shard.buried(first, first + rows)

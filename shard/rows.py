@@ -7,9 +7,10 @@ lock with entries that are right. What fails after the commit is kept in `failur
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from shard.errors import CorruptData, StorageError
 from shard.files import remove_tree
 from shard.index import CorruptBlock, Index, corrupt_data
 from shard.keys import template_keys
-from shard.log import Changes, Entry, SegmentState
+from shard.log import Changes, Entry, SegmentState, no_rows
 from shard.model import SearchModel
 from shard.seen import SeenKeys
 from shard.segments import SegmentFiles, remove_unnamed_segments
@@ -237,10 +238,37 @@ class Rows:
             raise CorruptData(
                 f"{self._directory}: expected changes from row {self.index.rows} on, got row {changes.first_row}"
             )
-        if len(changes.embeddings):
-            self._absorb_rows(changes, states)
-        if changes.is_last:
-            self._settle(changes)
+        fresh = self._fresh_rows(changes, states) if len(changes.embeddings) else None
+        gone = [
+            row
+            for row, state in zip(self.segments, changes.segments, strict=False)
+            if changes.is_last and state.is_dropped and not row.is_dropped
+        ]
+        buried = self._still_live(changes, gone) if changes.is_last else no_rows()
+        # One transaction, so that a replica in sync that lacks little never is in the middle of something.
+        with self._store.transaction() as db:
+            if fresh is not None:
+                put_labels(db, fresh.rows.tolist(), fresh.keys, fresh.labels, fresh.lsns)
+                put_staged(db, fresh.staged, changes.embeddings)
+            bury_templates(db, buried.tolist(), changes.position.lsn, int(changes.dead_times.max(initial=0)))
+            put_tombstones(db, _tombstones(changes))
+            for row in gone:
+                drop_segment(db, row)
+            _put_progress(db, changes)
+        if fresh is not None:
+            self._publish_fresh(changes, fresh, states)
+        self.index.delete(buried)
+        self.templates -= len(buried)
+        for row in gone:
+            self._forget(row)
+        self._read_progress()
+
+    def _still_live(self, changes: Changes, gone: Sequence[SegmentRow]) -> RowArray:
+        """Rows that are live here and dead at the source: those it tells, and those of segments that went."""
+        dead = set(changes.dead.tolist())
+        for row in gone:
+            dead.update(self._store.keys_of_rows(row.first_row, row.first_row + row.rows)[0].tolist())
+        return self._store.live_among(np.array(sorted(dead), dtype=np.int64))
 
     def _is_full(self) -> bool:
         return not self.segments or self.segments[-1].is_sealed or self.segments[-1].rows == self.segments[-1].capacity
@@ -252,63 +280,35 @@ class Rows:
         self.index.skip(row.rows)
         self.segments.append(row)
 
-    def _absorb_rows(self, changes: Changes, states: dict[int, SegmentState]) -> None:
-        model, last = self.model, self._last_segment()
+    def _fresh_rows(self, changes: Changes, states: dict[int, SegmentState]) -> _FreshRows:
+        """The rows of a piece, written and synced, and the labels of those that are live."""
+        last = self._last_segment()
         if self._is_full():
             state = states[len(self.segments) + 1]
             last = SegmentRow(state.segment, state.first_row, 0, state.capacity, False, None, None)
         labels = list(zip(changes.template_ids, changes.identities, changes.metadata, strict=True))
         is_live = ~np.isin(changes.live, changes.dead)
-        rows, lsns = changes.live[is_live], changes.lsns[is_live]
         named = [labels[i] for i in np.flatnonzero(is_live)]
-        own = template_keys([template_id for template_id, _, _ in named])
+        return _FreshRows(
+            staged=self._staged(last, changes.embeddings),
+            rows=changes.live[is_live],
+            keys=template_keys([template_id for template_id, _, _ in named]),
+            labels=named,
+            lsns=changes.lsns[is_live].tolist(),
+            codes=None if self.model is None else self.model.encode(changes.embeddings),
+        )
+
+    def _publish_fresh(self, changes: Changes, fresh: _FreshRows, states: dict[int, SegmentState]) -> None:
         keys = np.zeros(len(changes.embeddings), np.uint64)
-        keys[rows - changes.first_row] = own
-        codes = None if model is None else model.encode(changes.embeddings)
-        staged = self._staged(last, changes.embeddings)
-        with self._store.transaction() as db:
-            put_labels(db, rows.tolist(), own, named, lsns.tolist())
-            put_tombstones(db, _tombstones(changes))
-            put_staged(db, staged, changes.embeddings)
-            set_meta(db, "absorbed_lsn", str(changes.position.lsn))
-            set_meta(db, "absorbed_epoch", str(changes.position.epoch))
-            set_meta(db, "is_catching_up", "1")
-        self.is_catching_up = True
-        self._publish(staged, keys, codes)
-        self.index.delete(changes.dead)
-        self.templates -= len(changes.embeddings) - len(named)
+        keys[fresh.rows - changes.first_row] = fresh.keys
+        self._publish(fresh.staged, keys, fresh.codes)
+        last = changes.first_row + len(changes.embeddings)
+        self.index.delete(np.setdiff1d(np.arange(changes.first_row, last), fresh.rows, assume_unique=True))
+        self.templates -= len(changes.embeddings) - len(fresh.rows)
         sealed, state = self.segments[-1], states[self.segments[-1].segment]
         if sealed.is_sealed and state.is_sealed and state.floats_crc and sealed.floats_crc != state.floats_crc:
             path = self.files(sealed).floats_path
             raise CorruptData(f"{path}: the copy is not what the source sealed", path=str(path))
-
-    def _settle(self, changes: Changes) -> None:
-        """The last piece: what was deleted of the rows that were here, segments that went, and the history."""
-        gone = [
-            row
-            for row, state in zip(self.segments, changes.segments, strict=True)
-            if state.is_dropped and not row.is_dropped
-        ]
-        dead = set(changes.dead.tolist())
-        for row in gone:
-            dead.update(self._store.keys_of_rows(row.first_row, row.first_row + row.rows)[0].tolist())
-        rows = self._store.live_among(np.array(sorted(dead), dtype=np.int64))
-        with self._store.transaction() as db:
-            bury_templates(db, rows.tolist(), changes.position.lsn, int(changes.dead_times.max(initial=0)))
-            put_tombstones(db, _tombstones(changes))
-            for row in gone:
-                drop_segment(db, row)
-            put_history(
-                db, changes.position.lsn, zip(changes.epochs.tolist(), changes.epoch_starts.tolist(), strict=True)
-            )
-            outcomes = changes.outcomes.tolist()
-            put_operations(db, [(o, *outcome) for o, outcome in zip(changes.operations, outcomes, strict=True)])
-            set_meta(db, "is_catching_up", "0")
-        self.index.delete(rows)
-        self.templates -= len(rows)
-        for row in gone:
-            self._forget(row)
-        self._read_progress()
 
     def _end_tail_as(self, states: dict[int, SegmentState]) -> None:
         """Seal the open tail where the source sealed it, which may be before it was full."""
@@ -443,6 +443,31 @@ class Rows:
                 self.index.drop(row.segment - 1)
         self._read_progress()
         self._seal_what_is_full()
+
+
+@dataclass(frozen=True, slots=True)
+class _FreshRows:
+    """Rows of a piece that are on the disk; `rows`, keys, labels and lsns are of those that are live."""
+
+    staged: list[StagedRows]
+    rows: RowArray
+    keys: KeyArray
+    labels: list[tuple[str, str | None, bytes | None]]
+    lsns: list[int]
+    codes: CodeArray | None
+
+
+def _put_progress(db: sqlite3.Connection, changes: Changes) -> None:
+    """How far the replica is after a piece: with the last one where its source is, before in the middle."""
+    if changes.is_last:
+        history = zip(changes.epochs.tolist(), changes.epoch_starts.tolist(), strict=True)
+        put_history(db, changes.position.lsn, history)
+        outcomes = zip(changes.operations, changes.outcomes.tolist(), strict=True)
+        put_operations(db, [(operation, *outcome) for operation, outcome in outcomes])
+    else:
+        set_meta(db, "absorbed_lsn", str(changes.position.lsn))
+        set_meta(db, "absorbed_epoch", str(changes.position.epoch))
+    set_meta(db, "is_catching_up", "0" if changes.is_last else "1")
 
 
 def _tombstones(changes: Changes) -> list[tuple[int, int, int]]:

@@ -120,6 +120,7 @@ class Shard:
         self._rollout_lock = threading.RLock()  # taken before the write lock
         self._write_error: BaseException | None = None
         self._is_closed = self._is_closing = False
+        self._decides = True
         self._waiting = WaitingRequests()
         self.on_commit: Callable[[Sequence[Entry]], None] | None = None
         """Called with every entry as it becomes true, in order and under the write lock: what replicas are told."""
@@ -456,14 +457,17 @@ class Shard:
                 yield db
             self._rows.segments = self._store.segments()
 
-    def take_epoch(self, epoch: int, hosts: Sequence[str] | None = None) -> None:
+    def take_epoch(self, epoch: int, hosts: Sequence[str] | None = None, *, decides: bool = False) -> None:
         """From now on entries are decided, or accepted, under this configuration; durable. StaleRoute for an older.
 
-        hosts: those that hold the shard under it, where they are known.
+        hosts: those that hold the shard under it, where they are known. decides: whether this replica may decide
+        entries under it; one that may not refuses writes of its own with StaleRoute, those that had begun too, so that
+        no two replicas ever make different entries of one epoch.
         """
         with self._writing():
             if epoch < self.configured_epoch:
                 raise StaleRoute(f"{self.directory}: configuration {epoch} is older than {self.configured_epoch}")
+            self._decides = decides
             known = self.configured_hosts if hosts is None else tuple(hosts)
             if (epoch, known) != (self.configured_epoch, self.configured_hosts):
                 with self._store.transaction() as db:
@@ -482,6 +486,7 @@ class Shard:
         """Carry out a group; every ticket of it is done afterwards."""
         try:
             with self._writing():
+                self._check_decides()
                 self._plan(tickets)
                 planned = [ticket for ticket in tickets if ticket.entry is not None]
                 if planned:
@@ -562,10 +567,16 @@ class Shard:
 
     def _entry(self, verb: str, rows: RowArray | None = None, segment: int = 0) -> Entry:
         """An entry of the shard's own accord."""
+        self._check_decides()
         return Entry(
             self._rows.lsn + 1, self.configured_epoch, verb, b"", time.time(), self.index.rows, no_batch(),
             no_rows() if rows is None else rows, segment, 0, 0,
         )  # fmt: skip
+
+    def _check_decides(self) -> None:
+        """Under the write lock."""
+        if not self._decides:
+            raise StaleRoute(f"{self.directory}: another replica decides in epoch {self.configured_epoch}")
 
     def _carry_out(self, entries: Sequence[Entry]) -> None:
         """Make entries true: durable, then visible, then told to whoever forwards them. Under the write lock.

@@ -14,8 +14,10 @@ import typer.main
 
 from cluster.cli import (
     bench,
+    cluster,
     doctor,
     enroll,
+    erasure,
     find,
     fsck,
     galleries,
@@ -38,6 +40,7 @@ _app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _app.add_typer(galleries.app, name="gallery")
+_app.add_typer(cluster.app, name="cluster")
 _app.add_typer(snapshots.app, name="snapshot")
 _app.add_typer(models.app, name="models")
 _app.add_typer(bench.app, name="bench")
@@ -54,6 +57,8 @@ for _verb in (
     fsck.fsck,
 ):
     _app.command()(_verb)
+_app.command("erasure-report")(erasure.erasure_report)
+_app.command()(erasure.compact)
 
 
 def version_text() -> str:
@@ -91,7 +96,8 @@ def _root(
         str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to join, or `local` to start one here.")
     ] = None,
     shard_hosts: Annotated[
-        int | None, typer.Option(metavar="N", help="Shard hosts on a Ray that Facegrid starts itself.")
+        int | None,
+        typer.Option(metavar="N", help="Shard hosts in this process, or on a Ray that Facegrid starts itself."),
     ] = None,
     models: Annotated[
         str | None, typer.Option(metavar="PATHS", help="Directories with network files, separated by `:`.")

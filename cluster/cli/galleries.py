@@ -31,6 +31,12 @@ def create(
     code_bits: Annotated[
         int | None, typer.Option(metavar="BITS", help="128, 256, 512 or 1024; 512 if not given.")
     ] = None,
+    replicas: Annotated[
+        int | None, typer.Option(metavar="N", help="Copies of each shard, on hosts of their own; 1 if not given.")
+    ] = None,
+    min_in_sync: Annotated[
+        int | None, typer.Option(metavar="M", help="Copies without which writes are refused; 1 if not given.")
+    ] = None,
     is_exist_ok: Annotated[
         bool, typer.Option("--exist-ok", help="No error if it is there with what is given here.")
     ] = False,
@@ -42,14 +48,23 @@ def create(
         if is_there and not is_exist_ok:
             raise AlreadyExists(f"gallery {name!r} exists; --exist-ok makes that no error")
         embedder = invocation.given.get("embedder")
-        gallery = grid.gallery(name, create=True, shards=shards, dim=dim, code_bits=code_bits, embedder=embedder)
+        gallery = grid.gallery(
+            name,
+            create=True,
+            shards=shards,
+            dim=dim,
+            code_bits=code_bits,
+            embedder=embedder,
+            replicas=replicas,
+            min_in_sync=min_in_sync,
+        )
         stats = gallery.stats()
         document = {"gallery": asdict(stats), "is_new": not is_there}
         made_for = f"embedder {stats.embedder}" if stats.embedder else "embeddings made elsewhere"
         invocation.output.result(
             document,
-            f"{'exists' if is_there else 'created'}: {name}, {stats.shards} shards, dimension {stats.dim}, "
-            f"{stats.code_bits} bits, {made_for}",
+            f"{'exists' if is_there else 'created'}: {name}, {stats.shards} shards with {stats.replicas} replicas, "
+            f"dimension {stats.dim}, {stats.code_bits} bits, {made_for}",
         )
 
 
@@ -103,12 +118,13 @@ def drop(
 
 def gallery_grid(found: list[GalleryStats]) -> Grid:
     """The galleries as a table."""
-    columns = ("gallery", "templates", "shards", "dim", "embedder", "bits", "codes", "disk", "model")
+    columns = ("gallery", "templates", "shards", "in sync", "dim", "embedder", "bits", "codes", "disk", "model")
     rows = [
         (
             stats.name,
             stats.templates,
             stats.shards,
+            f"{stats.in_sync} of {stats.replicas}",
             stats.dim,
             stats.embedder,
             stats.code_bits,

@@ -26,13 +26,14 @@ def status(context: typer.Context) -> None:
             "home_id": grid.home.home_id,
             "runtime": grid.settings.runtime,
             "hosts": list(grid.coordinator.hosts()),
+            "host_states": {host.host: host.state for host in grid.hosts()},
             "kernel": kernel(),
             "version": facegrid_version(),
             "python": platform.python_version(),
             "templates": sum(stats.templates for stats in galleries),
             "galleries": [asdict(stats) for stats in galleries],
         }
-    hosts = ", ".join(document["hosts"])
-    facts = [(key, str(value)) for key, value in document.items() if not isinstance(value, list)]
+    hosts = ", ".join(f"{host} ({state})" for host, state in document["host_states"].items())
+    facts = [(key, str(value)) for key, value in document.items() if not isinstance(value, (list, dict))]
     galleries_shown = gallery_grid(galleries) if galleries else "no galleries"
     invocation.output.result(document, Grid(("", ""), [*facts, ("hosts", hosts)]), galleries_shown)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -22,31 +24,79 @@ class SharedRay:
     hosts: tuple[str, ...]
 
 
+class RayNodes:
+    """Nodes of a Ray cluster on this machine, each offering to be one shard host; the first is the head."""
+
+    def __init__(self, hosts: Sequence[str]) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster()
+        self._nodes: dict[str, Any] = {}
+        for host in hosts:
+            self.add(host)
+
+    @property
+    def address(self) -> str:
+        """host:port of the cluster."""
+        return str(self._cluster.address)
+
+    def has(self, host: str) -> bool:
+        """Whether a node offers to be this host."""
+        return host in self._nodes
+
+    def add(self, host: str) -> None:
+        """Start a node."""
+        self._nodes[host] = self._cluster.add_node(
+            include_dashboard=False,
+            num_cpus=1,
+            object_store_memory=80 << 20,
+            resources={f"facegrid_host_{host}": 1},
+        )
+
+    def remove(self, host: str) -> None:
+        """Kill a node and everything that runs on it."""
+        self._cluster.remove_node(self._nodes.pop(host), allow_graceful=False)
+
+    def close(self) -> None:
+        """End all nodes."""
+        self._cluster.shutdown()
+
+
+@contextmanager
+def ray_nodes(hosts: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[RayNodes]:
+    """A Ray cluster to which this process is connected; to the one it was connected to before afterwards."""
+    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'facegrid[cluster]'")
+    before = ray.get_runtime_context().gcs_address if ray.is_initialized() else None
+    ray.shutdown()
+    # Short, because Ray puts Unix sockets there; a home of its own, because Ray writes a token to it.
+    scratch = tempfile.mkdtemp(prefix="fg", dir="/tmp")
+    nodes: RayNodes | None = None
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HOME", scratch)
+            patch.setenv("RAY_TMPDIR", scratch)
+            patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+            patch.setenv("RAY_worker_niceness", "0")
+            patch.setenv("RAY_AUTH_MODE", "disabled")
+            for name, value in (environment or {}).items():
+                patch.setenv(name, value)
+            nodes = RayNodes(hosts)
+            ray.init(address=nodes.address, logging_level="warning", log_to_driver=False)
+            yield nodes
+    finally:
+        ray.shutdown()
+        if nodes is not None:
+            nodes.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+        if before is not None:
+            ray.init(address=before, logging_level="warning", log_to_driver=False)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[SharedRay]:
     """Nodes `a`, `b` and `c`, each offering to hold shards. This process is connected to it once for all tests."""
-    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'facegrid[cluster]'")
-    from ray.cluster_utils import Cluster
-
-    # Short, because Ray puts Unix sockets there; a home of its own, because Ray writes a token to it.
-    scratch = tempfile.mkdtemp(prefix="fg", dir="/tmp")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", scratch)
-        patch.setenv("RAY_TMPDIR", scratch)
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_worker_niceness", "0")
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        cluster = Cluster()
-        try:
-            for host in HOSTS:
-                node = {"num_cpus": 1, "object_store_memory": 80 << 20, "resources": {f"facegrid_host_{host}": 1}}
-                cluster.add_node(include_dashboard=False, **node)
-            ray.init(address=cluster.address, logging_level="warning", log_to_driver=False)
-            yield SharedRay(cluster.address, HOSTS)
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
-            shutil.rmtree(scratch, ignore_errors=True)
+    with ray_nodes(HOSTS) as nodes:
+        yield SharedRay(nodes.address, HOSTS)
 
 
 @pytest.fixture(scope="session")

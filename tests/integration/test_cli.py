@@ -214,6 +214,36 @@ def test_people_read_tables_and_names_stay_as_they_are(
     assert "Bob [red]x" in capsys.readouterr().out
 
 
+def test_hosts_are_drained_and_the_deleted_erased(
+    answer: Answer, employees: Path, photos: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """Photos on three hosts with two replicas; each command is a process of its own."""
+
+    def process(*arguments: str) -> tuple[int, Any]:
+        command = [sys.executable, "-m", "cluster.cli", *arguments, "--json"]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, json.loads(done.stdout) if done.stdout else None
+
+    options = ("--embedder", EMBEDDER, "--replicas", "2", "--shards", "2", "--shard-hosts", "3")
+    assert process("gallery", "create", "acme/staff", *options)[0] == 0
+    assert answer("enroll", "acme/staff", employees)[1]["enrolled"] == 3
+    code, drained = process("cluster", "drain", "host-0", "--timeout", "120")
+    assert (code, drained["state"], drained["left"]) == (0, "draining", 0)
+    assert not list((tmp_path / "home" / "hosts" / "host-0").glob("galleries/*/shard-*"))
+    found = answer("search", "acme/staff", photos / HELD_OUT, "-k", 1)[1]
+    assert [candidate["identity"] for candidate in found["candidates"]] == ["Ann"]
+
+    assert answer("delete", "acme/staff", "--identity", "Ann", "--yes")[1]["deleted"] == 2
+    code, report = process("erasure-report")
+    assert (code, sum(entry["dead_rows"] for entry in report["replicas"])) == (0, 4)
+    assert process("compact", "acme/staff", "--now")[1]["clean"] == 4
+    files = [path.read_bytes() for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    assert not any(b"Ann/img" in data for data in files)
+    assert any(b"Bob [red]x" in data for data in files)
+    assert process("cluster", "undrain", "host-0") == (0, {"host": "host-0", "state": "up"})
+    assert process("cluster", "status")[1]["lacking"] == []
+
+
 @contextlib.contextmanager
 def opened_by(process: subprocess.Popen[str], pipe: Path) -> Iterator[None]:
     """Wait until the process has opened a named pipe for reading, and hold the other end; fails if it ends first."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +192,46 @@ def test_two_replicas_that_hear_only_the_coordinator_go_on_with_one(grid: Grid) 
     assert [len(told) for told in grid.digests()] == [1]
 
 
+def test_two_replicas_that_hear_only_the_coordinator_answer_reads_though_nobody_writes(grid: Grid) -> None:
+    route = grid.create(shards=1)
+    primary, backup = route.in_sync[0]
+    grid.runtime.cut |= {(primary, backup), (backup, primary)}
+    grid.tick_until(lambda: grid.route().in_sync[0] == (primary,))
+    assert grid.ids() == set()
+
+
+def test_a_primary_that_has_heard_of_a_later_epoch_decides_nothing(grid: Grid) -> None:
+    """Or two replicas would have different entries of one epoch, which nobody could tell apart."""
+    route = grid.create(shards=1)
+    replica = grid.runtime.host(route.in_sync[0][0])._replica(route.gallery_id, 0)
+    replica.accept(route.epochs[0] + 1)  # what its follower says first, before the coordinator's word has come
+    with pytest.raises(StaleRoute, match="another replica decides"):
+        replica.write(0, lambda shard: shard.enroll(batch_of(unit_rows(1, DIM, seed=1), prefix="x")))
+    assert replica.shard.lsn == 0
+
+
+def test_a_primary_waits_for_whoever_may_answer_still_and_not_for_who_gave_up(grid: Grid) -> None:
+    route = grid.create(shards=1)
+    primary, backup = route.in_sync[0]
+
+    def answers() -> bool:
+        with contextlib.suppress(StaleRoute):
+            grid.runtime.host(backup)._replica(route.gallery_id, 0).check_read(0)
+            return True
+        return False
+
+    grid.tick_until(answers)
+    replica = grid.runtime.host(primary)._replica(route.gallery_id, 0)
+    config = grid.catalog.shard(route.gallery_id, 0)
+    replica.configure(replace(config, epoch=config.epoch + 1, in_sync=(primary,)), 1, (backup,))
+    replica.check_write(0)
+    replica.configure(replace(config, epoch=config.epoch + 2), 1)
+    replica.configure(replace(config, epoch=config.epoch + 3, in_sync=(primary,)), 1)
+    replica.check_read(0)
+    with pytest.raises(StaleRoute, match="may answer reads for another"):
+        replica.check_write(0)
+
+
 def test_fewer_in_sync_than_the_gallery_wants_refuses_writes(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coordinator.writes.WRITE_DEADLINE_MS", 1_500)
     route = grid.create(shards=1, min_in_sync=2)
@@ -200,6 +242,7 @@ def test_fewer_in_sync_than_the_gallery_wants_refuses_writes(grid: Grid, monkeyp
     # What was not acknowledged may be there or not.
     assert grid.ids() - {"b0"} == {f"a{i}" for i in range(20)}
     grid.tick_until(lambda: grid.is_whole())
+    monkeypatch.undo()  # what the lost host was granted has to run out first
     assert grid.enroll(batch_of(unit_rows(1, DIM, seed=2), prefix="c")) == 1
 
 

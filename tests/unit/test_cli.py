@@ -1,6 +1,9 @@
 """The command line without photos: arguments, JSON, exit codes, output that no file name can break."""
 
+import contextlib
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,11 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import coordinator.host
 from cluster.cli import embedding_files, run
 from cluster.cli.app import hoisted
 from cluster.cli.output import Grid, Output, printable
+from coordinator.catalog import Catalog
 from coordinator.coordinator import Coordinator
+from coordinator.erasure import Erasure
 from coordinator.home import Home
+from coordinator.types import DOWN
 from shard.errors import WriteFailed
 from tests.faces_like import unit_rows
 
@@ -24,7 +31,8 @@ DIM = 64
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("HOME", "RUNTIME", "MODELS", "EMBEDDER", "DETECTOR", "KERNEL", "CACHE", "THREADS"):
+    settings = ("HOME", "RUNTIME", "MODELS", "EMBEDDER", "DETECTOR", "KERNEL", "CACHE", "THREADS")
+    for name in (*settings, "SHARD_HOSTS", "ERASURE_HOURS", "CATALOG"):
         monkeypatch.delenv(f"FACEGRID_{name}", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FACEGRID_CACHE", str(tmp_path / "cache"))
@@ -132,6 +140,176 @@ def test_a_search_that_finds_nothing_exits_with_1(answer: Any, gallery: str) -> 
     assert (code, document["probes"]) == (1, [{"candidates": []}])
 
 
+THREE_HOSTS = ("--shard-hosts", 3)
+
+
+@pytest.fixture
+def replicated(answer: Callable[..., Any]) -> str:
+    """A gallery of four shards with two replicas each on three hosts, with templates of Ann and Bob."""
+    options = ("--dim", DIM, "--shards", 4, "--replicas", 2, *THREE_HOSTS)
+    code, created, _ = answer("gallery", "create", "acme/staff", *options)
+    assert (code, created["gallery"]["replicas"], created["gallery"]["in_sync"]) == (0, 2, 2)
+    Path("names.txt").write_text("\n".join(["Ann", "Bob"] * 20) + "\n")
+    rows = saved("rows.npy", unit_rows(40, DIM, seed=8))
+    assert answer("enroll", "acme/staff", "--embeddings", rows, "--identities", "names.txt")[0] == 0
+    return "acme/staff"
+
+
+def test_galleries_have_as_many_replicas_as_asked_for(answer: Any, replicated: str) -> None:
+    assert answer("gallery", "create", replicated, "--exist-ok", "--dim", DIM, "--replicas", 2)[0] == 0
+    assert answer("gallery", "create", replicated, "--exist-ok", "--dim", DIM, "--replicas", 3)[0] == 4
+    options = ("--dim", DIM, "--replicas", 3, "--min-in-sync", 2)
+    stats = answer("gallery", "create", "acme/other", *options)[1]["gallery"]
+    assert (stats["replicas"], stats["min_in_sync"], stats["in_sync"]) == (3, 2, 3)
+    assert stats["hosts"] == ["host-0", "host-1", "host-2"]
+    assert answer("gallery", "show", "acme/other")[1]["gallery"]["min_in_sync"] == 2
+
+
+def test_hosts_are_shown_drained_and_undrained(answer: Any, replicated: str) -> None:
+    code, shown, _ = answer("cluster", "status")
+    assert (code, shown["shards"], shown["lacking"], shown["copying"]) == (0, 4, [], [])
+    assert [(host["host"], host["state"]) for host in shown["hosts"]] == [(f"host-{i}", "up") for i in range(3)]
+    assert sum(host["replicas"] for host in shown["hosts"]) == 8
+    assert sum(host["primaries"] for host in shown["hosts"]) == 4
+    held = shown["hosts"][1]["replicas"]
+
+    code, marked, _ = answer("cluster", "drain", "host-1", "--no-wait")
+    assert (code, marked) == (0, {"host": "host-1", "state": "draining", "replicas": held, "left": held})
+    code, drained, _ = answer("cluster", "drain", "host-1")
+    assert (code, drained) == (0, {"host": "host-1", "state": "draining", "replicas": held, "left": 0})
+    assert not list(Path("facegrid-home/hosts/host-1").glob("galleries/*/shard-*"))
+    status = answer("status")[1]
+    assert status["hosts"] == ["host-0", "host-1", "host-2"]
+    assert status["host_states"] == {"host-0": "up", "host-1": "draining", "host-2": "up"}
+    assert status["templates"] == 40
+    assert answer("gallery", "show", replicated)[1]["gallery"]["hosts"] == ["host-0", "host-2"]
+
+    code, document, errors = answer("cluster", "drain", "host-0")
+    assert (code, document, errors[-1]["error"]["code"]) == (9, None, "cluster_not_ready")
+    assert "add a host first" in errors[-1]["error"]["message"]
+    assert answer("cluster", "undrain", "host-1")[:2] == (0, {"host": "host-1", "state": "up"})
+    assert answer("cluster", "drain", "host-0", "--timeout", 60)[1]["left"] == 0
+
+
+def test_replicas_are_compared(answer: Any, replicated: str) -> None:
+    assert answer("cluster", "compare")[:2] == (0, {"differing": []})
+
+
+def test_replicas_that_differ_are_an_exit_code(answer: Any, replicated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from coordinator.host import ShardHost
+    from coordinator.messages import DigestReply, DigestRequest
+
+    told = ShardHost.digest
+
+    def digest(self: ShardHost, request: DigestRequest) -> DigestReply:
+        reply = told(self, request)
+        return dataclasses.replace(reply, records=reply.records ^ 1) if self.name == "host-1" else reply
+
+    monkeypatch.setitem(coordinator.host._HANDLERS, DigestRequest, digest)
+    code, document, _ = answer("cluster", "compare")
+    assert code == 1
+    assert document["differing"]
+    assert all("of acme/staff on " in line for line in document["differing"])
+    assert answer("cluster", "status")[1]["lacking"] == [], "it has waited until they were copied anew"
+
+
+def test_what_is_held_of_the_deleted_is_reported_and_compacted(answer: Any, replicated: str) -> None:
+    assert answer("delete", replicated, "--identity", "Ann", "--yes")[1]["deleted"] == 20
+    code, report, _ = answer("erasure-report")
+    assert (code, report["overdue"], report["unknown"], report["hosts_away"]) == (0, 0, 0, [])
+    assert len(report["replicas"]) == 8
+    holding = [entry for entry in report["replicas"] if not entry["is_clean"]]
+    assert len(holding) == 2, "one identity lives in one shard"
+    for entry in holding:
+        assert (entry["gallery"], entry["is_in_sync"], entry["is_known"]) == (replicated, True, True)
+        assert (entry["dead_rows"], entry["is_overdue"]) == (20, False)
+        assert entry["due"] == entry["oldest"] + 24 * 3_600
+    assert answer("erasure-report", replicated)[1]["replicas"] == report["replicas"]
+
+    code, done, _ = answer("compact", "--all", "--due")
+    assert (code, done["galleries"], done["replicas"], done["clean"], done["dead_rows"]) == (0, [replicated], 8, 6, 40)
+    for options in ((replicated,), (replicated, "--now"), ("--all", "--now")):
+        code, done, _ = answer("compact", *options)
+        assert (code, done["clean"], done["dead_rows"], done["overdue"], done["unknown"]) == (0, 8, 0, 0, 0)
+    assert all(entry["is_clean"] for entry in answer("erasure-report")[1]["replicas"])
+    assert b"Ann" not in b"".join(p.read_bytes() for p in Path("facegrid-home").rglob("*") if p.is_file())
+
+
+def test_what_is_overdue_is_an_exit_code(
+    answer: Any, replicated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(self: Erasure, config: object, least_dead: float) -> None:
+        raise WriteFailed("no space left on device")
+
+    monkeypatch.setattr(Erasure, "_erase", fail)
+    monkeypatch.setenv("FACEGRID_ERASURE_HOURS", "1e-6")
+    answer("delete", replicated, "--identity", "Ann", "--yes")
+    code, report, _ = answer("erasure-report")
+    assert (code, report["overdue"]) == (1, 2)
+    assert sum(entry["is_overdue"] for entry in report["replicas"]) == 2
+    assert answer("compact", "--all", "--due")[0] == 1
+    assert answer("compact", "--all")[0] == 6
+    capsys.readouterr()
+    assert run(["erasure-report"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("overdue") == 3, "two replicas and the verdict"
+    monkeypatch.undo()
+
+
+def test_a_host_that_is_gone_is_unknown_and_told_to_be_away(
+    answer: Any, replicated: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = next(host for host in answer("cluster", "status")[1]["hosts"] if host["host"] == "host-2")["replicas"]
+    shutil.rmtree("facegrid-home/hosts/host-2")
+    code, report, _ = answer("erasure-report")
+    assert (code, report["unknown"]) == (1, held)
+    assert {entry["host"] for entry in report["replicas"] if not entry["is_known"]} == {"host-2"}
+    with contextlib.closing(Catalog(Path("facegrid-home/catalog.db"))) as catalog:
+        catalog.set_host_state("host-2", DOWN, 1_000.0)
+    assert answer("erasure-report")[1]["hosts_away"] == [{"host": "host-2", "since": 1_000.0}]
+    code, _, errors = answer("cluster", "drain", "host-2")
+    assert (code, errors[-1]["error"]["code"]) == (9, "cluster_not_ready")
+    capsys.readouterr()
+    assert run(["erasure-report"]) == 1
+    assert "host-2 is down since 1970-01-01 00:16:40 UTC" in capsys.readouterr().out
+
+
+def test_people_see_hosts_and_replicas_in_tables(replicated: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def shown(*arguments: str) -> str:
+        capsys.readouterr()
+        assert run(arguments) == 0
+        out, err = capsys.readouterr()
+        assert not [line for line in err.splitlines() if not line.startswith("warning: ")], "no progress in a pipe"
+        return out
+
+    assert "all of 4 shards have their replicas in sync" in shown("cluster", "status")
+    assert "host-1 is draining and empty" in shown("cluster", "drain", "host-1")
+    assert "host-1 (draining)" in shown("status")
+    assert "2 of 2" in shown("gallery", "list")
+    assert "min_in_sync" in shown("gallery", "show", replicated)
+    assert "host-1 is up" in shown("cluster", "undrain", "host-1")
+    assert "are alike" in shown("cluster", "compare")
+    assert "nothing is overdue" in shown("erasure-report", replicated)
+    assert "8 of 8 replicas hold nothing" in shown("compact", replicated)
+    assert "to leave it while the home is open" in shown("cluster", "drain", "host-0", "--no-wait")
+    with contextlib.closing(Catalog(Path("facegrid-home/catalog.db"))) as catalog:
+        config = catalog.shards()[0]
+        other = config.in_sync[1]
+        catalog.reconfigure(dataclasses.replace(config, in_sync=(config.primary,), joining=(other,)))
+    out = shown("cluster", "status")
+    assert "1 of 4 shards lack replicas" in out
+    assert "being copied" in out
+    assert "1 of 2" in out
+
+
+def test_an_erasure_report_of_nothing_says_so(answer: Any) -> None:
+    answer("gallery", "create", "a/b", "--dim", DIM)
+    answer("gallery", "drop", "a/b", "--yes")
+    code, report, _ = answer("erasure-report")
+    assert (code, report["replicas"]) == (0, [])
+    assert answer("compact", "--all")[1]["galleries"] == []
+
+
 BAD = {
     "no home": (("--home", "elsewhere", "gallery", "list"), 3, "not_found"),
     "home is a file": (("--home", "names.txt", "gallery", "list"), 2, "invalid_parameter"),
@@ -140,6 +318,20 @@ BAD = {
     "bad name": (("gallery", "create", "Staff"), 2, "invalid_parameter"),
     "dimension": (("gallery", "create", "a/b", "--dim", "3"), 2, "invalid_parameter"),
     "shards": (("gallery", "create", "a/b", "--dim", "64", "--shards", "0"), 2, "invalid_parameter"),
+    "replicas": (("gallery", "create", "a/b", "--dim", "64", "--replicas", "0"), 2, "invalid_parameter"),
+    "min in sync": (("gallery", "create", "a/b", "--dim", "64", "--min-in-sync", "2"), 2, "invalid_parameter"),
+    "too few hosts": (("gallery", "create", "a/b", "--dim", "64", "--replicas", "2"), 9, "cluster_not_ready"),
+    "unknown host": (("cluster", "drain", "host-9"), 2, "invalid_parameter"),
+    "unknown host undrained": (("cluster", "undrain", "host-9"), 2, "invalid_parameter"),
+    "the only host": (("cluster", "drain", "host-0"), 9, "cluster_not_ready"),
+    "timeout": (("cluster", "drain", "host-0", "--timeout", "0"), 2, "invalid_parameter"),
+    "timeout and no wait": (("cluster", "compare", "--no-wait", "--timeout", "9"), 2, "invalid_parameter"),
+    "nothing to compact": (("compact",), 2, "invalid_parameter"),
+    "one and all": (("compact", "acme/staff", "--all"), 2, "invalid_parameter"),
+    "now and due": (("compact", "--all", "--now", "--due"), 2, "invalid_parameter"),
+    "unknown gallery to compact": (("compact", "acme/none"), 3, "unknown_gallery"),
+    "unknown gallery due": (("compact", "acme/none", "--due"), 3, "unknown_gallery"),
+    "unknown gallery to report": (("erasure-report", "acme/none"), 3, "unknown_gallery"),
     "unknown embedder": (("--embedder", "none", "gallery", "create", "a/b"), 3, "unknown_model"),
     "k 0": (("search", "acme/staff", "--embeddings", "rows.npy", "-k", "0"), 2, "invalid_parameter"),
     "k too large": (("search", "acme/staff", "--embeddings", "rows.npy", "-k", "1001"), 2, "invalid_parameter"),

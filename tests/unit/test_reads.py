@@ -407,6 +407,45 @@ def test_hosts_that_have_not_heard_of_the_new_epoch_are_asked_again(
         search(router_of(runtime, NOW), route)
 
 
+def test_a_host_that_stopped_does_not_keep_the_stale_one_from_being_asked_again(
+    hosts: dict[str, ShardHost], runtime: FaultyRuntime
+) -> None:
+    """a never answers; b may only once it has heard that a is out. Waiting for a would be waiting for the deadline."""
+    runtime.holding = {"a"}
+    runtime.epochs = {("b", shard): 2 for shard in range(SHARDS)}
+
+    def follow(host: str, request: Any) -> None:
+        if len(runtime.asked().get("b", ())) == 6:
+            runtime.epochs = {}
+
+    runtime.on_submit = follow
+    policy = dataclasses.replace(NOW, stale_pauses_s=(0.0,) * 50)
+    assert_whole(hosts, search(router_of(runtime, policy), route_of(*[("a", "b")] * SHARDS)))
+    runtime.release("a")
+
+
+def test_a_write_does_not_wait_for_a_primary_that_was_replaced(
+    runtime: FaultyRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.writes.LOOK_S", 0.01)
+    runtime.holding = {"a"}
+    runtime.epochs = {("b", shard): 2 for shard in range(SHARDS)}
+    router = Router(runtime, lambda name: route_of(*[("b",)] * SHARDS, version=2, epochs=(2,) * SHARDS))
+    assert router.delete(route_of(*[("a", "b")] * SHARDS), template_ids=("nobody",), identities=()) == 0
+    assert list(runtime.asked()) == ["a", "b"]
+    runtime.release("a")
+
+
+def test_a_write_to_a_host_that_gave_the_shard_up_goes_to_who_has_it(runtime: FaultyRuntime) -> None:
+    runtime.faults["a"] = always(CorruptData)
+    old = route_of(*[("a",)] * SHARDS)
+    with pytest.raises(CorruptData):
+        Router(runtime, lambda name: old).delete(old, template_ids=("nobody",), identities=())
+    runtime.epochs = {("b", shard): 2 for shard in range(SHARDS)}
+    router = Router(runtime, lambda name: route_of(*[("b",)] * SHARDS, version=2, epochs=(2,) * SHARDS))
+    assert router.delete(old, template_ids=("nobody",), identities=()) == 0
+
+
 def test_a_gallery_that_was_dropped_and_made_again_is_unknown(runtime: FaultyRuntime) -> None:
     runtime.faults = {host: always(UnknownGallery) for host in HOSTS}
     other = dataclasses.replace(route_of(), gallery_id="f" * 16, version=9)

@@ -112,6 +112,19 @@ def test_one_that_answers_is_not_asked_by_every_query_either(table: RouteTable, 
     assert told.asked == 2
 
 
+def test_who_wants_to_see_his_own_change_has_it_asked_again_but_not_while_it_is_away(
+    table: RouteTable, told: Told, clock: Clock
+) -> None:
+    assert table.refresh(ROUTE, SOON) == newer(4)
+    told.answer = newer(5)
+    assert table.refresh(ROUTE, SOON) == newer(4)
+    assert table.refresh(ROUTE, SOON, is_pressing=True) == newer(5)
+    told.answer = HostUnavailable("away")
+    for _ in range(10):
+        assert table.refresh(ROUTE, SOON, is_pressing=True) == newer(5)
+    assert told.asked == 3
+
+
 def test_many_who_want_the_same_share_one_call(table: RouteTable, told: Told) -> None:
     told.gate.clear()
     with ThreadPoolExecutor(8) as threads:
