@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from shard.errors import CorruptData, FormatTooNew
 
 SCHEMA_VERSION = 2
-"""1: one host for each shard, no `meta`. 2: epochs, replicas, hosts."""
+"""1: one host for each shard, no `meta`. 2: epochs, replicas, hosts, rollouts."""
 
 IN_SYNC, JOINING = "in_sync", "joining"
 
@@ -70,6 +70,30 @@ META = sa.Table(
     sa.Column("name", sa.String(32), primary_key=True),
     sa.Column("value", sa.String(64), nullable=False),
 )
+ROLLOUTS = sa.Table(
+    "rollouts",
+    METADATA,
+    sa.Column("gallery_id", sa.String(32), sa.ForeignKey("galleries.gallery_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("model_id", sa.String(64), sa.ForeignKey("models.model_id")),
+    sa.Column("previous_model_id", sa.String(64), sa.ForeignKey("models.model_id")),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("was_activating", sa.Boolean, nullable=False),
+    sa.Column("replicas", sa.Integer, nullable=False),
+    sa.Column("prepared", sa.Integer, nullable=False),
+    sa.Column("activated", sa.Integer, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+)
+BASELINES = sa.Table(
+    "model_baselines",
+    METADATA,
+    sa.Column("model_id", sa.String(64), sa.ForeignKey("models.model_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("balance", sa.LargeBinary, nullable=False),
+    sa.Column("captured", sa.Double, nullable=False),
+    sa.Column("lsns", sa.LargeBinary, nullable=False),
+)
 SNAPSHOTS = sa.Table(
     "snapshots",
     METADATA,
@@ -89,6 +113,8 @@ RESTORES = sa.Table(
     sa.Column("gallery_id", sa.String(32)),
 )
 _TABLES = (GALLERIES, SHARDS, REPLICAS, HOSTS, MODELS, META)
+"""Those that a catalog cannot do without. One that has lost its rollouts goes on from the models of its galleries; what
+it says of snapshots can be read from their stores."""
 _FIRST_TABLES = ("galleries", "shards", "models")
 
 

@@ -1,7 +1,7 @@
 """What the catalog says of rollouts: of each gallery the last one, how far it is, and how models looked at training.
 
-Owns two tables beside those of `coordinator.catalog` and the steps between a rollout's states, each one transaction;
-`coordinator.rollout` takes them before it asks anything of a host. Decides nothing.
+Owns the statements on two tables of `coordinator.catalog_tables` and the steps between a rollout's states, each one
+transaction; `coordinator.rollout` takes them before it asks anything of a host. Decides nothing.
 """
 
 from __future__ import annotations
@@ -16,35 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from coordinator.catalog import Catalog, insert_new, remove_unused_models
-from coordinator.catalog_tables import GALLERIES, METADATA, MODELS
+from coordinator.catalog_tables import BASELINES, GALLERIES, MODELS, ROLLOUTS
 from coordinator.types import RolloutStatus
 from shard.drift import CodeStatistics
 from shard.errors import UnknownGallery
-
-_ROLLOUTS = sa.Table(
-    "rollouts",
-    METADATA,
-    sa.Column("gallery_id", sa.String(32), sa.ForeignKey("galleries.gallery_id", ondelete="CASCADE"), primary_key=True),
-    sa.Column("model_id", sa.String(64), sa.ForeignKey("models.model_id")),
-    sa.Column("previous_model_id", sa.String(64), sa.ForeignKey("models.model_id")),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("was_activating", sa.Boolean, nullable=False),
-    sa.Column("replicas", sa.Integer, nullable=False),
-    sa.Column("prepared", sa.Integer, nullable=False),
-    sa.Column("activated", sa.Integer, nullable=False),
-    sa.Column("error", sa.Text),
-    sa.Column("started_at", sa.Double, nullable=False),
-    sa.Column("updated_at", sa.Double, nullable=False),
-)
-_BASELINES = sa.Table(
-    "model_baselines",
-    METADATA,
-    sa.Column("model_id", sa.String(64), sa.ForeignKey("models.model_id", ondelete="CASCADE"), primary_key=True),
-    sa.Column("rows", sa.Integer, nullable=False),
-    sa.Column("balance", sa.LargeBinary, nullable=False),
-    sa.Column("captured", sa.Double, nullable=False),
-    sa.Column("lsns", sa.LargeBinary, nullable=False),
-)
 
 
 class RolloutState(str, Enum):
@@ -107,15 +82,15 @@ class RolloutCatalog:
             if found is None:
                 raise UnknownGallery(f"gallery {gallery_id} was dropped; its rollout cannot begin")
             insert_new(db, MODELS, [{"model_id": model_id, "templates": templates, "data": data}])
-            db.execute(_BASELINES.delete().where(_BASELINES.c.model_id == model_id))
-            db.execute(_BASELINES.insert(), _baseline_row(model_id, baseline))
-            db.execute(_ROLLOUTS.delete().where(_ROLLOUTS.c.gallery_id == gallery_id))
+            db.execute(BASELINES.delete().where(BASELINES.c.model_id == model_id))
+            db.execute(BASELINES.insert(), _baseline_row(model_id, baseline))
+            db.execute(ROLLOUTS.delete().where(ROLLOUTS.c.gallery_id == gallery_id))
             row = {
                 "gallery_id": gallery_id, "model_id": model_id, "previous_model_id": found.model_id,
                 "state": RolloutState.PREPARING.value, "was_activating": False, "replicas": replicas, "prepared": 0,
                 "activated": 0, "error": None, "started_at": now, "updated_at": now,
             }  # fmt: skip
-            db.execute(_ROLLOUTS.insert(), row)
+            db.execute(ROLLOUTS.insert(), row)
             remove_unused_models(db)  # the one before the previous
 
     def progress(self, gallery_id: str, now: float, **counts: int) -> None:
@@ -145,7 +120,7 @@ class RolloutCatalog:
     def finish(self, gallery_id: str, now: float) -> None:
         """activating -> done, with no error; rolling_back -> rolled_back, whose error stays: it says why."""
         with self._catalog.writing() as db:
-            state = db.execute(sa.select(_ROLLOUTS.c.state).where(_ROLLOUTS.c.gallery_id == gallery_id)).scalar()
+            state = db.execute(sa.select(ROLLOUTS.c.state).where(ROLLOUTS.c.gallery_id == gallery_id)).scalar()
             if state == RolloutState.ACTIVATING:
                 _move(db, gallery_id, (RolloutState.ACTIVATING,), RolloutState.DONE, now, error=None)
             else:
@@ -154,7 +129,7 @@ class RolloutCatalog:
     def rollout(self, gallery_id: str) -> Rollout | None:
         """The gallery's last rollout, finished or not; None if it had none."""
         with self._catalog.reading() as db:
-            row = db.execute(_ROLLOUTS.select().where(_ROLLOUTS.c.gallery_id == gallery_id)).first()
+            row = db.execute(ROLLOUTS.select().where(ROLLOUTS.c.gallery_id == gallery_id)).first()
         if row is None:
             return None
         return Rollout(
@@ -163,15 +138,15 @@ class RolloutCatalog:
 
     def statuses(self) -> list[RolloutStatus]:
         """The last rollout of every gallery that had one, by gallery name."""
-        columns = [_ROLLOUTS.c[name] for name in _STATUS_COLUMNS]
-        query = sa.select(GALLERIES.c.name.label("gallery"), *columns).select_from(_ROLLOUTS.join(GALLERIES))
+        columns = [ROLLOUTS.c[name] for name in _STATUS_COLUMNS]
+        query = sa.select(GALLERIES.c.name.label("gallery"), *columns).select_from(ROLLOUTS.join(GALLERIES))
         with self._catalog.reading() as db:
             return [RolloutStatus(**row._mapping) for row in db.execute(query.order_by(GALLERIES.c.name)).all()]
 
     def baseline(self, model_id: str) -> Baseline | None:
         """How the gallery looked when the model was trained; None for a model from before that was noted."""
         with self._catalog.reading() as db:
-            row = db.execute(_BASELINES.select().where(_BASELINES.c.model_id == model_id)).first()
+            row = db.execute(BASELINES.select().where(BASELINES.c.model_id == model_id)).first()
         if row is None:
             return None
         statistics = CodeStatistics(row.rows, np.frombuffer(row.balance, "<f4"), row.captured)
@@ -184,7 +159,7 @@ _STATUS_COLUMNS = (
 
 
 def _of(gallery_id: str) -> sa.Update:
-    return _ROLLOUTS.update().where(_ROLLOUTS.c.gallery_id == gallery_id)
+    return ROLLOUTS.update().where(ROLLOUTS.c.gallery_id == gallery_id)
 
 
 def _locked_gallery(db: Connection, gallery_id: str) -> sa.Row[Any] | None:
@@ -198,9 +173,9 @@ def _move(
 ) -> sa.Row[Any]:
     """Change the state if it is one of those expected; UnknownGallery if the rollout is gone or elsewhere."""
     _locked_gallery(db, gallery_id)
-    change = _of(gallery_id).where(_ROLLOUTS.c.state.in_([e.value for e in expected]))
+    change = _of(gallery_id).where(ROLLOUTS.c.state.in_([e.value for e in expected]))
     changed = db.execute(change.values(state=state.value, updated_at=now, **values)).rowcount
-    row = db.execute(_ROLLOUTS.select().where(_ROLLOUTS.c.gallery_id == gallery_id)).first()
+    row = db.execute(ROLLOUTS.select().where(ROLLOUTS.c.gallery_id == gallery_id)).first()
     if row is None or changed != 1:
         raise UnknownGallery(
             f"no rollout of gallery {gallery_id} that is {' or '.join(expected)}:"

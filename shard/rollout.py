@@ -28,8 +28,6 @@ from shard.segments import SegmentFiles
 from shard.store import SegmentRow, Store, delete_codes_except, put_codes, set_meta
 from shard.types import CodeArray
 
-KEPT_MODELS = "kept_models"
-"""Key of the meta table: ids of models whose codes are kept beside those of the active one, separated by spaces."""
 _LOG = logging.getLogger(__name__)
 
 Transaction = Callable[[], AbstractContextManager[Connection]]
@@ -53,7 +51,7 @@ class StagedIndex:
 
 def kept_models(store: Store) -> set[str]:
     """Ids of the models that the shard keeps codes of, or began to; the active one is among them or not."""
-    return set((store.meta(KEPT_MODELS) or "").split())
+    return set((store.meta("kept_models") or "").split())
 
 
 def keep_models(db: Connection, model_ids: Collection[str]) -> None:
@@ -61,7 +59,7 @@ def keep_models(db: Connection, model_ids: Collection[str]) -> None:
 
     A model is entered before any codes of it are, so that whoever looks after model files knows that it is needed.
     """
-    set_meta(db, KEPT_MODELS, " ".join(sorted(model_ids)))
+    set_meta(db, "kept_models", " ".join(sorted(model_ids)))
     delete_codes_except(db, model_ids)
 
 

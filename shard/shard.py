@@ -68,7 +68,21 @@ from shard.validate import check_batch, check_dim
 
 __all__ = ["ModelLoader", "Shard"]
 
+_RANGE_ROWS = 1 << 16
+"""Rows whose LSNs are read at once."""
 _LOG = logging.getLogger(__name__)
+
+
+def _drawn(index: Index, live: RowArray, rows: int, seed: int) -> FloatArray:
+    """Up to `rows` of the live rows, drawn without replacement; CorruptData if one is not what was sealed."""
+    # Rows that were committed this moment may not be in the index yet.
+    live = live[live < index.rows]
+    if len(live) > rows:
+        live = np.sort(np.random.default_rng(seed).choice(live, rows, replace=False))
+    try:
+        return index.gather(live)
+    except CorruptBlock as error:
+        raise corrupt_data(error) from None
 
 
 def _groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
@@ -197,26 +211,21 @@ class Shard:
 
         Raises CorruptData if one of them is not what was sealed.
         """
-        return self._sample(0, rows, seed)[0]
-
-    def recent(self, rows: int, seed: int, since_lsn: int) -> tuple[FloatArray, int]:
-        """As `sample`, of templates with a later LSN than that, moved ones included; and how many there are."""
-        return self._sample(self._store.first_row_after(since_lsn), rows, seed)
-
-    def _sample(self, first_row: int, rows: int, seed: int) -> tuple[FloatArray, int]:
         index, _ = self.view()
         there = [np.arange(s.first_row, s.first_row + s.rows) for s in self._store.segments() if not s.is_dropped]
         stored = np.concatenate(there) if there else no_rows()
         live = np.setdiff1d(stored, np.array(self._store.tombstones(), dtype=np.int64), assume_unique=True)
-        # Rows that were committed this moment may not be in the index yet.
-        live = live[(live >= first_row) & (live < index.rows)]
-        count = len(live)
-        if count > rows:
-            live = np.sort(np.random.default_rng(seed).choice(live, rows, replace=False))
-        try:
-            return index.gather(live), count
-        except CorruptBlock as error:
-            raise corrupt_data(error) from None
+        return _drawn(index, live, rows, seed)
+
+    def recent(self, rows: int, seed: int, since_lsn: int) -> tuple[FloatArray, int]:
+        """As `sample`, of templates that were enrolled after that LSN; and how many there are."""
+        index, _ = self.view()
+        # Rows that were moved keep their LSN, so any row may be recent; a range at a time, for the sake of searches.
+        found = [
+            self._store.rows_after(since_lsn, first, first + _RANGE_ROWS) for first in range(0, index.rows, _RANGE_ROWS)
+        ]
+        live = np.concatenate(found) if found else no_rows()
+        return _drawn(index, live, rows, seed), len(live)
 
     def gather(self, rows: RowArray) -> FloatArray:
         """Embeddings of rows (n,) int64, (n, dim) float32; dead ones too, while their segment is there.

@@ -297,18 +297,12 @@ class Store:
         with self._reading() as db:
             return [row for (row,) in db.execute("SELECT row FROM tombstones ORDER BY row").fetchall()]
 
-    def first_row_after(self, lsn: int) -> int:
-        """The first row that was written later than that; rows are in the order of their LSNs."""
-        later = "SELECT lsn > ? FROM templates WHERE row >= ? ORDER BY row LIMIT 1"
+    def rows_after(self, lsn: int, first: int, last: int) -> RowArray:
+        """Those of the live rows first <= row < last with a later LSN, (n,) int64 ascending."""
+        sql = "SELECT row FROM templates WHERE row >= ? AND row < ? AND lsn > ? ORDER BY row"
         with self._reading() as db:
-            low, high = 0, int(db.execute("SELECT coalesce(max(row) + 1, 0) FROM templates").fetchone()[0])
-            while low < high:
-                middle = (low + high) // 2
-                if db.execute(later, (lsn, middle)).fetchone()[0]:
-                    high = middle
-                else:
-                    low = middle + 1
-        return low
+            found = db.execute(sql, (first, last, lsn)).fetchall()
+        return np.array(found, dtype=np.int64).reshape(-1)
 
     def buried(self, first: int, last: int, after_lsn: int = 0) -> list[tuple[int, int, int]]:
         """(row, LSN, unix seconds) of the tombstones of rows first <= row < last that are younger than the LSN."""

@@ -420,6 +420,23 @@ def test_a_replica_that_catches_up_is_switched_at_any_piece(
         assert_answers(shard, kept, OLD)
 
 
+def test_recent_templates_are_those_enrolled_since_wherever_they_are(shard: Shard) -> None:
+    """Compaction moves old rows behind new ones."""
+    since = shard.lsn
+    shard.enroll(batch_of(ROWS[2_600:2_700], first=2_600))
+    shard.delete(template_ids=[f"t{i}" for i in [*range(0, 1_024, 2), 2_650]])
+    compact(shard)
+    shard.enroll(batch_of(ROWS[2_700:2_720], first=2_700))
+    expected = {row.tobytes() for i, row in enumerate(ROWS[2_600:2_720], 2_600) if i != 2_650}
+    floats, count = shard.recent(1_000, 0, since)
+    assert (len(floats), count) == (119, 119)
+    assert {row.tobytes() for row in floats} == expected
+    floats, count = shard.recent(30, 0, since)
+    assert (len(floats), count) == (30, 119)
+    assert {row.tobytes() for row in floats} < expected
+    assert shard.recent(10, 0, shard.lsn)[1] == 0
+
+
 def test_a_model_of_another_dimension_is_refused(shard: Shard) -> None:
     for verb in (shard.prepare, shard.stage, shard.activate):
         with pytest.raises(ModelMismatch, match="dimension 128, not 64"):
