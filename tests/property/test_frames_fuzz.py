@@ -22,21 +22,29 @@ from coordinator.frames import (
     request_frame,
 )
 from coordinator.messages import (
+    AbsorbRequest,
+    BeaconReply,
+    BeaconRequest,
     DeleteReply,
     DeleteRequest,
+    DigestReply,
     Done,
     EnrollRequest,
     FlushRequest,
+    HealthRequest,
     IdentitiesReply,
     IdentitiesRequest,
+    ProgressReply,
     RecordsReply,
     RecordsRequest,
+    ReplicateRequest,
     SearchReply,
     SearchRequest,
     StatsReply,
     StatsRequest,
 )
 from shard.errors import ProtocolError
+from shard.log import Changes, Entry, Position, SegmentState
 from shard.types import (
     CandidateBatch,
     EnrollBatch,
@@ -88,14 +96,39 @@ def candidate_batches(rows: int) -> st.SearchStrategy[CandidateBatch]:
 
 ROWS = st.integers(0, 4)
 PARAMS = st.builds(SearchParams, st.integers(1, 1000), st.floats(0, 1), st.booleans())
+IDS = st.binary(max_size=16)
+NUMBERS = st.lists(COUNT, max_size=4).map(lambda values: np.array(values, np.int64))
+POSITIONS = st.builds(Position, COUNT, COUNT, COUNT)
+SEGMENTS = st.builds(SegmentState, COUNT, COUNT, COUNT, COUNT, st.booleans(), st.booleans(), IDS)
+ENTRIES = st.builds(
+    Entry,
+    COUNT, COUNT, st.sampled_from(["append", "bury", "move"]), IDS, st.floats(0, 1e10), COUNT,
+    ROWS.flatmap(enroll_batches), NUMBERS, COUNT, COUNT, COUNT,
+)  # fmt: skip
+
+
+def changes(rows: int) -> st.SearchStrategy[Changes]:
+    return st.builds(
+        Changes,
+        POSITIONS, st.booleans(), st.booleans(), COUNT, floats(rows), NUMBERS, tuples_of(TEXT, rows),
+        tuples_of(st.none() | TEXT, rows), tuples_of(st.none() | st.binary(max_size=9), rows), NUMBERS, NUMBERS,
+        NUMBERS, NUMBERS, st.lists(SEGMENTS, max_size=3).map(tuple), NUMBERS, NUMBERS,
+        st.lists(IDS, max_size=2).map(tuple), NUMBERS.map(lambda values: np.stack([values] * 3, axis=1)),
+    )  # fmt: skip
+
+
 REQUESTS = st.one_of(
     st.builds(SearchRequest, TEXT, SHARDS, ROWS.flatmap(floats), PARAMS, EPOCHS),
-    st.builds(EnrollRequest, TEXT, COUNT, ROWS.flatmap(enroll_batches), st.booleans()),
-    st.builds(DeleteRequest, TEXT, SHARDS, TEXTS, TEXTS),
+    st.builds(EnrollRequest, TEXT, COUNT, COUNT, IDS, ROWS.flatmap(enroll_batches), st.booleans()),
+    st.builds(DeleteRequest, TEXT, SHARDS, EPOCHS, IDS, TEXTS, TEXTS),
     st.builds(RecordsRequest, TEXT, SHARDS, TEXTS, EPOCHS),
     st.builds(IdentitiesRequest, TEXT, SHARDS, TEXT, COUNT, EPOCHS),
-    st.builds(FlushRequest, TEXT, SHARDS),
+    st.builds(FlushRequest, TEXT, SHARDS, EPOCHS),
     st.builds(StatsRequest, TEXT, SHARDS, EPOCHS),
+    st.builds(ReplicateRequest, TEXT, COUNT, COUNT, st.lists(ENTRIES, max_size=3).map(tuple)),
+    st.builds(AbsorbRequest, TEXT, COUNT, COUNT, ROWS.flatmap(changes)),
+    st.builds(BeaconRequest, TEXT, COUNT, TEXTS, SHARDS, EPOCHS),
+    st.builds(HealthRequest, TEXT, SHARDS),
 )
 RECORDS = st.builds(TemplateRecord, TEXT, st.none() | TEXT, st.none() | st.binary(max_size=9), COUNT)
 STATS = st.builds(ShardStats, COUNT, COUNT, COUNT, COUNT, COUNT, COUNT, st.none() | TEXT)
@@ -107,6 +140,9 @@ REPLIES = st.one_of(
     st.builds(IdentitiesReply, st.lists(st.builds(IdentityCount, TEXT, COUNT), max_size=3).map(tuple)),
     st.builds(StatsReply, st.lists(STATS, max_size=3).map(tuple)),
     st.builds(Done),
+    st.builds(ProgressReply, POSITIONS, COUNT),
+    st.builds(DigestReply, POSITIONS, st.lists(SEGMENTS, max_size=3).map(tuple), COUNT, COUNT),
+    st.builds(BeaconReply, st.booleans(), SHARDS),
 )
 
 
