@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -44,8 +45,8 @@ def erasure_report(context: typer.Context, gallery: OptionalGallery = None) -> N
     with invocation.cluster() as grid:
         grid.wait_until_idle()  # what was due when the home was opened is being removed just now
         now = time.time()
-        # One section for each kind of place: replicas; hosts that are away.
-        sections = [_replicas(grid.erasure_report(gallery), now), _hosts_away(grid)]
+        # One section for each kind of place: replicas; hosts that are away; snapshots.
+        sections = [_replicas(grid.erasure_report(gallery), now), _hosts_away(grid), _snapshots(grid, gallery, now)]
     overdue, unknown = sum(section.overdue for section in sections), sum(section.unknown for section in sections)
     document: dict[str, Any] = {"gallery": gallery, "at": now, "overdue": overdue, "unknown": unknown}
     document.update({section.key: section.entries for section in sections})
@@ -135,6 +136,23 @@ def _remark(entry: ReplicaErasure, now: float) -> str:
     if entry.is_overdue(now):
         return "overdue"
     return "clean" if entry.is_clean else ""
+
+
+def _snapshots(grid: Cluster, gallery: str | None, now: float) -> Section:
+    """Snapshots made of these galleries: each holds what was there when it was made, until it is deleted."""
+    found = [record for record in grid.coordinator.snapshots.made() if gallery in (None, record.gallery)]
+    is_late = [
+        record.expires_at is not None and datetime.fromisoformat(record.expires_at).timestamp() < now
+        for record in found
+    ]
+    entries = [{**asdict(record), "is_overdue": late} for record, late in zip(found, is_late, strict=True)]
+    columns = ("snapshot", "gallery", "store", "made", "kept until", "")
+    rows = [
+        (r.snapshot_id, r.gallery, r.store, r.created_at, r.expires_at or "it is deleted", "overdue" if late else "")
+        for r, late in zip(found, is_late, strict=True)
+    ]
+    said = "snapshots hold what was there when they were made, whatever was deleted since"
+    return Section("snapshots", entries, (said, Grid(columns, rows)) if rows else (), sum(is_late), 0)
 
 
 def _hosts_away(grid: Cluster) -> Section:

@@ -608,3 +608,12 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_snapshots_are_part_of_what_is_held(answer: Any, replicated: str, tmp_path: Path) -> None:
+    assert answer("erasure-report")[1]["snapshots"] == []
+    code, made, _ = answer("snapshot", "create", replicated, tmp_path / "store")
+    assert code == 0
+    (held,) = answer("erasure-report", replicated)[1]["snapshots"]
+    assert (held["gallery"], held["store"], held["is_overdue"]) == (replicated, str(tmp_path / "store"), False)
+    assert held["snapshot_id"] in json.dumps(made)
