@@ -14,7 +14,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,8 @@ from shard.types import EnrollReceipt
 
 _LOG = logging.getLogger(__name__)
 _GALLERY_ID = re.compile(r"[0-9a-f]{16}")
+OPENED_AT_ONCE = 4
+"""Shards that a starting host opens side by side: one waits for the disk while another encodes."""
 
 
 class _Alone:
@@ -121,6 +123,7 @@ class ShardHost:
         make_directory(directory)
         self._lock = DirectoryLock(directory)
         self._opening = threading.RLock()
+        self._loading = threading.Lock()
         self._replicas: dict[tuple[str, int], Replica] = {}
         self._models: dict[str, SearchModel] = {}
         self._peers: Peers = peers or _Alone(name)
@@ -277,6 +280,7 @@ class ShardHost:
 
     def configure_shards(self, request: ConfigureShards) -> ConfiguredReply:
         """Take up configurations, shard by shard; a shard that cannot be opened keeps no other from it."""
+        self._open_ahead([(config.gallery_id, config.shard) for config in request.configs])
         faults = []
         for config, min_in_sync in zip(request.configs, request.min_in_sync, strict=True):
             try:
@@ -363,7 +367,8 @@ class ShardHost:
         with self._opening:
             make_directory(self._model_path(model.model_id).parent)
             write_file(self._model_path(model.model_id), request.model)
-            model = self._models.setdefault(model.model_id, model)
+            with self._loading:
+                model = self._models.setdefault(model.model_id, model)
             numbers = sorted(int(p.name[6:]) for p in self._gallery_directory(request.gallery_id).glob("shard-*"))
         for shard in self._open_all(request.gallery_id, numbers):
             shard.activate(model)
@@ -401,6 +406,21 @@ class ShardHost:
                 self._add(gallery_id, number, Shard(directory, self._load_model))
             return self._replicas[gallery_id, number]
 
+    def _open_ahead(self, keys: Sequence[tuple[str, int]]) -> None:
+        """Open those of the shards that are there and closed, side by side.
+
+        One that cannot be opened stays closed: whoever asks for it opens it again, and is told why that fails.
+        """
+        with self._opening:
+            closed = [key for key in keys if key not in self._replicas and self._shard_directory(*key).is_dir()]
+            if self._is_closed or len(closed) < 2:
+                return
+            with ThreadPoolExecutor(min(len(closed), OPENED_AT_ONCE), thread_name_prefix="facegrid-open") as pool:
+                opened = [(key, pool.submit(Shard, self._shard_directory(*key), self._load_model)) for key in closed]
+            for key, shard in opened:
+                if shard.exception() is None:
+                    self._add(*key, shard.result())
+
     def _create(self, gallery_id: str, number: int, dim: int, model: SearchModel | None) -> None:
         directory = self._shard_directory(gallery_id, number)
         shard = Shard.create(directory, dim=dim, load_model=self._load_model)
@@ -424,7 +444,8 @@ class ShardHost:
 
     def _load_model(self, model_id: str) -> SearchModel:
         """One copy of a model, mapped from its file, however many shards use it."""
-        with self._opening:
+        # A lock of its own: shards are opened by several threads while another holds `_opening`.
+        with self._loading:
             if model_id not in self._models:
                 path = self._model_path(model_id)
                 if not path.is_file():
