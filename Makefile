@@ -6,7 +6,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 RUST_SOURCES := $(shell find native/src native/benches -name '*.rs' 2>/dev/null) native/Cargo.toml native/Cargo.lock
 
-.PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest
+.PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest bench-restart
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -33,12 +33,15 @@ torture: .stamp/dev ## The long forms: hundreds of killed writers, every fault o
 	FACEGRID_TORTURE=300 $(BIN)/python -m pytest -s tests/crash tests/property \
 		tests/integration/test_ray_faults.py tests/integration/test_partitions.py
 
-N ?= 20000
+bench-engine: N ?= 20000
 bench-engine: .stamp/bench ## Facegrid beside its peers at equal recall: N=20000, or N=1000000 (more than an hour)
 	$(BIN)/python -m benchmarks.engine --n $(N) --shape both --real
 
 bench-ingest: .stamp/dev ## Enroll, train, seal and reopen N templates (1,000,000) in SHARDS shards (4), step by step
 	$(BIN)/python -m benchmarks.ingest --n $(or $(N),1000000) --shards $(or $(SHARDS),4) --timers
+
+bench-restart: .stamp/dev ## Seconds until N templates (1,000,000) in SHARDS shards (4) answer after a kill, a restart and a reboot
+	$(BIN)/python -m benchmarks.restart --n $(or $(N),1000000) --shards $(or $(SHARDS),4)
 
 format: .stamp/dev ## Format Python and Rust
 	$(BIN)/ruff format .

@@ -14,7 +14,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,8 @@ _LOG = logging.getLogger(__name__)
 FETCH_S = 10.0
 """How long another replica may take to give rows that are damaged here."""
 _GALLERY_ID = re.compile(r"[0-9a-f]{16}")
+OPENED_AT_ONCE = 4
+"""Shards that a starting host opens side by side: one waits for the disk while another encodes."""
 
 
 class _Alone:
@@ -313,6 +315,7 @@ class ShardHost:
 
     def configure_shards(self, request: ConfigureShards) -> ConfiguredReply:
         """Take up configurations, shard by shard; a shard that cannot be opened keeps no other from it."""
+        self._open_ahead([(config.gallery_id, config.shard) for config in request.configs])
         faults = []
         for config, min_in_sync in zip(request.configs, request.min_in_sync, strict=True):
             try:
@@ -520,6 +523,21 @@ class ShardHost:
                     )
                 self._add(gallery_id, number, Shard(directory, self._models.load))
             return self._replicas[gallery_id, number]
+
+    def _open_ahead(self, keys: Sequence[tuple[str, int]]) -> None:
+        """Open those of the shards that are there and closed, side by side.
+
+        One that cannot be opened stays closed: whoever asks for it opens it again, and is told why that fails.
+        """
+        with self._opening:
+            closed = [key for key in keys if key not in self._replicas and self._shard_directory(*key).is_dir()]
+            if self._is_closed or len(closed) < 2:
+                return
+            with ThreadPoolExecutor(min(len(closed), OPENED_AT_ONCE), thread_name_prefix="facegrid-open") as pool:
+                opened = [(key, pool.submit(Shard, self._shard_directory(*key), self._models.load)) for key in closed]
+            for key, shard in opened:
+                if shard.exception() is None:
+                    self._add(*key, shard.result())
 
     def _create(self, gallery_id: str, number: int, dim: int) -> Shard:
         directory = self._shard_directory(gallery_id, number)

@@ -384,6 +384,10 @@ fn refine(target: &Target, query: &Query, mut picks: &mut [Pick]) {
 
 /// The picks' scores on floats.
 fn score(target: &Target, probe: &[f32], picks: &[Pick]) -> Result<Vec<Candidate>> {
+    for &pick in picks {
+        let (segment, row) = place(target, pick);
+        segment.summon(row);
+    }
     if !target.is_split() || picks.len() <= SPLIT_ROWS {
         return score_span(target, probe, picks);
     }
@@ -391,19 +395,21 @@ fn score(target: &Target, probe: &[f32], picks: &[Pick]) -> Result<Vec<Candidate
     Ok(spans.collect::<Result<Vec<_>>>()?.concat())
 }
 
+/// The segment that a picked row is in, and its number there.
+fn place<'a>(target: &Target<'a>, pick: Pick) -> (&'a Segment, usize) {
+    let (number, position) = target.state.locate(pick_row(pick) as usize);
+    let segment = &target.state.segments[number];
+    (segment, segment.codes.row(position))
+}
+
 fn score_span(target: &Target, probe: &[f32], picks: &[Pick]) -> Result<Vec<Candidate>> {
-    let place = |pick: Pick| {
-        let (number, position) = target.state.locate(pick_row(pick) as usize);
-        let segment = &target.state.segments[number];
-        (segment, segment.codes.row(position))
-    };
     let mut found = Vec::with_capacity(picks.len());
     for (at, &pick) in picks.iter().enumerate() {
         if let Some(&ahead) = picks.get(at + RERANK_AHEAD) {
-            let (segment, row) = place(ahead);
+            let (segment, row) = place(target, ahead);
             segment.fetch(row);
         }
-        let (segment, row) = place(pick);
+        let (segment, row) = place(target, pick);
         let mut score = 0.0;
         target.kernel.dots(probe, segment.floats(row, row + 1)?, target.state.dim, std::slice::from_mut(&mut score));
         let key = segment.keys.get(row);

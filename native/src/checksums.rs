@@ -61,6 +61,14 @@ impl Checksums {
         Ok(())
     }
 
+    /// The block with a byte, if it has not been compared.
+    #[inline]
+    pub fn uncompared(&self, byte: usize) -> Option<Range<usize>> {
+        let number = byte >> self.shift;
+        let is_sound = self.sound[number / 64].load(Ordering::Relaxed) >> (number % 64) & 1 == 1;
+        (!is_sound).then(|| number << self.shift..self.size.min((number + 1) << self.shift))
+    }
+
     #[cold]
     #[inline(never)]
     fn compare(&self, file: &[u8], number: usize) -> std::result::Result<(), u64> {

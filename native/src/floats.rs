@@ -47,6 +47,15 @@ impl Floats {
         kernels::fetch(bytemuck::cast_slice(&self.values.values()[range]));
     }
 
+    /// Have the kernel begin to read the block that a value is in, if it has never been compared and so may be on the disk
+    /// only: many blocks are then under way at once, where reading them would wait for one after another.
+    #[inline]
+    pub fn summon(&self, value: usize) {
+        if let Some(block) = self.checksums.as_ref().and_then(|sums| sums.uncompared(value * size_of::<f32>())) {
+            self.values.summon(block);
+        }
+    }
+
     /// From now on compare what is read.
     pub fn seal(&mut self, checksums: Option<Checksums>) {
         self.checksums = checksums;

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::path::Path;
 
 use bytemuck::AnyBitPattern;
@@ -64,6 +65,14 @@ impl<T: AnyBitPattern> Mapped<T> {
         let map = unsafe { memmap2::MmapOptions::new().len(needed).map(file) };
         let map = map.map_err(|cause| Error::io("map", path, &cause))?;
         Ok(Self { map: Some(map), values: PhantomData })
+    }
+
+    /// Have the kernel begin to read a range of bytes. It is advice: where it is not taken, reading waits.
+    pub fn summon(&self, bytes: Range<usize>) {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            let _ = map.advise_range(memmap2::Advice::WillNeed, bytes.start, bytes.len());
+        }
     }
 
     /// All values; a map starts on a page, so they are aligned.

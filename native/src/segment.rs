@@ -53,6 +53,12 @@ impl Segment {
         self.floats.fetch(row * self.dim..(row + 1) * self.dim);
     }
 
+    /// Have the floats of a row read from the disk, if they may not have been; see `Floats::summon`.
+    #[inline]
+    pub fn summon(&self, row: usize) {
+        self.floats.summon(row * self.dim);
+    }
+
     /// No row will be added: take the keys from their file, compare floats with their checksums (see `crc32c_blocks`; none
     /// if empty) and put codes in order of their lists. Nothing is changed on an error.
     pub fn seal(&mut self, keys_path: &Path, floats_crc: &[u8]) -> Result<()> {

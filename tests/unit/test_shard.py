@@ -1,6 +1,8 @@
 """One shard against a dict: enroll, delete, search, flush, reopen, models."""
 
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +27,7 @@ from shard.model import Query, SearchModel
 from shard.search import search_shards
 from shard.shard import Shard
 from shard.training import train
-from shard.types import CandidateBatch, EnrollBatch, FloatArray, SearchParams
+from shard.types import CandidateBatch, EnrollBatch, EnrollReceipt, FloatArray, SearchParams
 from tests.faces_like import batch_of, exact, unit_rows
 
 DIM = 64
@@ -333,3 +335,24 @@ def test_shards_of_one_model_share_one_query(
         candidates = search_shards([first, second], rows[[0, 400, 800]], SearchParams(k=1))
     assert asked == [3]
     assert found(candidates) == [("a0",), ("a400",), ("b200",)]
+
+
+def test_callers_of_one_operation_that_share_a_commit_write_it_once(tmp_path: Path) -> None:
+    batch = batch_of(unit_rows(3, DIM, seed=1))
+    told: list[EnrollReceipt] = []
+    with Shard.create(tmp_path / "s", dim=DIM, load_model=load_model) as shard:
+        callers = [
+            threading.Thread(target=lambda: told.append(shard.enroll(batch, operation=b"again"))) for _ in range(3)
+        ]
+        with shard.frozen():
+            for caller in callers:
+                caller.start()
+            until = time.monotonic() + 60
+            while len(shard._waiting._tickets) < len(callers):
+                assert time.monotonic() < until
+                time.sleep(0)
+        for caller in callers:
+            caller.join()
+        assert told == [EnrollReceipt(enrolled=3, skipped=0, lsn=1)] * 3
+        assert len(shard) == 3
+        shard.enroll(batch_of(unit_rows(1, DIM, seed=2), prefix="other"))
