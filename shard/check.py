@@ -198,7 +198,8 @@ def _foreign_files(directory: Path) -> Iterator[Damage]:
 
 
 def _is_ours(path: Path) -> bool:
-    return _SEGMENT_NAMES.fullmatch(path.name) is not None and path.is_file()
+    """A file that has gone since it was listed was being written or removed: a name of ours is enough then."""
+    return _SEGMENT_NAMES.fullmatch(path.name) is not None and not path.is_dir()
 
 
 def _foreign(path: Path) -> Damage:

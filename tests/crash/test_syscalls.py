@@ -38,7 +38,13 @@ def test_the_library_stands_before_the_calls_of_every_writer(calls: list[str]) -
     kinds = Counter((call.split()[0], Path(call.split()[1]).suffix) for call in calls)
     print(f"{len(calls)} calls: {dict(kinds)}")
     expected = {("pwrite", ".db-wal"), ("fdatasync", ".db-wal"), ("fdatasync", ".db"), ("pwrite", ".db")}
-    expected |= {("pwrite", ".f32"), ("fsync", ".f32"), ("ftruncate", ".f32"), ("rename", ".tmp"), ("unlink", ".db-wal")}
+    expected |= {
+        ("pwrite", ".f32"),
+        ("fsync", ".f32"),
+        ("ftruncate", ".f32"),
+        ("rename", ".tmp"),
+        ("unlink", ".db-wal"),
+    }
     assert {("fsync" if kind == "fdatasync" else kind, suffix) for kind, suffix in kinds} >= {
         ("fsync" if kind == "fdatasync" else kind, suffix) for kind, suffix in expected
     }
