@@ -66,6 +66,8 @@ ERASURE_S = 24 * 3600.0
 """How long bytes of deleted templates may stay in files where nothing else is asked for."""
 ERASE_EVERY_S = 60.0
 """Pause between two looks for bytes that are due."""
+CHORES_S = 5.0
+"""Pause between two looks for what else is due."""
 COMPARE_EVERY_S = 3_600.0
 """Pause between two comparisons of the replicas with each other."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}")
@@ -107,7 +109,8 @@ class Coordinator:
         self.replication = Replication(catalog, runtime, self._rollouts.bring, policy)
         self._looked_at: dict[str, GallerySizes] = {}
         self._closing = threading.Event()
-        self._watch: threading.Thread | None = None
+        self._watches: list[threading.Thread] = []
+        self._done_at: dict[str, float] = {}
         self._tending: threading.Thread | None = None
         self._tend_after = 0.0
         self._check_hosts()
@@ -127,26 +130,38 @@ class Coordinator:
     def watch(self, interval_s: float) -> None:
         """Look after replicas and their models in the background, a round every so many seconds, until `close`."""
 
-        def run() -> None:
-            erased_at = compared_at = scrubbed_at = time.monotonic()
-            while not self._closing.wait(interval_s):
-                try:
-                    self.look_after()
-                    if time.monotonic() - erased_at > ERASE_EVERY_S:
-                        self.erasure.erase_due()
-                        erased_at = time.monotonic()
-                    if time.monotonic() - compared_at > COMPARE_EVERY_S:
-                        self.replication.compare()
-                        compared_at = time.monotonic()
-                    if time.monotonic() - scrubbed_at > self.replication.scrub_pause_s():
-                        self.replication.scrub_next()
-                        scrubbed_at = time.monotonic()
-                except FacegridError as error:
-                    # The catalog or a host is away: the next round sees.
-                    _LOG.warning("a round of looking after replicas failed: %s", error)
+        # Chores take minutes at times, which a host that dies meanwhile must not wait for.
+        self._watches = [
+            threading.Thread(target=self._repeat, args=(interval_s, self.look_after), name="facegrid-watch"),
+            threading.Thread(
+                target=self._repeat, args=(max(interval_s, CHORES_S), self._chores), name="facegrid-chores"
+            ),
+        ]
+        for thread in self._watches:
+            thread.daemon = True
+            thread.start()
 
-        self._watch = threading.Thread(target=run, name="facegrid-watch", daemon=True)
-        self._watch.start()
+    def _repeat(self, interval_s: float, work: Callable[[], None]) -> None:
+        while not self._closing.wait(interval_s):
+            try:
+                work()
+            except FacegridError as error:
+                # The catalog or a host is away: the next round sees.
+                _LOG.warning("a round of looking after replicas failed: %s", error)
+            except Exception:  # noqa: BLE001 - a bug in one round must not end the rounds that keep shards alive
+                _LOG.exception("a round of looking after replicas failed unexpectedly")
+
+    def _chores(self) -> None:
+        """Whatever is due of erasing, comparing and scrubbing."""
+        now = time.monotonic()
+        for name, pause_s, work in (
+            ("erase", ERASE_EVERY_S, self.erasure.erase_due),
+            ("compare", COMPARE_EVERY_S, self.replication.compare),
+            ("scrub", self.replication.scrub_pause_s(), self.replication.scrub_next),
+        ):
+            if now - self._done_at.setdefault(name, now) > pause_s:
+                self._done_at[name] = now
+                work()
 
     def look_after(self) -> None:
         """One round of looking after the replicas, for callers who wait for what such rounds bring about."""
@@ -420,8 +435,8 @@ class Coordinator:
         """End the watch, then close the catalog; the runtime is its owner's to close."""
         self._closing.set()
         self._rollouts.stop()
-        if self._watch is not None:
-            self._watch.join()
+        for thread in self._watches:
+            thread.join()
         self.replication.close()
         self._catalog.close()
 

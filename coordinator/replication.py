@@ -159,7 +159,8 @@ class Replication:
         for host in self._started(replies):
             self._incarnations[host] = replies[host].incarnation
             self.arrivals.set()
-            self._told = {key: epoch for key, epoch in self._told.items() if key[0] != host}
+            for told in [told for told in list(self._told) if told[0] == host]:
+                self._told.pop(told, None)
             self._clean(host)
         return replies
 
