@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,10 @@ from shard.errors import CorruptData, InvalidParameter
 
 __all__ = [
     "CHECKSUM_BLOCK",
-    "CorruptBlock",
     "Index",
     "Projection",
+    "blocks_named",
     "checksum_block",
-    "corrupt_data",
     "crc32c_blocks",
     "join_indexes",
     "kernel",
@@ -67,10 +67,14 @@ def checksum_block(path: Path, size: int, crc: bytes) -> int:
     )
 
 
-def corrupt_data(error: CorruptBlock) -> CorruptData:
-    """What the native index came upon, as the error that callers know."""
-    path, offset = error.args
-    return wrong_block(path, offset)
+@contextlib.contextmanager
+def blocks_named() -> Iterator[None]:
+    """Around calls of the index that read floats: a block that is not what was sealed is CorruptData of its file."""
+    try:
+        yield
+    except CorruptBlock as error:
+        path, offset = error.args
+        raise wrong_block(path, offset) from None
 
 
 def wrong_block(path: Path | str, offset: int) -> CorruptData:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from shard.calibration import MAX_RECALL
 from shard.errors import InvalidParameter, ModelMismatch
-from shard.index import CorruptBlock, corrupt_data, join_indexes
+from shard.index import blocks_named, join_indexes
 from shard.shard import Shard
 from shard.types import FloatArray, RowArray, SearchParams
 from shard.validate import check_params
@@ -44,10 +44,8 @@ def join_rows(
         raise InvalidParameter(f"join: expected rows from 0 to {left.index.rows}, got {start} to {stop}")
     index, model = other.view()
     cascade = None if model is None or exact or recall > MAX_RECALL else model.cascade(recall)
-    try:
+    with blocks_named():
         found = join_indexes(
             index if right is None else left.index, None if right is None else index, (start, stop), cascade, threshold
         )
-    except CorruptBlock as error:
-        raise corrupt_data(error) from None
     return Pairs(*found)

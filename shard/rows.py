@@ -18,7 +18,7 @@ import numpy as np
 from shard import sealing
 from shard.errors import CorruptData, StorageError
 from shard.files import remove_tree
-from shard.index import CorruptBlock, Index, corrupt_data
+from shard.index import Index, blocks_named
 from shard.keys import template_keys
 from shard.log import Changes, Entry, SegmentState, no_rows
 from shard.model import SearchModel
@@ -151,10 +151,8 @@ class Rows:
 
     def gather(self, rows: RowArray) -> FloatArray:
         """Embeddings of rows (n,) int64, (n, dim) float32; CorruptData if one is not what was sealed."""
-        try:
+        with blocks_named():
             return self.index.gather(rows)
-        except CorruptBlock as error:
-            raise corrupt_data(error) from None
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Carry out APPEND entries, all in one transaction."""

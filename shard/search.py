@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shard.calibration import MAX_RECALL
-from shard.index import CorruptBlock, Index, corrupt_data, search_indexes
+from shard.index import Index, blocks_named, search_indexes
 from shard.model import Query, SearchModel
 from shard.shard import Shard
 from shard.types import CandidateBatch, FloatArray, KeyArray, RowArray, SearchParams
@@ -56,7 +56,7 @@ def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchPara
     model = None if params.exact or params.recall > MAX_RECALL else _model_of_most(views)
     cascade = None if model is None else _cascade(model.query(probes, params.recall))
     model_id = None if model is None else model.model_id
-    try:
+    with blocks_named():
         found = search_indexes(
             [index for index, _ in views],
             probes,
@@ -65,8 +65,6 @@ def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchPara
             -np.inf if params.threshold is None or params.threshold <= -1 else params.threshold,
             [shard.filter(params.identities) for shard in shards] if params.identities else None,
         )
-    except CorruptBlock as error:
-        raise corrupt_data(error) from None
     return found, model_id
 
 

@@ -46,7 +46,7 @@ from shard.export import (
 )
 from shard.files import DirectoryLock, blocks_bytes, make_directory, probe_directory
 from shard.group import GROUP_ROWS, Deletion, Enrollment, Request, Ticket, WaitingRequests
-from shard.index import CorruptBlock, Index, corrupt_data
+from shard.index import Index, blocks_named
 from shard.keys import template_keys
 from shard.log import APPEND, BURY, DROP, MOVE, SEAL, Changes, Entry, Position, no_batch, no_rows
 from shard.model import SearchModel
@@ -79,10 +79,8 @@ def _drawn(index: Index, live: RowArray, rows: int, seed: int) -> FloatArray:
     live = live[live < index.rows]
     if len(live) > rows:
         live = np.sort(np.random.default_rng(seed).choice(live, rows, replace=False))
-    try:
+    with blocks_named():
         return index.gather(live)
-    except CorruptBlock as error:
-        raise corrupt_data(error) from None
 
 
 def _groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
@@ -596,8 +594,6 @@ class Shard:
             self._rows.close_tail(last)
         else:
             self._rows.drop(last)
-        if self._rows.failure is not None:
-            self._write_error = self._rows.failure
         if self.on_commit is not None:
             self.on_commit(entries)
 
@@ -703,6 +699,8 @@ class Shard:
                 raise WriteFailed(f"{self.directory} refuses writes until it is reopened: {self._write_error!r}")
             try:
                 yield
+                # What failed after its commit is no error of this write, but of those to come.
+                self._write_error = self._rows.failure
             except (InvalidInput, ClusterError):
                 raise  # nothing was touched
             except BaseException as error:
