@@ -6,8 +6,10 @@ FacegridError
 │   ├── InvalidParameter         k, recall, names, limits, options
 │   ├── DuplicateTemplate        a template id is there already, or twice in one batch
 │   └── InvalidImage             not an image, truncated, too large, no face, refused by the quality gate
-├── NotFound                     UnknownGallery, UnknownTemplate, UnknownModel, UnknownSnapshot
-├── AlreadyExists                a gallery of that name is there
+├── NotFound                     UnknownGallery, UnknownTemplate, UnknownIdentity, UnknownModel, UnknownSnapshot,
+│                                UnknownTenant, UnknownKey
+├── AlreadyExists                a gallery or a tenant of that name is there
+├── AccessError                  Unauthenticated, PermissionDenied, QuotaExceeded, RateLimited
 ├── StorageError                 the disk's fault, or a file that is not what the manifest says
 │   ├── HomeLocked               another process has this home or shard open
 │   ├── FormatTooNew             written by a newer Facegrid
@@ -101,10 +103,63 @@ class UnknownSnapshot(NotFound):
     code = "unknown_snapshot"
 
 
+class UnknownIdentity(NotFound):
+    """No template of that identity."""
+
+    code = "unknown_identity"
+
+
+class UnknownTenant(NotFound):
+    """No tenant of that name."""
+
+    code = "unknown_tenant"
+
+
+class UnknownKey(NotFound):
+    """No API key of that id."""
+
+    code = "unknown_key"
+
+
 class AlreadyExists(FacegridError):
-    """A gallery of that name exists."""
+    """A gallery or a tenant of that name exists."""
 
     code = "already_exists"
+
+
+class AccessError(FacegridError):
+    """Who asks may not have it, or not so much of it; nothing was done."""
+
+    code = "access_error"
+
+
+class Unauthenticated(AccessError):
+    """No API key, or one that is malformed, unknown, revoked or expired."""
+
+    code = "unauthenticated"
+
+
+class PermissionDenied(AccessError):
+    """The key's scopes do not include what was asked."""
+
+    code = "permission_denied"
+
+
+class QuotaExceeded(AccessError):
+    """The tenant has as many galleries, templates or bytes as its quota allows."""
+
+    code = "quota_exceeded"
+
+
+class RateLimited(AccessError):
+    """The tenant asks more often than its quota allows; `retry_after_s` says when there is room again."""
+
+    code = "rate_limited"
+    is_retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class StorageError(FacegridError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from shard.errors import (
+    AccessError,
     AlreadyExists,
     ClusterError,
     FacegridError,
@@ -34,6 +35,7 @@ class ExitCode(IntEnum):
     MISSING_EXTRA = 8
     CLUSTER = 9
     PARTIAL = 10
+    ACCESS = 11
     INTERNAL = 70
     INTERRUPTED = 130
     BROKEN_PIPE = 141
@@ -48,6 +50,7 @@ EXIT_CODES: dict[type[FacegridError], ExitCode] = {
     ModelError: ExitCode.MODEL,
     MissingExtra: ExitCode.MISSING_EXTRA,
     ClusterError: ExitCode.CLUSTER,
+    AccessError: ExitCode.ACCESS,
     FacegridError: ExitCode.INTERNAL,
 }
 """Each class stands for those below it that are not here themselves."""
