@@ -22,6 +22,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -131,14 +132,14 @@ def measure(galleries: int, templates: int, dim: int, folder: Path) -> Galleries
     )
 
 
-def _asked(told: dict[str, object]) -> Asked:
-    usages = {field: Usage(**told[field]) for field in ("opened", "most")}  # type: ignore[arg-type]
-    return Asked(**{**told, **usages})  # type: ignore[arg-type]
+def _asked(told: dict[str, Any]) -> Asked:
+    usages = {field: Usage(**told[field]) for field in ("opened", "most")}
+    return Asked(**{**told, **usages})
 
 
-def _child(*arguments: str) -> dict[str, object]:
+def _child(*arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.galleries", *arguments]
-    told: dict[str, object] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    told: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return told
 
 

@@ -455,6 +455,11 @@ class Shard:
                 yield db
             self._rows.segments = self._store.segments()
 
+    @property
+    def decides(self) -> bool:
+        """Whether this replica may decide entries; see `take_epoch`."""
+        return self._decides
+
     def take_epoch(self, epoch: int, hosts: Sequence[str] | None = None, *, decides: bool = False) -> None:
         """From now on entries are decided, or accepted, under this configuration; durable. StaleRoute for an older.
 
