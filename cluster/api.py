@@ -28,6 +28,7 @@ from cluster.results import HostStatus, ShardReplicas, Verification
 from cluster.snapshots import Snapshots
 from coordinator.catalog import open_catalog
 from coordinator.coordinator import Coordinator, check_gallery_name
+from coordinator.heat import COLD
 from coordinator.home import Home
 from coordinator.ray_cluster import RayCluster, RayCoordinator, RayOptions
 from coordinator.router import Router
@@ -182,6 +183,15 @@ class Cluster:
         """Every gallery, by name."""
         return [Gallery(self, route) for route in self.coordinator.galleries()]
 
+    def heat(self) -> dict[str, str]:
+        """How near at hand each gallery is, by name: `hot` (open, used in the last minutes), `warm` (open) or `cold`.
+
+        A cold one is opened by the next request for it. Asking opens none.
+        """
+        self.check_open()
+        open_now = self.coordinator.heat()
+        return {route.name: open_now.get(route.gallery_id, COLD) for route in self.coordinator.galleries()}
+
     def drop(self, name: str) -> None:
         """Remove a gallery, its templates and its files; UnknownGallery."""
         self.coordinator.drop_gallery(check_gallery_name(name))
@@ -330,12 +340,14 @@ def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[
             kernel=settings.kernel,
             catalog=settings.catalog,
             erasure_s=settings.erasure_hours * 3600,
+            open_shards=settings.open_shards,
         )
         undo.callback(ray.close)
         return ray.runtime, ray.coordinator
     undo.callback(catalog.close)
     names = {f"host-{i}" for i in range(settings.shard_hosts or 1)}
-    runtime = LocalRuntime(home.hosts_directory, sorted(names | set(home.local_hosts())))
+    present = sorted(names | set(home.local_hosts()))
+    runtime = LocalRuntime(home.hosts_directory, present, open_shards=settings.open_shards)
     undo.callback(runtime.close)
     coordinator = Coordinator(catalog, runtime, erasure_s=settings.erasure_hours * 3600)
     undo.callback(coordinator.close)

@@ -40,6 +40,12 @@ class Settings(BaseModel):
     erasure_hours: float = Field(
         default=24.0, gt=0, le=24 * 365, description="Hours that bytes of deleted templates may stay in files."
     )
+    open_shards: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Shards that a host has open at a time; as many as its limit of open files allows, at most 512.",
+    )
     kernel: str | None = Field(default=None, description="SIMD kernel by name; the fastest that runs here if not set.")
     models: tuple[Path, ...] = Field(
         default=(), description="Directories to look for network files in, separated by `:`, before the cache."

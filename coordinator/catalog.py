@@ -8,7 +8,7 @@ here first.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 
 from coordinator.catalog_rows import checked, configs, placed, replica_rows, routes
 from coordinator.catalog_tables import GALLERIES, HOSTS, META, METADATA, MODELS, REPLICAS, SHARDS, prepare
+from coordinator.catalog_view import CatalogView
 from coordinator.database import Database
 from coordinator.home import Home
 from coordinator.types import HOST_STATES, UP, GalleryRoute, GallerySpec, HostRecord, ShardConfig
@@ -51,6 +52,7 @@ class Catalog:
         self._database = Database(url)
         self.shown = self._database.shown
         """Where it is, without password."""
+        self._view = CatalogView(self.shown)
         try:
             with self._database.preparing(_PREPARING) as db:
                 prepare(db, self.shown)
@@ -138,18 +140,38 @@ class Catalog:
         with self.reading() as db:
             return bytes(db.execute(sa.select(MODELS.c.data).where(MODELS.c.model_id == model_id)).scalar_one())
 
-    def gallery(self, name: str) -> GalleryRoute:
-        """A ready gallery by name; UnknownGallery otherwise."""
+    def gallery(self, name: str, state: str = READY) -> GalleryRoute:
+        """A gallery by name that is in this state; UnknownGallery otherwise."""
         with self.reading() as db:
-            found = routes(db, self.shown, GALLERIES.c.name == name, GALLERIES.c.state == READY)
+            found = routes(db, self.shown, GALLERIES.c.name == name, GALLERIES.c.state == state)
         if not found:
             raise UnknownGallery(f"no gallery {name!r}")
         return found[0]
 
+    def has(self, name: str) -> bool:
+        """Whether a ready gallery has that name."""
+        query = sa.select(GALLERIES.c.gallery_id).where(GALLERIES.c.name == name, GALLERIES.c.state == READY)
+        with self.reading() as db:
+            return db.execute(query).first() is not None
+
+    def ids(self, *states: str) -> list[str]:
+        """Ids of the galleries in these states."""
+        query = sa.select(GALLERIES.c.gallery_id).where(GALLERIES.c.state.in_(states))
+        with self.reading() as db:
+            return [str(gallery_id) for gallery_id in db.execute(query).scalars()]
+
     def galleries(self, *states: str) -> list[GalleryRoute]:
         """All galleries in these states, those that are ready if none is given, by name."""
         with self.reading() as db:
-            return routes(db, self.shown, GALLERIES.c.state.in_(states or (READY,)))
+            return self._view.galleries(db, states or (READY,))
+
+    def minima(self, gallery_ids: Collection[str]) -> dict[str, int]:
+        """The `min_in_sync` of those of the galleries that are there, by id."""
+        query = sa.select(GALLERIES.c.gallery_id, GALLERIES.c.min_in_sync)
+        if len(gallery_ids) == 1:  # of more, reading all is as quick as naming them
+            query = query.where(GALLERIES.c.gallery_id.in_(gallery_ids))
+        with self.reading() as db:
+            return {str(gallery_id): int(least) for gallery_id, least in db.execute(query).all()}
 
     def shard(self, gallery_id: str, shard: int) -> ShardConfig:
         """A shard's configuration, whatever the state of its gallery; UnknownGallery if there is none."""
@@ -162,12 +184,13 @@ class Catalog:
     def shards(self) -> list[ShardConfig]:
         """Every shard of the galleries that are LOOKED_AFTER, by gallery id and number."""
         with self.reading() as db:
-            return configs(db, self.shown, GALLERIES.c.state.in_(LOOKED_AFTER))
+            return self._view.shards(db, LOOKED_AFTER)
 
-    def shards_of(self, gallery_id: str) -> list[ShardConfig]:
-        """The shards of one gallery, by number; none unless it is ready."""
+    def shards_of(self, gallery_id: str, *states: str) -> list[ShardConfig]:
+        """The shards of one gallery, by number; none unless it is in one of these states, ready if none is given."""
+        state = GALLERIES.c.state.in_(states or (READY,))
         with self.reading() as db:
-            return configs(db, self.shown, GALLERIES.c.state == READY, SHARDS.c.gallery_id == gallery_id)
+            return configs(db, self.shown, state, SHARDS.c.gallery_id == gallery_id)
 
     def shards_on(self, host: str) -> list[ShardConfig]:
         """Those of `shards` that have a replica on a host, in sync or joining."""

@@ -78,11 +78,19 @@ def _config(rows: Sequence[Row[Any]], where: str) -> ShardConfig:
 
 def routes(db: Connection, where: str, *conditions: sa.ColumnElement[bool]) -> list[GalleryRoute]:
     """Galleries that meet conditions on GALLERIES, by name; CorruptData as `configs`, or for missing shards."""
+    return [route for route, _ in whole_galleries(db, where, *conditions)]
+
+
+def whole_galleries(
+    db: Connection, where: str, *conditions: sa.ColumnElement[bool]
+) -> list[tuple[GalleryRoute, list[ShardConfig]]]:
+    """As `routes`, each with the configurations of its shards."""
     shards: dict[str, list[ShardConfig]] = {}
     for config in configs(db, where, *conditions):
         shards.setdefault(config.gallery_id, []).append(config)
     rows = sorted(db.execute(GALLERIES.select().where(*conditions)).all(), key=lambda row: str(row.name))
-    return [_route(row, shards.get(row.gallery_id, []), where) for row in rows]
+    found = [(row, shards.get(row.gallery_id, [])) for row in rows]
+    return [(_route(row, own, where), own) for row, own in found]
 
 
 def _route(row: Row[Any], shards: Sequence[ShardConfig], where: str) -> GalleryRoute:

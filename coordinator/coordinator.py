@@ -18,7 +18,8 @@ from typing import TypeVar
 
 from coordinator.catalog import READY, Catalog
 from coordinator.erasure import Erasure
-from coordinator.messages import ActivateModel, CreateShard, PrepareModel
+from coordinator.heat import hottest
+from coordinator.messages import ActivateModel, CreateShard, HeatReply, HeatRequest, PrepareModel
 from coordinator.placement import place_replicas
 from coordinator.replication import Replication, ReplicationPolicy
 from coordinator.rollout import Rollouts
@@ -206,6 +207,23 @@ class Coordinator:
         """Replicas that a host holds still."""
         return self.replication.left_on(host)
 
+    def heat(self) -> dict[str, str]:
+        """The galleries of which a shard is open somewhere, by id: `hot` or `warm`; see `coordinator.heat`.
+
+        All others are cold. What a host that does not answer has open is not known.
+        """
+        states: dict[str, list[str]] = {}
+        for host in self._runtime.hosts():
+            try:
+                (reply,) = self._runtime.control([(host, HeatRequest())])
+            except FacegridError as error:
+                _LOG.info("what shard host %s has open is not known: %s", host, error)
+                continue
+            assert isinstance(reply, HeatReply)
+            for gallery_id, state in zip(reply.galleries, reply.states, strict=True):
+                states.setdefault(gallery_id, []).append(state)
+        return {gallery_id: hottest(found) for gallery_id, found in states.items()}
+
     def shard_configs(self) -> list[ShardConfig]:
         """Who holds each shard of every gallery."""
         return self._catalog.shards()
@@ -229,7 +247,7 @@ class Coordinator:
         """
         spec = checked_spec(spec)
         with self._lock:
-            if any(route.name == spec.name for route in self._catalog.galleries()):
+            if self._catalog.has(spec.name):
                 raise AlreadyExists(f"gallery {spec.name!r} exists")
             self.snapshots.check_not_restoring(spec.name)
             self.replication.finish_drops()
@@ -244,20 +262,14 @@ class Coordinator:
                 )
                 self._catalog.set_state(gallery_id, state)
             self.replication.tell(gallery_id)
-            return self._in_state(spec.name, state)
+            return self._catalog.gallery(spec.name, state)
 
     def drop_gallery(self, name: str, *, state: str = READY) -> None:
         """Remove a gallery that is in this state, and every file of it; UnknownGallery."""
         with self._lock:
-            route = self._in_state(name, state)
+            route = self._catalog.gallery(name, state)
             self._catalog.begin_drop(route.gallery_id)
             self.replication.finish_drops()
-
-    def _in_state(self, name: str, state: str) -> GalleryRoute:
-        for route in self._catalog.galleries(state):
-            if route.name == name:
-                return route
-        raise UnknownGallery(f"no gallery {name!r}")
 
     # Models
 
@@ -368,7 +380,10 @@ class Coordinator:
         """
         failures: list[FacegridError] = []
         with self._training:
+            rolled_out = {status.gallery for status in self._rollouts.statuses()}
             for route in self._catalog.galleries():
+                if route.model_id is None and route.name not in rolled_out:
+                    continue  # it never had a model
                 try:
                     self._rollouts.resume(route.name)
                     self._rollouts.reconcile([self._catalog.gallery(route.name)])

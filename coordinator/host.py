@@ -82,7 +82,7 @@ from coordinator.messages import (
     StatsReply,
     StatsRequest,
 )
-from coordinator.open_shards import OpenShards
+from coordinator.open_shards import OpenShards, default_limit
 from coordinator.peers import Beacons, Leases, Peers, ask
 from coordinator.replica import Replica
 from coordinator.types import ShardConfig
@@ -115,8 +115,6 @@ OPENED_AT_ONCE = 4
 """Shards that a starting host opens side by side: one waits for the disk while another encodes."""
 OPENED_AHEAD = 64
 """A host of so few shards opens all when it is told of them, so that damage is told at once; of more, on first use."""
-OPEN_SHARDS = 512
-"""Shards that a host has open at a time where nothing else is asked for."""
 
 
 class _Alone:
@@ -142,13 +140,13 @@ class ShardHost:
         peers: Peers | None = None,
         *,
         leases: Leases | None = None,
-        open_shards: int = OPEN_SHARDS,
+        open_shards: int | None = None,
     ) -> None:
         """Open or create the host's directory.
 
         peers: how the other hosts are reached, for replication; a host without them is alone. leases: where hosts can
         be cut off from each other; see `coordinator.peers`. open_shards: how many are open at a time at most, but for
-        those in use.
+        those in use; as many as open files allow if None.
         """
         self.name = name
         self.incarnation = secrets.randbits(62)
@@ -159,7 +157,8 @@ class ShardHost:
         self._replicas: dict[tuple[str, int], Replica] = {}
         self._models = HostModels(directory / "models", name)
         self._has_swept_models = False
-        self._shards = OpenShards(directory / "at_rest.db", self._models.load, open_shards)
+        limit = default_limit() if open_shards is None else open_shards
+        self._shards = OpenShards(directory / "at_rest.db", self._models.load, limit)
         self._switching = threading.Lock()
         self._peers: Peers = peers or _Alone(name)
         self._leases = leases

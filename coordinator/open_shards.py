@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,8 +32,20 @@ LARGE_ROWS = 50_000
 """Rows of a shard that counts as large once: what opening it costs grows with its rows."""
 LOOK_S = 60.0
 """Pause between two looks for idle shards."""
+FILES_EACH = 8
+"""Files that an open shard may have open: its lock, two connections to its database with their log, its tail."""
+SPARE_FILES = 200
+"""Open files left for everything else: connections, the catalog, what is read for a moment."""
+MAX_OPEN, MIN_OPEN = 512, 16
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
+
+
+def default_limit(hosts: int = 1) -> int:
+    """How many shards each of so many hosts of this process may have open, by the process's limit of open files."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = MAX_OPEN if soft == resource.RLIM_INFINITY else (soft - SPARE_FILES) // FILES_EACH
+    return max(MIN_OPEN, min(MAX_OPEN, room // max(1, hosts)))
 
 
 class LazyShard:

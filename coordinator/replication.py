@@ -293,12 +293,14 @@ class Replication:
         return self._tell(self._catalog.shards())
 
     def _tell(self, configs: Sequence[ShardConfig], released: tuple[str, ...] = ()) -> dict[tuple[str, Key], str]:
-        minima = {route.gallery_id: route.min_in_sync for route in self._catalog.galleries(*LOOKED_AFTER)}
         news: dict[str, list[ShardConfig]] = {}
         for config in configs:
             for host in (*config.in_sync, *config.joining):
                 if self._told.get((host, (config.gallery_id, config.shard)), 0) < config.epoch and self._is_there(host):
                     news.setdefault(host, []).append(config)
+        if not news:
+            return {}
+        minima = self._catalog.minima({config.gallery_id for told in news.values() for config in told})
         faults: dict[tuple[str, Key], str] = {}
         with ThreadPoolExecutor(max(1, len(news))) as pool:
             asked = {
@@ -563,7 +565,9 @@ class Replication:
         The catalog remembers one until every host has removed it: a host that is away may hold it still. What the
         catalog does not know at all is never removed.
         """
-        idle = {route.gallery_id for route in self._catalog.galleries(DROPPING, CREATING)} - self._creating
+        idle = set(self._catalog.ids(DROPPING, CREATING)) - self._creating
+        if not idle:
+            return
         # Asked again: one may have been completed before it was found that nobody is creating it any more.
         unfinished = [route for route in self._catalog.galleries(DROPPING, CREATING) if route.gallery_id in idle]
         names = [record.host for record in self._catalog.hosts() if record.state != GONE]
@@ -601,7 +605,7 @@ class Replication:
 
     def tell(self, gallery_id: str) -> None:
         """Tell the hosts of a new gallery what they hold."""
-        configs = [config for config in self._catalog.shards() if config.gallery_id == gallery_id]
+        configs = self._catalog.shards_of(gallery_id, *LOOKED_AFTER)
         for fault in self._tell(configs).values():
             code, _, message = fault.partition(": ")
             raise error_from_code(code, message)
