@@ -223,9 +223,11 @@ class OpenShards:
             if entry.shard is not None:  # somebody was quicker
                 return entry.shard
             self.make_room()
-            if entry.rest is not None:
+            rest = entry.rest
+            is_settled = rest is not None and stamp(entry.directory) == (rest.size, rest.mtime_ns)
+            if rest is not None:
                 self._rests.remove([entry.key])
-            shard = Shard(entry.directory, self._load_model)
+            shard = Shard(entry.directory, self._load_model, is_settled=is_settled)
             self._start(entry, shard)
             return shard
 

@@ -106,8 +106,10 @@ class Shard:
     Searches run beside writes; writes run one after another.
     """
 
-    def __init__(self, directory: Path, load_model: ModelLoader) -> None:
+    def __init__(self, directory: Path, load_model: ModelLoader, *, is_settled: bool = False) -> None:
         """Open a shard that `create` made; `load_model` gives the model of an id that `activate` was given before.
+
+        is_settled: it was closed in order, and nobody has opened it since.
 
         Raises CorruptData for a file that is not what the manifest says, FormatTooNew, HomeLocked.
         """
@@ -124,7 +126,7 @@ class Shard:
         """Called with every entry as it becomes true, in order and under the write lock: what replicas are told."""
         with contextlib.ExitStack() as undo:
             lock = undo.enter_context(DirectoryLock(directory))
-            self._store = Store(directory / "shard.db")
+            self._store = Store(directory / "shard.db", is_settled=is_settled)
             undo.callback(self._store.close)
             self.configured_epoch = int(self._store.meta("configured_epoch") or 0)
             self.configured_hosts = tuple((self._store.meta("configured_hosts") or "").split())
