@@ -15,6 +15,9 @@ from coordinator.types import GalleryRoute, ShardConfig
 from shard.errors import CorruptData, InvalidParameter
 
 
+_CONFIGS = sa.select(SHARDS, REPLICAS.c.host, REPLICAS.c.state).select_from(SHARDS.join(GALLERIES).outerjoin(REPLICAS))
+
+
 def placed(gallery_id: str, shard: int, hosts: Sequence[str]) -> ShardConfig:
     """The first configuration of a shard on these hosts, all in sync; InvalidParameter if there are none."""
     if isinstance(hosts, str) or not hosts:
@@ -52,9 +55,7 @@ def configs(db: Connection, where: str, *conditions: sa.ColumnElement[bool]) -> 
 
     where: the database, for CorruptData: a primary that is no replica in sync.
     """
-    joined = SHARDS.join(GALLERIES).outerjoin(REPLICAS)
-    query = sa.select(SHARDS, REPLICAS.c.host, REPLICAS.c.state).select_from(joined).where(*conditions)
-    rows = sorted(db.execute(query).all(), key=lambda row: (row.gallery_id, row.shard))
+    rows = sorted(db.execute(_CONFIGS.where(*conditions)).all(), key=lambda row: (row.gallery_id, row.shard))
     groups = itertools.groupby(rows, key=lambda row: (row.gallery_id, row.shard))
     return [_config(list(group), where) for _, group in groups]
 
