@@ -14,7 +14,6 @@ from coordinator.catalog_tables import GALLERIES, IN_SYNC, JOINING, REPLICAS, SH
 from coordinator.types import GalleryRoute, ShardConfig
 from shard.errors import CorruptData, InvalidParameter
 
-
 _CONFIGS = sa.select(SHARDS, REPLICAS.c.host, REPLICAS.c.state).select_from(SHARDS.join(GALLERIES).outerjoin(REPLICAS))
 
 

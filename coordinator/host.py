@@ -344,7 +344,7 @@ class ShardHost:
 
     def configure_shards(self, request: ConfigureShards) -> ConfiguredReply:
         """Take up configurations, shard by shard; a shard that cannot be opened keeps no other from it."""
-        is_few = len(request.configs) + len(self._replicas) <= OPENED_AHEAD
+        is_few = len(request.configs) + len(self._replicas) <= min(OPENED_AHEAD, self._shards.limit)
         told = list(zip(request.configs, request.min_in_sync, strict=True))
         faults: list[str] = []
         step = min(OPENED_AHEAD, self._shards.limit)  # what was opened can be closed again once it is configured
@@ -475,9 +475,10 @@ class ShardHost:
 
     def prepare_model(self, request: PrepareModel) -> Done:
         """Store the model, and the codes it makes of every sealed row."""
+        replicas = self._all(request.gallery_id, request.shards)
         with self._models.storing(request.model) as model:
-            for number in request.shards:
-                with self._replica(request.gallery_id, number).using() as shard:
+            for replica in replicas:
+                with replica.using() as shard:
                     shard.prepare(model)
         return Done()
 

@@ -162,6 +162,7 @@ class OpenShards:
         self._known = self._rests.load()
         self._lock = threading.Lock()
         self._open: dict[Key, LazyShard] = {}
+        self._starting = 0
         self._closing = threading.Event()
         self._looking: threading.Thread | None = None
 
@@ -209,11 +210,13 @@ class OpenShards:
         """One user less."""
         with self._lock:
             entry.users -= 1
+            is_full = len(self._open) > self.limit
+        if is_full:  # so many were in use at once
+            self._make_room(0)
 
     def adopt(self, entry: LazyShard, shard: Shard) -> None:
         """A shard that was just created."""
-        self.make_room()
-        with entry.moving:
+        with self._room(), entry.moving:
             self._start(entry, shard)
 
     def _opened(self, entry: LazyShard) -> Shard:
@@ -222,13 +225,13 @@ class OpenShards:
                 raise ShardClosed(f"{entry.directory} is closed")
             if entry.shard is not None:  # somebody was quicker
                 return entry.shard
-            self.make_room()
-            rest = entry.rest
-            is_settled = rest is not None and stamp(entry.directory) == (rest.size, rest.mtime_ns)
-            if rest is not None:
-                self._rests.remove([entry.key])
-            shard = Shard(entry.directory, self._load_model, is_settled=is_settled)
-            self._start(entry, shard)
+            with self._room():
+                rest = entry.rest
+                is_settled = rest is not None and stamp(entry.directory) == (rest.size, rest.mtime_ns)
+                if rest is not None:
+                    self._rests.remove([entry.key])
+                shard = Shard(entry.directory, self._load_model, is_settled=is_settled)
+                self._start(entry, shard)
             return shard
 
     def _start(self, entry: LazyShard, shard: Shard) -> None:
@@ -245,9 +248,22 @@ class OpenShards:
                 self._looking = threading.Thread(target=self._look, name="facegrid-idle", daemon=True)
                 self._looking.start()
 
-    def make_room(self) -> None:
-        """Close those that were not used for longest until there is room for one more; none that is in use."""
-        while (entry := self._next(self.limit, 0.0)) is not None and self._close(entry):
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        """Inside, a shard may be opened: one of the limit is kept for it, as far as others are not in use."""
+        with self._lock:
+            self._starting += 1
+            starting = self._starting
+        try:
+            self._make_room(starting)
+            yield
+        finally:
+            with self._lock:
+                self._starting -= 1
+
+    def _make_room(self, shards: int) -> None:
+        """Close those that were not used for longest until there is room for so many; none that is in use."""
+        while (entry := self._next(max(0, self.limit - shards), 0.0)) is not None and self._close(entry):
             pass
 
     def close_idle(self) -> None:
@@ -260,9 +276,9 @@ class OpenShards:
             self.close_idle()
 
     def _next(self, limit: int, idle_s: float) -> LazyShard | None:
-        """The one to close next if so many are open; its `moving` is held from now on."""
+        """The one to close next if more are open; its `moving` is held from now on."""
         with self._lock:
-            if len(self._open) < max(1, limit):
+            if len(self._open) <= limit:
                 return None
             now = self._clock()
             idle = sorted(((_idleness(entry, now), key) for key, entry in self._open.items()), reverse=True)
