@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from coordinator.catalog_rows import checked, configs, placed, replica_rows, routes
 from coordinator.catalog_tables import GALLERIES, HOSTS, META, METADATA, MODELS, REPLICAS, SHARDS, prepare
-from coordinator.catalog_view import CatalogView
+from coordinator.catalog_view import CatalogView, Lists
 from coordinator.database import Database
 from coordinator.home import Home
 from coordinator.types import HOST_STATES, UP, GalleryRoute, GallerySpec, HostRecord, ShardConfig
@@ -162,8 +162,7 @@ class Catalog:
 
     def galleries(self, *states: str) -> list[GalleryRoute]:
         """All galleries in these states, those that are ready if none is given, by name."""
-        with self.reading() as db:
-            return self._view.galleries(db, states or (READY,))
+        return list(self._viewed(states or (READY,))[0])
 
     def minima(self, gallery_ids: Collection[str]) -> dict[str, int]:
         """The `min_in_sync` of those of the galleries that are there, by id."""
@@ -183,8 +182,15 @@ class Catalog:
 
     def shards(self) -> list[ShardConfig]:
         """Every shard of the galleries that are LOOKED_AFTER, by gallery id and number."""
+        return list(self._viewed(LOOKED_AFTER)[1])
+
+    def _viewed(self, states: tuple[str, ...]) -> Lists:
+        mark = self._database.change_mark()
+        known = self._view.known(states, mark)
+        if known is not None:
+            return known
         with self.reading() as db:
-            return self._view.shards(db, LOOKED_AFTER)
+            return self._view.read(db, states, mark)
 
     def shards_of(self, gallery_id: str, *states: str) -> list[ShardConfig]:
         """The shards of one gallery, by number; none unless it is in one of these states, ready if none is given."""

@@ -302,17 +302,16 @@ class Replication:
             return {}
         minima = self._catalog.minima({config.gallery_id for told in news.values() for config in told})
         faults: dict[tuple[str, Key], str] = {}
-        with ThreadPoolExecutor(max(1, len(news))) as pool:
-            asked = {
-                host: pool.submit(
-                    self._control,
-                    host,
-                    ConfigureShards(tuple(told), tuple(minima.get(config.gallery_id, 1) for config in told), released),
-                )
-                for host, told in news.items()
-            }
-        for host, future in asked.items():
-            reply = future.result()
+        requests = [
+            (host, ConfigureShards(tuple(told), tuple(minima.get(c.gallery_id, 1) for c in told), released))
+            for host, told in news.items()
+        ]
+        if len(requests) == 1:
+            replies = [self._control(*requests[0])]
+        else:
+            with ThreadPoolExecutor(len(requests)) as pool:
+                replies = list(pool.map(lambda asked: self._control(*asked), requests))
+        for host, reply in zip(news, replies, strict=True):
             if not isinstance(reply, ConfiguredReply):
                 continue
             for config, fault in zip(news[host], reply.faults, strict=True):

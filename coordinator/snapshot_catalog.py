@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from coordinator.catalog import READY, RESTORING, Catalog
 from coordinator.catalog_tables import GALLERIES, MODELS, RESTORES, SNAPSHOTS
 from coordinator.types import GalleryRoute, ModelData
+from shard.errors import UnknownGallery
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,4 +85,7 @@ class SnapshotCatalog:
 
     def restoring(self, gallery: str) -> GalleryRoute | None:
         """The half restored gallery of that name, if there is one."""
-        return next((route for route in self._catalog.galleries(RESTORING) if route.name == gallery), None)
+        try:
+            return self._catalog.gallery(gallery, RESTORING)
+        except UnknownGallery:
+            return None
