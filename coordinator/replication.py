@@ -36,7 +36,7 @@ from coordinator.messages import (
     SetPeers,
     ShardHealth,
 )
-from coordinator.placement import balance_moves, spare_host
+from coordinator.placement import balance_moves, is_level, spare_host
 from coordinator.runtime import Runtime
 from coordinator.types import DOWN, DRAINING, GONE, UP, HostRecord, ShardConfig
 from shard.errors import CorruptData, FacegridError, InvalidParameter, StaleRoute, error_from_code
@@ -418,6 +418,9 @@ class Replication:
         """Towards even hosts, and none on those that are drained."""
         records = self._catalog.hosts()
         eligible = [record.host for record in records if record.state == UP]
+        load = self._catalog.shards_per_host()
+        if is_level(eligible, load):
+            return
         configs = self._catalog.shards()
         is_silent = any(record.state in (UP, DRAINING) and not self._is_there(record.host) for record in records)
         may_return = any(map(self._may_come_back, records))
@@ -425,7 +428,7 @@ class Replication:
             return  # one thing at a time: a host that is missed is seen to first
         away = {record.host for record in records if record.state in (DOWN, GONE)}
         configs = [config for config in configs if not away & set(config.in_sync)]
-        moves = balance_moves(configs, eligible, self._catalog.shards_per_host())
+        moves = balance_moves(configs, eligible, load)
         by_key = {(config.gallery_id, config.shard): config for config in configs}
         for move in moves[: self.policy.copies]:
             config = by_key[move.gallery_id, move.shard]
