@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from coordinator import host_erasure, host_exports, host_training
 from coordinator.host_models import HostModels
 from coordinator.messages import (
     AbsorbRequest,
@@ -27,7 +28,6 @@ from coordinator.messages import (
     AdmitReplica,
     BeaconReply,
     BeaconRequest,
-    BuriedReply,
     BuriedRequest,
     CheckReply,
     CheckShard,
@@ -45,7 +45,6 @@ from coordinator.messages import (
     DropGallery,
     DropShard,
     EnrollRequest,
-    ErasureReply,
     ErasureRequest,
     ExportMovedRequest,
     ExportRequest,
@@ -58,7 +57,6 @@ from coordinator.messages import (
     IdentitiesRequest,
     InventoryReply,
     InventoryRequest,
-    ModelsReply,
     ModelsRequest,
     PointRequest,
     PrepareModel,
@@ -72,7 +70,6 @@ from coordinator.messages import (
     RowsReply,
     RowsRequest,
     SampleRecent,
-    SampleReply,
     SampleRows,
     ScrubShards,
     SearchReply,
@@ -88,7 +85,6 @@ from coordinator.replica import Replica
 from coordinator.types import ShardConfig
 from shard.catchup import segment_states
 from shard.check import check_files
-from shard.compaction import compact
 from shard.digests import combined
 from shard.errors import (
     CorruptData,
@@ -99,13 +95,12 @@ from shard.errors import (
     StaleRoute,
     UnknownGallery,
 )
-from shard.export import ExportedRows, ShardPoint
 from shard.files import DirectoryLock, make_directory, remove_tree
 from shard.keys import template_keys
 from shard.mending import mend
 from shard.search import search_by_model
 from shard.shard import Shard
-from shard.types import EnrollReceipt, ErasureState, FloatArray
+from shard.types import EnrollReceipt, FloatArray
 
 _LOG = logging.getLogger(__name__)
 FETCH_S = 10.0
@@ -155,11 +150,11 @@ class ShardHost:
         self._lock = DirectoryLock(directory)
         self._opening = threading.RLock()
         self._replicas: dict[tuple[str, int], Replica] = {}
-        self._models = HostModels(directory / "models", name)
-        self._has_swept_models = False
+        self.model_files = HostModels(directory / "models", name)
+        self.has_swept_models = False
         limit = default_limit() if open_shards is None else open_shards
-        self._shards = OpenShards(directory / "at_rest.db", self._models.load, limit)
-        self._switching = threading.Lock()
+        self._shards = OpenShards(directory / "at_rest.db", self.model_files.load, limit)
+        self.switching = threading.Lock()
         self._peers: Peers = peers or _Alone(name)
         self._leases = leases
         self._beacons = None if leases is None else Beacons(leases, self._peers)
@@ -198,19 +193,19 @@ class ShardHost:
 
     def search(self, request: SearchRequest) -> SearchReply:
         """Search the asked shards together."""
-        with self._readable(request.gallery_id, request.shards, request.epochs) as shards:
+        with self.readable(request.gallery_id, request.shards, request.epochs) as shards:
             candidates, model_id = search_by_model(shards, request.probes, request.params)
         return SearchReply(candidates, request.shards, model_id)
 
     def records(self, request: RecordsRequest) -> RecordsReply:
         """Labels and metadata by template id."""
         keys = template_keys(request.template_ids)  # once for all shards
-        with self._readable(request.gallery_id, request.shards, request.epochs) as shards:
+        with self.readable(request.gallery_id, request.shards, request.epochs) as shards:
             return RecordsReply(tuple(record for s in shards for record in s.records(request.template_ids, keys)))
 
     def identities(self, request: IdentitiesRequest) -> IdentitiesReply:
         """One page of identities over the asked shards."""
-        with self._readable(request.gallery_id, request.shards, request.epochs) as shards:
+        with self.readable(request.gallery_id, request.shards, request.epochs) as shards:
             pages = [entry for shard in shards for entry in shard.identities(request.start, request.limit)]
         return IdentitiesReply(tuple(sorted(pages, key=lambda entry: entry.identity.encode())[: request.limit]))
 
@@ -218,23 +213,6 @@ class ShardHost:
         """Sizes, shard by shard; of a closed one without opening it."""
         replicas = self._answering(request.gallery_id, request.shards, request.epochs)
         return StatsReply(tuple(replica.lazy.ask(lambda rest: rest.stats, Shard.stats) for replica in replicas))
-
-    # Exports
-
-    def point(self, request: PointRequest) -> ShardPoint:
-        """The moment of one shard, at its primary."""
-        with self._exportable(request.gallery_id, request.shard, request.epoch) as shard:
-            return shard.point(request.shard)
-
-    def export(self, request: ExportRequest) -> ExportedRows:
-        """A piece of one shard's rows, at its primary."""
-        with self._exportable(request.gallery_id, request.shard, request.epoch) as shard:
-            return shard.export(request.rows, request.known)
-
-    def export_moved(self, request: ExportMovedRequest) -> ExportedRows:
-        """A piece of what compaction moved in one shard, at its primary."""
-        with self._exportable(request.gallery_id, request.shard, request.epoch) as shard:
-            return shard.export_moved(request.moved)
 
     # Writes
 
@@ -268,21 +246,21 @@ class ShardHost:
 
     def replicate(self, request: ReplicateRequest) -> ProgressReply:
         """Carry out a primary's entries."""
-        return self._replica(request.gallery_id, request.shard).replicate(request)
+        return self.replica(request.gallery_id, request.shard).replicate(request)
 
     def absorb(self, request: AbsorbRequest) -> ProgressReply:
         """Take over a piece of a primary's state."""
-        return self._replica(request.gallery_id, request.shard).absorb(request)
+        return self.replica(request.gallery_id, request.shard).absorb(request)
 
     def restart(self, request: RestartRequest) -> ProgressReply:
         """Give up what this replica has, and begin from nothing."""
-        replica = self._replica(request.gallery_id, request.shard)
+        replica = self.replica(request.gallery_id, request.shard)
         replica.accept(request.epoch)
         with replica.using() as before:
             dim, model = before.dim, before.model
         with self._opening, contextlib.ExitStack() as stack:
             if model is not None:
-                stack.enter_context(self._models.using(model.model_id))
+                stack.enter_context(self.model_files.using(model.model_id))
             self._remove(request.gallery_id, request.shard)
             shard = self._create(request.gallery_id, request.shard, dim)
             if model is not None:
@@ -295,12 +273,12 @@ class ShardHost:
 
     def rows(self, request: RowsRequest) -> RowsReply:
         """Float rows, for a replica whose own are damaged."""
-        with self._readable(request.gallery_id, (request.shard,)) as (shard,):
+        with self.readable(request.gallery_id, (request.shard,)) as (shard,):
             return RowsReply(shard.gather(np.arange(request.first, request.last)))
 
     def digest(self, request: DigestRequest) -> DigestReply:
         """What replicas compare."""
-        with self._replica(request.gallery_id, request.shard).using() as shard, shard.frozen():
+        with self.replica(request.gallery_id, request.shard).using() as shard, shard.frozen():
             templates = shard.templates_between(0, shard.position.rows)
             records = combined(stored.digest & (2**64 - 1) for stored in templates) & (2**63 - 1)
             return DigestReply(shard.position, segment_states(shard.segments), records, len(templates))
@@ -358,7 +336,7 @@ class ShardHost:
     def _configure(self, config: ShardConfig, min_in_sync: int, released: Sequence[str]) -> str:
         """Have a replica take up its configuration; why it cannot, or ""."""
         try:
-            self._replica(config.gallery_id, config.shard).configure(config, min_in_sync, released)
+            self.replica(config.gallery_id, config.shard).configure(config, min_in_sync, released)
         except UnknownGallery as error:
             # The catalog says that it is here.
             return f"{CorruptData.code}: {error}"
@@ -370,7 +348,7 @@ class ShardHost:
         """As primary: bring another host's replica level, and from then on confirm nothing without it."""
         if self._beacons is not None:
             self._beacons.start_for((request.host,))
-        self._replica(request.gallery_id, request.shard).admit(request.epoch, request.host)
+        self.replica(request.gallery_id, request.shard).admit(request.epoch, request.host)
         if self._beacons is not None:
             self._beacons.start_for((request.host,))  # it counts from now on
         return Done()
@@ -383,7 +361,7 @@ class ShardHost:
 
     def check_shard(self, request: CheckShard) -> CheckReply:
         """Read every sealed file of a shard; mend what is damaged."""
-        replica = self._replica(request.gallery_id, request.shard)
+        replica = self.replica(request.gallery_id, request.shard)
 
         def fetch(first: int, last: int) -> FloatArray:
             rows = RowsRequest(request.gallery_id, request.shard, first, last)
@@ -404,7 +382,7 @@ class ShardHost:
         """Close and remove one shard, unless a later configuration is known."""
         with self._opening:
             try:
-                replica = self._replica(request.gallery_id, request.shard)
+                replica = self.replica(request.gallery_id, request.shard)
             except (UnknownGallery, CorruptData):
                 replica = None  # gone, or not to be opened: removed all the same
             epoch = 0 if replica is None else replica.lazy.configured[0]
@@ -414,38 +392,8 @@ class ShardHost:
                     f" dropped in {request.epoch}"
                 )
             self._remove(request.gallery_id, request.shard)
-            self._remove_unused_models()
+            self.remove_unused_models()
         return Done()
-
-    def compact_shards(self, request: CompactShards) -> Done:
-        """As primary: give up segments with dead rows."""
-        for number in request.shards:
-            self._replica(request.gallery_id, number).write(
-                0, lambda shard: compact(shard, least_dead=request.least_dead)
-            )
-        return Done()
-
-    def scrub_shards(self, request: ScrubShards) -> Done:
-        """Leave no byte of deleted labels in the databases."""
-        for number in request.shards:
-            replica = self._replica(request.gallery_id, number)
-            if _erasure(replica).needs_scrub:
-                with replica.using() as shard:
-                    shard.scrub()
-        return Done()
-
-    def erasure(self, request: ErasureRequest) -> ErasureReply:
-        """What the files of the asked shards still hold of deleted templates."""
-        return ErasureReply(tuple(_erasure(self._replica(request.gallery_id, n)) for n in request.shards))
-
-    def buried(self, request: BuriedRequest) -> BuriedReply:
-        """Every shard that holds bytes of deleted templates; none is opened to be asked."""
-        found: list[tuple[str, int, int]] = []
-        for key, replica in tuple(self._replicas.items()):
-            with contextlib.suppress(FacegridError):  # one that cannot be asked is seen to as damaged
-                if (oldest := _erasure(replica).oldest) is not None:
-                    found.append((*key, oldest))
-        return BuriedReply(tuple(g for g, _, _ in found), tuple(n for _, n, _ in found), tuple(t for _, _, t in found))
 
     def drop_gallery(self, request: DropGallery) -> Done:
         """Close and remove every shard of the gallery."""
@@ -455,83 +403,34 @@ class ShardHost:
             directory = self._gallery_directory(request.gallery_id)
             if directory.exists():
                 remove_tree(directory)
-            self._remove_unused_models()
+            self.remove_unused_models()
         return Done()
 
-    def sample(self, request: SampleRows) -> SampleReply:
-        """Rows from each shard in proportion to its templates."""
-        with self._readable(request.gallery_id, request.shards) as shards:
-            templates = sum(len(shard) for shard in shards)
-            share = min(1.0, request.rows / max(1, templates))
-            rows = [shard.sample(int(np.ceil(len(shard) * share)), request.seed + i) for i, shard in enumerate(shards)]
-        return SampleReply(np.concatenate(rows)[: request.rows], templates)
-
-    def sample_recent(self, request: SampleRecent) -> SampleReply:
-        """The same number of recent rows from each shard: shards fill evenly."""
-        share = -(-request.rows // max(1, len(request.shards)))
-        with self._readable(request.gallery_id, request.shards) as shards:
-            found = [s.recent(share, request.seed, lsn) for s, lsn in zip(shards, request.since, strict=True)]
-        return SampleReply(np.concatenate([rows for rows, _ in found])[: request.rows], sum(n for _, n in found))
-
-    def prepare_model(self, request: PrepareModel) -> Done:
-        """Store the model, and the codes it makes of every sealed row."""
-        replicas = self._all(request.gallery_id, request.shards)
-        with self._models.storing(request.model) as model:
-            for replica in replicas:
-                with replica.using() as shard:
-                    shard.prepare(model)
-        return Done()
-
-    def activate_model(self, request: ActivateModel) -> Done:
-        """Build what all the shards need, then switch one right after the other, so that searches meet few mixtures."""
-        with self._switching, contextlib.ExitStack() as stack:
-            shards = [stack.enter_context(r.using()) for r in self._all(request.gallery_id, request.shards)]
-            wanted = request.model_id
-            model = None if wanted is None else stack.enter_context(self._models.using(wanted))
-            late = [shard for shard in shards if (shard.model and shard.model.model_id) != wanted]
-            for shard, staged in [(shard, shard.stage(model)) for shard in late]:
-                shard.switch(staged)
-            for shard in late:
-                if model is not None:  # what was sealed between staging and switching
-                    shard.prepare(model)
-        return Done()
-
-    def discard_models(self, request: DiscardModels) -> Done:
-        """Remove codes that are no longer needed, then models that no shard of this host needs."""
-        has_gone = False
-        for replica in self._all(request.gallery_id, request.shards):
-            keep = {*request.keep, _model_id(replica)}
-            if not _model_ids(replica) <= keep:
-                with replica.using() as shard:
-                    shard.discard(request.keep)
-                has_gone = True
-        if has_gone or not self._has_swept_models:
-            self._remove_unused_models()
-        return Done()
-
-    def models(self, request: ModelsRequest) -> ModelsReply:
-        """The active model of each shard."""
-        return ModelsReply(tuple(map(_model_id, self._all(request.gallery_id, request.shards))))
-
-    def _remove_unused_models(self) -> None:
+    def remove_unused_models(self) -> None:
+        """Remove the files of models that no shard here needs."""
         with self._opening:
-            if not self._models.is_any_stored():
+            if not self.model_files.is_any_stored():
                 return
             try:
                 needed: set[str] = set()
                 for path in sorted((self._directory / "galleries").glob("*/shard-*")):
-                    needed |= _model_ids(self._replica(path.parent.name, int(path.name[6:])))
+                    needed |= host_training.model_ids(self.replica(path.parent.name, int(path.name[6:])))
             except FacegridError as error:
                 # What a shard that does not open needs is not known, and a file too many does no harm.
                 _LOG.warning("shard host %s keeps every model file: %s", self.name, error)
             else:
-                self._models.remove_except(needed)
-                self._has_swept_models = True
+                self.model_files.remove_except(needed)
+                self.has_swept_models = True
 
     # Opening
 
-    def _all(self, gallery_id: str, numbers: Iterable[int]) -> list[Replica]:
-        return [self._replica(gallery_id, number) for number in numbers]
+    def held(self) -> list[tuple[tuple[str, int], Replica]]:
+        """Gallery id and number, and the replica, of every shard that it was told of or asked for."""
+        return list(self._replicas.items())
+
+    def replicas(self, gallery_id: str, numbers: Iterable[int]) -> list[Replica]:
+        """See `replica`."""
+        return [self.replica(gallery_id, number) for number in numbers]
 
     def _answering(self, gallery_id: str, numbers: Sequence[int], epochs: Sequence[int] = ()) -> list[Replica]:
         """The replicas, if this host may answer for all of them. epochs: those that the caller knows; any if ()."""
@@ -541,7 +440,7 @@ class ShardHost:
         return replicas
 
     @contextlib.contextmanager
-    def _readable(self, gallery_id: str, numbers: Sequence[int], epochs: Sequence[int] = ()) -> Iterator[list[Shard]]:
+    def readable(self, gallery_id: str, numbers: Sequence[int], epochs: Sequence[int] = ()) -> Iterator[list[Shard]]:
         """The shards, open to the end, if this host may answer reads of all of them; see `_answering`."""
         replicas = self._answering(gallery_id, numbers, epochs)
         with contextlib.ExitStack() as stack:
@@ -557,22 +456,14 @@ class ShardHost:
         One that should be here and is lost is found when the host is told what it holds (`configure_shards`).
         """
         try:
-            return self._replica(gallery_id, number)
+            return self.replica(gallery_id, number)
         except CorruptData:
             if self._shard_directory(gallery_id, number).is_dir():
                 raise
             raise StaleRoute(f"shard host {self.name} has no shard {number} of gallery {gallery_id}") from None
 
-    @contextlib.contextmanager
-    def _exportable(self, gallery_id: str, number: int, epoch: int) -> Iterator[Shard]:
-        """The shard, if this host is its primary under the epoch, and nobody has gone on without it."""
-        replica = self._replica(gallery_id, number)
-        replica.check_primary(epoch)
-        with replica.using() as shard:
-            replica.check_read(epoch)
-            yield shard
-
-    def _replica(self, gallery_id: str, number: int) -> Replica:
+    def replica(self, gallery_id: str, number: int) -> Replica:
+        """The replica of a shard that is here, open or not; UnknownGallery, CorruptData, and what opening it raises."""
         replica = self._replicas.get((gallery_id, number))
         if replica is not None:
             return replica
@@ -613,7 +504,7 @@ class ShardHost:
 
     def _create(self, gallery_id: str, number: int, dim: int) -> Shard:
         directory = self._shard_directory(gallery_id, number)
-        shard = Shard.create(directory, dim=dim, load_model=self._models.load)
+        shard = Shard.create(directory, dim=dim, load_model=self.model_files.load)
         replica = self._at_rest(gallery_id, number)
         self._shards.adopt(replica.lazy, shard)
         self._replicas[gallery_id, number] = replica
@@ -653,22 +544,6 @@ def _does_not_open(replica: Replica) -> bool:
         return True
 
 
-def _erasure(replica: Replica) -> ErasureState:
-    return replica.lazy.ask(lambda rest: rest.erasure, Shard.erasure)
-
-
-def _model_id(replica: Replica) -> str | None:
-    """Of the model that the shard is searched by."""
-    return replica.lazy.ask(
-        lambda rest: rest.stats.model_id, lambda shard: shard.model.model_id if shard.model else None
-    )
-
-
-def _model_ids(replica: Replica) -> set[str]:
-    """Of the models that the shard needs."""
-    return replica.lazy.ask(lambda rest: set(rest.model_ids), Shard.model_ids)
-
-
 _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     SearchRequest: ShardHost.search,
     EnrollRequest: ShardHost.enroll,
@@ -686,24 +561,24 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     HealthRequest: ShardHost.health,
     InventoryRequest: ShardHost.inventory,
     HeatRequest: ShardHost.heat,
-    BuriedRequest: ShardHost.buried,
+    BuriedRequest: host_erasure.buried,
     CreateShard: ShardHost.create_shard,
     ConfigureShards: ShardHost.configure_shards,
     SetPeers: ShardHost.set_peers,
     AdmitReplica: ShardHost.admit_replica,
     DropShard: ShardHost.drop_shard,
-    CompactShards: ShardHost.compact_shards,
-    ScrubShards: ShardHost.scrub_shards,
-    ErasureRequest: ShardHost.erasure,
+    CompactShards: host_erasure.compact_shards,
+    ScrubShards: host_erasure.scrub_shards,
+    ErasureRequest: host_erasure.erasure,
     CheckShard: ShardHost.check_shard,
     DropGallery: ShardHost.drop_gallery,
-    SampleRows: ShardHost.sample,
-    SampleRecent: ShardHost.sample_recent,
-    PrepareModel: ShardHost.prepare_model,
-    ActivateModel: ShardHost.activate_model,
-    PointRequest: ShardHost.point,
-    ExportRequest: ShardHost.export,
-    ExportMovedRequest: ShardHost.export_moved,
-    DiscardModels: ShardHost.discard_models,
-    ModelsRequest: ShardHost.models,
+    SampleRows: host_training.sample,
+    SampleRecent: host_training.sample_recent,
+    PrepareModel: host_training.prepare_model,
+    ActivateModel: host_training.activate_model,
+    PointRequest: host_exports.point,
+    ExportRequest: host_exports.export,
+    ExportMovedRequest: host_exports.export_moved,
+    DiscardModels: host_training.discard_models,
+    ModelsRequest: host_training.models,
 }

@@ -107,7 +107,7 @@ def test_every_verb_is_right_with_room_for_two_of_five(host: ShardHost, tmp_path
 
 
 def test_a_shard_in_use_is_not_closed(host: ShardHost) -> None:
-    with host._replica(GALLERIES[0], 0).using() as shard:
+    with host.replica(GALLERIES[0], 0).using() as shard:
         for number, gallery in enumerate(GALLERIES):
             assert best(host, gallery, number) == "t4"
         assert GALLERIES[0] in open_galleries(host)
@@ -159,7 +159,7 @@ def test_what_was_written_down_counts_for_no_shard_that_has_changed(host: ShardH
     with Shard(directory, {}.__getitem__) as shard:
         shard.enroll(batch_of(unit_rows(5, DIM, seed=9), prefix="late"))
     again = ShardHost("a", tmp_path / "a", open_shards=2)
-    assert again._replica(GALLERIES[1], 0).lazy.rest is not None
+    assert again.replica(GALLERIES[1], 0).lazy.rest is not None
     configure_alone(again, GALLERIES[0], 0)
     assert stats_of(again, GALLERIES[0]) == 15
     again.close()
@@ -210,7 +210,7 @@ def test_a_backup_that_was_closed_still_decides_nothing_and_refuses_an_older_epo
         host.execute(ReplicateRequest(GALLERIES[0], 0, 2, ()))
     with (
         pytest.raises(StaleRoute, match="another replica decides"),
-        host._replica(GALLERIES[0], 0).using() as shard,
+        host.replica(GALLERIES[0], 0).using() as shard,
     ):
         shard.enroll(batch_of(unit_rows(1, DIM, seed=1), prefix="x"))
     with pytest.raises(StaleRoute, match="b is primary"):
@@ -224,7 +224,7 @@ def test_a_shard_is_not_closed_before_it_is_configured(tmp_path: Path) -> None:
     host.close()
     (tmp_path / "a/at_rest.db").unlink()
     again = ShardHost("a", tmp_path / "a", open_shards=1)
-    replicas = [again._replica(gallery, 0) for gallery in GALLERIES]
+    replicas = [again.replica(gallery, 0) for gallery in GALLERIES]
     assert open_galleries(again) == set(GALLERIES)
     for gallery in GALLERIES:
         configure_alone(again, gallery, 0)
@@ -288,7 +288,7 @@ def test_idle_shards_are_closed_and_large_ones_stay_longer(tmp_path: Path, monke
 
 def test_one_with_something_unfinished_stays_open(host: ShardHost) -> None:
     best(host, GALLERIES[0], 0)
-    replica = host._replica(GALLERIES[0], 0)
+    replica = host.replica(GALLERIES[0], 0)
     replica._unconfirmed = frozenset({"b"})
     for number in (1, 2, 3):
         best(host, GALLERIES[number], number)
@@ -300,7 +300,7 @@ def test_one_with_something_unfinished_stays_open(host: ShardHost) -> None:
 
 
 def test_a_dropped_shard_is_forgotten(host: ShardHost, tmp_path: Path) -> None:
-    lazy = host._replica(GALLERIES[0], 0).lazy
+    lazy = host.replica(GALLERIES[0], 0).lazy
     host._close((GALLERIES[0], 0))
     with pytest.raises(ShardClosed), lazy.using():
         pass
@@ -321,7 +321,7 @@ def test_a_gallery_is_as_hot_as_its_hottest_shard() -> None:
 
 
 def test_a_stamp_is_part_of_what_is_known(host: ShardHost) -> None:
-    rest = host._replica(GALLERIES[0], 0).lazy.rest
+    rest = host.replica(GALLERIES[0], 0).lazy.rest
     assert rest is not None
     assert rest.size > 0
     assert replace(rest, size=0) != rest
