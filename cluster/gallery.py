@@ -40,6 +40,36 @@ class Gallery:
         return self._route.name
 
     @property
+    def gallery_id(self) -> str:
+        """Of this gallery; one that is made again under its name has another."""
+        return self._route.gallery_id
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return self._route.shards
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of a code."""
+        return self._route.code_bits
+
+    @property
+    def replicas(self) -> int:
+        """Copies of each shard."""
+        return self._route.replicas
+
+    @property
+    def min_in_sync(self) -> int:
+        """Copies without which writes are refused."""
+        return self._route.min_in_sync
+
+    @property
+    def model_id(self) -> str | None:
+        """The search model as of when the gallery was looked up; None for exact search."""
+        return self._route.model_id
+
+    @property
     def embedder(self) -> str | None:
         """Name of the network whose embeddings it holds; None where they are made elsewhere."""
         return self._route.embedder
@@ -130,13 +160,26 @@ class Gallery:
             return images.enroll_folder(self, self._cluster.faces_for(self), folder, progress=tell)
 
     def enroll_image(
-        self, image: ImageSource, *, identity: str | None = None, metadata: Mapping[str, Any] | None = None
+        self,
+        image: ImageSource,
+        *,
+        identity: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        keep_thumbnail: bool = False,
     ) -> EnrollResult:
         """Enroll the main face of one image, a path or bytes; the same file twice is one template.
 
+        keep_thumbnail: with a small picture of the face, in its metadata (see `cluster.thumbnails`).
         Raises InvalidImage with the reason (duplicate_photo if the file is enrolled as somebody else), ModelMismatch.
         """
-        return images.enroll_image(self, self._cluster.faces_for(self), image, identity=identity, metadata=metadata)
+        return images.enroll_image(
+            self,
+            self._cluster.faces_for(self),
+            image,
+            identity=identity,
+            metadata=metadata,
+            keep_thumbnail=keep_thumbnail,
+        )
 
     def search_image(
         self,
@@ -197,9 +240,8 @@ class Gallery:
             for r in (records[i] for i in template_ids if i in records)
         ]
 
-    def identities(self) -> Iterator[IdentityCount]:
-        """Every identity with its number of templates, in byte order of UTF-8; read page by page."""
-        start = ""
+    def identities(self, *, start: str = "") -> Iterator[IdentityCount]:
+        """Every identity from `start` on with its number of templates, in byte order of UTF-8; read page by page."""
         while page := self._cluster.router.identities(self._route, start=start, limit=_PAGE):
             yield from page
             start = page[-1].identity + "\0"  # the next text in byte order

@@ -23,8 +23,10 @@ from cluster.faces import (
     naming,
     read_image,
     select_face,
+    thumbnail,
     walk_photos,
 )
+from cluster.thumbnails import with_thumbnail
 from cluster.results import Box, Candidate, EnrollResult, FolderReport, ImageSearch, Refusal, Template, Verification
 from shard.errors import InvalidImage, InvalidParameter
 from shard.types import FloatArray
@@ -106,8 +108,9 @@ def enroll_image(
     *,
     identity: str | None,
     metadata: Mapping[str, Any] | None,
+    keep_thumbnail: bool = False,
 ) -> EnrollResult:
-    """Enroll the main face of one image, named by its content."""
+    """Enroll the main face of one image, named by its content, with a thumbnail of it where that is asked for."""
     data = read_image(image, limits=pipeline.options.limits)
     with naming(image):
         face = owner_face(pipeline.faces(data))
@@ -115,11 +118,12 @@ def enroll_image(
     there = gallery.templates([template_id])
     if there and there[0].identity != identity:
         raise _duplicate(there[0].identity)
+    jpeg = thumbnail(data, face.box, limits=pipeline.options.limits) if keep_thumbnail and not there else None
     return gallery.enroll(
         _embedding(face)[None, :],
         identities=[identity],
         template_ids=[template_id],
-        metadata=[metadata],
+        metadata=[with_thumbnail(metadata, jpeg)],
         if_exists="skip",
     )
 

@@ -58,6 +58,4 @@ class Idempotency:
     def finish(self, owner: str, key: str, reply: bytes) -> None:
         """Remember what was answered."""
         with self._catalog.writing() as db:
-            db.execute(
-                REQUESTS.update().where(REQUESTS.c.owner == owner, REQUESTS.c.key == key).values(reply=reply)
-            )
+            db.execute(REQUESTS.update().where(REQUESTS.c.owner == owner, REQUESTS.c.key == key).values(reply=reply))

@@ -122,9 +122,7 @@ class Gateway:
                 f" {templates} more do not fit"
             )
         if quotas.bytes is not None and size >= quotas.bytes:
-            raise QuotaExceeded(
-                f"tenant {tenant.name} has {size} bytes of the {quotas.bytes} that its quota allows"
-            )
+            raise QuotaExceeded(f"tenant {tenant.name} has {size} bytes of the {quotas.bytes} that its quota allows")
         with self._usage_lock:
             self._usage[tenant.tenant_id] = (at, held + templates, size)
 

@@ -122,7 +122,9 @@ def openapi(app: FastAPI, version: str) -> dict[str, Any]:
         _, found = models_json_schema(models, ref_template=_REFERENCE)  # type: ignore[arg-type]
         components = document.setdefault("components", {})
         components.setdefault("schemas", {}).update(found["$defs"])
-        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "fg_<id>_<secret>"}}
+        components["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer", "bearerFormat": "fg_<id>_<secret>"}
+        }
         document["security"] = [{"key": []}]
         _drop_validation_errors(document)
         app.openapi_schema = document

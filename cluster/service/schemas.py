@@ -528,9 +528,14 @@ class CalibrateBody(Body):
 
 
 class ThresholdReply(Reply):
-    """The cosine at which a share target_fpir of searches by people who are not enrolled finds somebody."""
+    """The cosine at which a share target_fpir of searches by people who are not enrolled finds somebody.
+
+    low, high: its 95 % interval. n: templates that it is for.
+    """
 
     threshold: float
+    low: float
+    high: float
     target_fpir: float
     n: int
 

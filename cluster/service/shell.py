@@ -113,7 +113,9 @@ class Shell:
         headers = _single(scope["headers"])
         if not is_public(scope["path"]):
             given = headers.get(b"authorization")
-            exchange.principal = await self._gateway.principal(bearer(None if given is None else given.decode("latin-1")))
+            exchange.principal = await self._gateway.principal(
+                bearer(None if given is None else given.decode("latin-1"))
+            )
         if b"content-length" in headers or b"transfer-encoding" in headers:
             exchange.body = await self._body(headers, receive)
 

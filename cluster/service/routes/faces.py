@@ -12,23 +12,23 @@ from cluster.service.calls import Asked
 from cluster.service.operations import operation
 from cluster.service.once import once
 from cluster.service.routes.galleries import ONE
-from cluster.service.thumbnails import without_thumbnail
+from cluster.thumbnails import without_thumbnail
 from shard.errors import InvalidParameter, UnknownTemplate
 from shard.types import MAX_ID_BYTES
 
 router = APIRouter(prefix=f"/v1/galleries{ONE}")
 
 
-@operation(
-    router, "POST", "/faces", "faces.enroll", body=schemas.EnrollBody, reply=schemas.EnrollReply, tag="faces"
-)
+@operation(router, "POST", "/faces", "faces.enroll", body=schemas.EnrollBody, reply=schemas.EnrollReply, tag="faces")
 async def enroll(call: Asked, tenant: str, gallery: str) -> Response:
     """Store embeddings with labels; durable and searchable when it answers. All or nothing is refused."""
     found = await call.gallery("write")
     wanted = call.read(schemas.EnrollBody)
     embeddings = media.floats(wanted.embeddings, what="embeddings")
     if len(embeddings) > schemas.MAX_ENROLL:
-        raise InvalidParameter(f"embeddings: expected at most {schemas.MAX_ENROLL} in one request, got {len(embeddings)}")
+        raise InvalidParameter(
+            f"embeddings: expected at most {schemas.MAX_ENROLL} in one request, got {len(embeddings)}"
+        )
 
     async def perform(made_ids: list[str] | None) -> dict[str, Any]:
         is_repeatable = made_ids is not None and wanted.template_ids is None

@@ -37,7 +37,9 @@ async def readyz(request: Request) -> Response:
     return await _ready(request)
 
 
-@operation(router, "GET", "/healthz", "healthz", reply=HealthReply, produces=(media.JSON,), is_public=True, tag="health")
+@operation(
+    router, "GET", "/healthz", "healthz", reply=HealthReply, produces=(media.JSON,), is_public=True, tag="health"
+)
 async def healthz(request: Request) -> Response:
     """The same as /readyz."""
     return await _ready(request)

@@ -81,9 +81,7 @@ async def verify(call: Asked, tenant: str, gallery: str) -> Response:
             raise InvalidParameter(f"probe: expected one, got {len(rows)}")
         embedding = rows[0]
     call.exchange.count = 1
-    result = await call.run(
-        lambda: found.verify(embedding, wanted.identity, threshold=wanted.threshold), kind="read"
-    )
+    result = await call.run(lambda: found.verify(embedding, wanted.identity, threshold=wanted.threshold), kind="read")
     return call.reply(
         {
             "score": result.score,

@@ -20,7 +20,7 @@ from cluster.service.calls import Asked, Call
 from cluster.service.operations import operation
 from cluster.service.routes.galleries import ONE
 from cluster.service.routes.search import candidates, coverage, metadata_of, searched
-from cluster.service.thumbnails import check_own, thumbnail_of
+from cluster.thumbnails import check_own, thumbnail_of
 from shard.errors import InvalidImage, InvalidParameter, UnknownTemplate
 from shard.types import MAX_ID_BYTES, FloatArray
 
@@ -75,7 +75,9 @@ async def _enrolled(
         return {"reason": error.reason, "message": str(error)}
 
 
-@operation(router, "GET", f"{GALLERY}/thumbnail", "images.thumbnail", reply=None, produces=("image/jpeg",), tag="photos")
+@operation(
+    router, "GET", f"{GALLERY}/thumbnail", "images.thumbnail", reply=None, produces=("image/jpeg",), tag="photos"
+)
 async def thumbnail(
     call: Asked, tenant: str, gallery: str, template_id: Annotated[str, Query(min_length=1, max_length=MAX_ID_BYTES)]
 ) -> Response:

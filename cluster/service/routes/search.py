@@ -16,7 +16,7 @@ from cluster.service.calls import Asked, Call
 from cluster.service.operations import operation
 from cluster.service.routes.galleries import ONE
 from cluster.service.searches import Options
-from cluster.service.thumbnails import without_thumbnail
+from cluster.thumbnails import without_thumbnail
 from shard.errors import InvalidParameter
 from shard.types import FloatArray
 from shard.validate import check_label, check_probes, normalised

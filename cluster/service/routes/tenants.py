@@ -146,9 +146,7 @@ async def rotate_key(call: Asked, tenant: str, key_id: str) -> Response:
     """A new secret in place of the old one, which goes on for overlap_s seconds."""
     await _check_key(call, call.tenant(tenant), key_id)
     wanted = call.read(schemas.RotateBody)
-    key, secret = await call.run(
-        lambda: call.gateway.cluster.tenants.rotate_key(key_id, overlap_s=wanted.overlap_s)
-    )
+    key, secret = await call.run(lambda: call.gateway.cluster.tenants.rotate_key(key_id, overlap_s=wanted.overlap_s))
     call.gateway.keys.forget()
     await call.audit_now()
     return call.reply({"key": key_values(key), "secret": secret}, 201)
