@@ -27,8 +27,9 @@ from cluster.hosts import Progress
 from cluster.results import HostStatus, ShardReplicas, Verification
 from cluster.snapshots import Snapshots
 from coordinator.catalog import open_catalog
-from coordinator.coordinator import Coordinator, check_gallery_name
+from coordinator.coordinator import Coordinator
 from coordinator.home import Home
+from coordinator.names import check_gallery_name
 from coordinator.ray_cluster import RayCluster, RayCoordinator, RayOptions
 from coordinator.router import Router
 from coordinator.runtime import LocalRuntime, Runtime

@@ -230,11 +230,6 @@ def _open_shard(host: Path, gallery_id: str, number: int, is_deep: bool) -> int:
         return len(shard)
 
 
-def shard_directory(host: Path, gallery_id: str, number: int) -> Path:
-    """Where a host keeps a shard."""
-    return host / "galleries" / gallery_id / f"shard-{number:04d}"
-
-
 def model_loader(host: Path) -> Callable[[str], SearchModel]:
     """How a host's shards load their search models: OSError or CorruptData for one that they cannot."""
     from shard.model import SearchModel
