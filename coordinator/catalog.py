@@ -25,7 +25,15 @@ from coordinator.names import tenant_name
 from coordinator.tenant_rows import ensure_tenant, galleries_of, locked_tenant
 from coordinator.tenant_types import Usage
 from coordinator.types import HOST_STATES, UP, GalleryRoute, GallerySpec, HostRecord, ShardConfig
-from shard.errors import AlreadyExists, CorruptData, InvalidParameter, NotFound, StaleRoute, UnknownGallery, UnknownTenant
+from shard.errors import (
+    AlreadyExists,
+    CorruptData,
+    InvalidParameter,
+    NotFound,
+    StaleRoute,
+    UnknownGallery,
+    UnknownTenant,
+)
 
 __all__ = ["CREATING", "DROPPING", "LOOKED_AFTER", "METADATA", "READY", "RESTORING", "Catalog", "open_catalog"]
 
@@ -170,7 +178,7 @@ class Catalog:
         """Gallery id to the copies that must have a write before it is acknowledged."""
         query = sa.select(GALLERIES.c.gallery_id, GALLERIES.c.min_in_sync)
         if len(gallery_ids) <= _FEW:
-            query = query.where(GALLERIES.c.gallery_id.in_(gallery_ids))
+            query = query.where(GALLERIES.c.gallery_id.in_(sorted(gallery_ids)))
         with self.reading() as db:
             return {str(gallery_id): int(least) for gallery_id, least in db.execute(query).all()}
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from coordinator.directories import shard_directory
 from shard.errors import (
     CorruptData,
     FacegridError,
