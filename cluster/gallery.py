@@ -19,6 +19,7 @@ from shard.drift import Drift
 from shard.errors import InvalidParameter, UnknownTemplate
 from shard.types import DEFAULT_RECALL, EnrollBatch, FloatArray, IdentityCount, SearchParams
 from shard.validate import check_embeddings, check_label, normalised
+from shard.where import canonical
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
@@ -91,6 +92,7 @@ class Gallery:
         exact: bool = False,
         threshold: float | None = None,
         identities: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
         allow_partial: bool = False,
         deadline_ms: int = DEFAULT_DEADLINE_MS,
     ) -> SearchBatch:
@@ -99,13 +101,15 @@ class Gallery:
         probes: (n, dim) float32, n >= 1, scaled to unit norm here. recall: recall@k against exhaustive search to aim
         at, in (0, 1); exact: scan every float instead. threshold: leave out candidates of a lower cosine; with k=1000
         it is a range search, and the recall is that of the templates above it. identities: search among these only.
+        where: among templates whose metadata meets this filter (docs/metadata.md), e.g. {"site": "north", "age":
+        {"gte": 18}}.
         allow_partial: answer with the shards there are when some do not answer; see `.coverage`.
         Raises InvalidEmbedding, InvalidParameter, IncompleteCoverage, DeadlineExceeded.
         """
         outcome = self._cluster.router.search(
             self._route,
             normalised(check_embeddings(probes, self.dim, what="probes")),
-            SearchParams(k, recall, exact, threshold, _among(identities)),
+            SearchParams(k, recall, exact, threshold, _among(identities), _filter(where)),
             allow_partial=allow_partial,
             deadline_ms=deadline_ms,
         )
@@ -140,10 +144,11 @@ class Gallery:
         exact: bool = False,
         threshold: float | None = None,
         identities: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
     ) -> ImageSearch:
         """The k nearest templates to the main face of an image, a path or bytes, with their metadata.
 
-        recall, exact, threshold, identities: as in `search`. Raises InvalidImage (reason no_face where there is none).
+        recall, exact, threshold, identities, where: as in `search`. Raises InvalidImage (reason no_face for none).
         """
         return images.search_image(
             self,
@@ -154,6 +159,7 @@ class Gallery:
             exact=exact,
             threshold=threshold,
             identities=identities,
+            where=where,
         )
 
     def delete(
@@ -299,3 +305,7 @@ def _among(identities: Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(identities, str) or len(identities) == 0:
         raise InvalidParameter(f"identities: expected a list of at least one to search among, got {identities!r}")
     return tuple(identities)
+
+
+def _filter(where: Mapping[str, Any] | None) -> bytes:
+    return b"" if where is None else canonical(where)

@@ -236,10 +236,13 @@ def search_image(
     exact: bool,
     threshold: float | None,
     identities: Sequence[str] | None,
+    where: Mapping[str, Any] | None,
 ) -> ImageSearch:
     """Candidates for the main face of an image, with their metadata."""
     probes = _embedding(face := _probe(pipeline, image))[None, :]
-    batch = gallery.search(probes, k, recall=recall, exact=exact, threshold=threshold, identities=identities)
+    batch = gallery.search(
+        probes, k, recall=recall, exact=exact, threshold=threshold, identities=identities, where=where
+    )
     records = {t.template_id: t for t in gallery.templates(batch.template_ids[0])}
     return ImageSearch(
         box_of(face), tuple(_candidates(batch.template_ids[0], batch.scores[0], records)), batch.coverage

@@ -50,7 +50,7 @@ from shard.errors import FacegridError, ProtocolError, error_from_code
 from shard.export import ExportedRows, ShardPoint
 from shard.types import EnrollReceipt
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_FRAME_BYTES = 160 << 20
 """Longest body: the largest search (MAX_PROBES of MAX_DIM float32, 128 MiB) and what surrounds it."""
 MAX_MESSAGE_BYTES = MAX_FRAME_BYTES - 64

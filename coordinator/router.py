@@ -90,7 +90,9 @@ class Router:
         _check_deadline(deadline_ms)
         # NumPy's numbers are fine here, but do not travel.
         threshold = None if params.threshold is None else float(params.threshold)
-        params = SearchParams(int(params.k), float(params.recall), bool(params.exact), threshold, params.identities)
+        params = replace(
+            params, k=int(params.k), recall=float(params.recall), exact=bool(params.exact), threshold=threshold
+        )
         deadline = time.monotonic() + deadline_ms / 1000
         step = max(1, min(MAX_PROBES, ARRAY_BYTES // (route.dim * 4)))
         outcomes = [

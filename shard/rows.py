@@ -6,10 +6,11 @@ lock with entries that are right. What fails after the commit is kept in `failur
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,6 +61,8 @@ class Rows:
         self.dim = int(store.meta("dim") or 0)
         self._tail, self.tail_codes, self.seen = Tail(directory, self.dim), TailCodes(), SeenKeys()
         self.failure: StorageError | None = None
+        self.moves = 0
+        """Odd while templates change their rows: what names rows, as filters do, then says nothing of the index."""
         self._read_progress()
         self.code_files = threading.Lock()
         model_id = self._store.meta("model_id")
@@ -181,8 +184,20 @@ class Rows:
         self.index.delete(entry.rows)
         self.templates -= len(entry.rows)
 
+    @contextlib.contextmanager
+    def _moving(self) -> Iterator[None]:
+        self.moves += 1
+        try:
+            yield
+        finally:
+            self.moves += 1
+
     def move(self, entry: Entry) -> None:
         """Carry out a MOVE entry: its rows are live."""
+        with self._moving():
+            self._move(entry)
+
+    def _move(self, entry: Entry) -> None:
         model = self.model
         embeddings = self.gather(entry.rows)
         labels = self._store.templates_of(entry.rows)
@@ -228,6 +243,10 @@ class Rows:
 
         Raises CorruptData if what came together is not the segment that the source sealed.
         """
+        with self._moving():
+            self._absorb(changes)
+
+    def _absorb(self, changes: Changes) -> None:
         states = {state.segment: state for state in changes.segments}
         self._end_tail_as(states)
         while (gap := states.get(len(self.segments) + 1)) is not None and gap.is_dropped and self._is_full():

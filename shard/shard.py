@@ -45,6 +45,7 @@ from shard.export import (
     segment_points,
 )
 from shard.files import DirectoryLock, blocks_bytes, make_directory, probe_directory
+from shard.filters import MetadataFilters
 from shard.group import GROUP_ROWS, Deletion, Enrollment, Request, Ticket, WaitingRequests
 from shard.index import Index, blocks_named
 from shard.keys import template_keys
@@ -128,6 +129,7 @@ class Shard:
             undo.callback(self._store.close)
             self.configured_epoch = int(self._store.meta("configured_epoch") or 0)
             self.configured_hosts = tuple((self._store.meta("configured_hosts") or "").split())
+            self._filters = MetadataFilters(self._store)
             self._rows = Rows(directory, self._store, load_model)
             self.dim = self._rows.dim
             self._lock = lock
@@ -180,10 +182,21 @@ class Shard:
         """Row to (template id, identity) for those of the rows that are live."""
         return self._store.labels(rows)
 
-    def filter(self, identities: Sequence[str]) -> npt.NDArray[np.uint8]:
-        """A bit for each row, lowest first, (bytes,) uint8: set for live templates of the identities."""
+    @property
+    def moves(self) -> int:
+        """Raised before and after templates change their rows; odd in between. A filter is of one such number only."""
+        return self._rows.moves
+
+    def filter(self, identities: Sequence[str], where: bytes = b"") -> npt.NDArray[np.uint8]:
+        """A bit for each row, lowest first, (bytes,) uint8: set for live templates of the identities, or of all for
+        none, whose metadata meets the filter (`shard.where`), b"" for none. Bits of dead rows say nothing.
+        """
+        if not identities:
+            return self._filters.bits(where, self.index.rows)
         bits = np.zeros(self.index.rows, dtype=bool)
         rows = self._store.rows_of(identities)
+        if where:
+            rows = self._filters.among(where, rows)
         # Rows that were committed this moment may not be in the index yet.
         bits[rows[rows < len(bits)]] = True
         return np.packbits(bits, bitorder="little")

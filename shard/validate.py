@@ -21,6 +21,7 @@ from shard.types import (
     FloatArray,
     SearchParams,
 )
+from shard.where import predicate
 
 _UNIT_TOLERANCE = 1e-3
 _SAFE_SQUARES = (1e-20, 1e30)
@@ -119,7 +120,7 @@ def _check_unit(squares: npt.NDArray[np.float64], what: str) -> None:
 
 
 def check_params(params: SearchParams) -> None:
-    """InvalidParameter if k, recall, threshold or identities are out of range."""
+    """InvalidParameter if k, recall, threshold, identities or the filter are not what they may be."""
     if isinstance(params.k, bool) or not isinstance(params.k, (int, np.integer)) or not 1 <= params.k <= MAX_K:
         raise InvalidParameter(f"k: expected an integer from 1 to {MAX_K}, got {params.k!r}")
     if not isinstance(params.recall, (int, float, np.floating)) or not 0.0 < params.recall < 1.0:
@@ -134,6 +135,8 @@ def check_params(params: SearchParams) -> None:
         raise InvalidParameter(f"identities: expected at most {MAX_IDENTITIES} to search among, got {got}")
     for identity in params.identities:
         check_label(identity, what="identities")
+    if params.where:
+        predicate(params.where)
 
 
 def check_probes(values: Any, dim: int) -> FloatArray:

@@ -162,7 +162,7 @@ def test_hand_made_search_decodes() -> None:
     ("body", "says"),
     [
         (b"", "OutOfData"),
-        ([1, 1, []], "protocol version 1; this end speaks 2"),
+        ([1, 1, []], "protocol version 1; this end speaks 3"),
         ([2, 2, []], "kind 2 where 1"),
         ([2, 1], "frame: expected 3 fields, got 2"),
         ([2, 1, [], 0], "expected 3 fields, got 4"),
