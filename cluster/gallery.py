@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster import images, rollouts
+from cluster.cursors import read_cursor, write_cursor
 from cluster.faces import ImageSource
 from cluster.images import Progress
 from cluster.progress import show_progress
-from cluster.results import EnrollResult, FolderReport, GalleryStats, ImageSearch, SearchBatch, Template
+from cluster.results import EnrollResult, FolderReport, GalleryStats, ImageSearch, SearchBatch, Template, TemplatePage
 from coordinator.router import DEFAULT_DEADLINE_MS
 from coordinator.types import GalleryRoute, ReplicaErasure, RolloutStatus, TrainReport
 from shard.drift import Drift
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from cluster.api import Cluster
 
 _PAGE = 1_000
+MAX_LISTED = 1_000
+"""Most templates of one page."""
 
 
 class Gallery:
@@ -273,6 +276,25 @@ class Gallery:
     def flush(self) -> None:
         """Seal the open segment of every shard. Nothing is lost without it; sealed files are checksummed."""
         self._cluster.router.flush(self._route)
+
+    # The last one: after it, `list` in an annotation of this class would be this method.
+    def list(self, *, cursor: str | None = None, limit: int = 100, identity: str | None = None) -> TemplatePage:
+        """A page of up to `limit` templates, 1 to 1,000: all of the gallery, or those of an identity.
+
+        cursor: `.cursor` of the page before, None for the first. The order is one of ids that looks random and stays
+        as it is: each template that is there throughout is in exactly one page, whatever is written meanwhile. A page
+        may be short, or empty, before the last. Raises InvalidParameter for a cursor of another listing.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LISTED:
+            raise InvalidParameter(f"limit: expected an integer from 1 to {MAX_LISTED}, got {limit!r}")
+        if identity is not None:
+            check_label(identity, what="identity")
+        scope = (self._route.gallery_id, identity)
+        after = "" if cursor is None else read_cursor(cursor, scope)
+        # One more than asked for tells whether there is another page.
+        ids = self._cluster.router.template_ids(self._route, after=after, limit=limit + 1, identity=identity)
+        more = write_cursor(ids[limit - 1], scope) if len(ids) > limit else None
+        return TemplatePage(tuple(self.templates(ids[:limit])), more)
 
 
 def _to_json(value: Mapping[str, Any] | None) -> bytes | None:

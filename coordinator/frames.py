@@ -32,6 +32,8 @@ from coordinator.messages import (
     HealthRequest,
     IdentitiesReply,
     IdentitiesRequest,
+    ListReply,
+    ListRequest,
     PointRequest,
     ProgressReply,
     RecordsReply,
@@ -79,6 +81,7 @@ _REQUEST_TAGS: dict[int, type[Any]] = {
     40: PointRequest,
     41: ExportRequest,
     42: ExportMovedRequest,
+    50: ListRequest,
 }
 _REPLY_TAGS: dict[int, type[Any]] = {
     1: SearchReply,
@@ -95,6 +98,7 @@ _REPLY_TAGS: dict[int, type[Any]] = {
     16: HealthReply,
     40: ShardPoint,
     41: ExportedRows,
+    50: ListReply,
 }
 _REQUEST_CODECS = {tag: struct_codec(cls) for tag, cls in _REQUEST_TAGS.items()}
 _REPLY_CODECS = {tag: struct_codec(cls) for tag, cls in _REPLY_TAGS.items()}

@@ -54,6 +54,8 @@ from coordinator.messages import (
     IdentitiesRequest,
     InventoryReply,
     InventoryRequest,
+    ListReply,
+    ListRequest,
     ModelsReply,
     ModelsRequest,
     PointRequest,
@@ -95,7 +97,7 @@ from shard.errors import (
 )
 from shard.export import ExportedRows, ShardPoint
 from shard.files import DirectoryLock, make_directory, remove_tree
-from shard.keys import template_keys
+from shard.keys import in_listing_order, template_keys
 from shard.mending import mend
 from shard.search import search_by_model
 from shard.shard import Shard
@@ -191,6 +193,12 @@ class ShardHost:
         shards = self._readable(request.gallery_id, request.shards, request.epochs)
         pages = [entry for shard in shards for entry in shard.identities(request.start, request.limit)]
         return IdentitiesReply(tuple(sorted(pages, key=lambda entry: entry.identity.encode())[: request.limit]))
+
+    def listing(self, request: ListRequest) -> ListReply:
+        """One page of template ids over the asked shards."""
+        shards = self._readable(request.gallery_id, request.shards, request.epochs)
+        pages = [i for s in shards for i in s.ids_after(request.after, request.limit, request.identity)]
+        return ListReply(tuple(in_listing_order(pages)[: request.limit]))
 
     def stats(self, request: StatsRequest) -> StatsReply:
         """Sizes, shard by shard."""
@@ -575,6 +583,7 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     DeleteRequest: ShardHost.delete,
     RecordsRequest: ShardHost.records,
     IdentitiesRequest: ShardHost.identities,
+    ListRequest: ShardHost.listing,
     FlushRequest: ShardHost.flush,
     StatsRequest: ShardHost.stats,
     ReplicateRequest: ShardHost.replicate,

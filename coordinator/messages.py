@@ -125,6 +125,28 @@ class IdentitiesReply:
 
 
 @dataclass(frozen=True, slots=True)
+class ListRequest:
+    """Up to `limit` template ids after one ("" for the first) in listing order, see `shard.keys`.
+
+    identity: of this one only; None for all.
+    """
+
+    gallery_id: str
+    shards: tuple[int, ...]
+    after: str
+    limit: int
+    identity: str | None
+    epochs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListReply:
+    """Template ids of all shards asked, in listing order, each once."""
+
+    template_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class FlushRequest:
     """Seal the open tails of these shards, at their primaries. epochs: of each shard."""
 
@@ -536,6 +558,7 @@ DataRequest: TypeAlias = (
     | DeleteRequest
     | RecordsRequest
     | IdentitiesRequest
+    | ListRequest
     | FlushRequest
     | StatsRequest
     | PointRequest
@@ -575,6 +598,7 @@ Reply: TypeAlias = (
     | DeleteReply
     | RecordsReply
     | IdentitiesReply
+    | ListReply
     | StatsReply
     | SampleReply
     | ShardPoint

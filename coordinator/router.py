@@ -20,6 +20,8 @@ from coordinator.messages import (
     DataRequest,
     IdentitiesReply,
     IdentitiesRequest,
+    ListReply,
+    ListRequest,
     RecordsReply,
     RecordsRequest,
     Reply,
@@ -40,6 +42,7 @@ from shard.errors import (
     InvalidParameter,
     ProtocolError,
 )
+from shard.keys import in_listing_order
 from shard.types import (
     MAX_PROBES,
     EnrollBatch,
@@ -200,6 +203,22 @@ class Router:
         found = [entry for _, reply in replies for entry in reply.identities]
         return sorted(found, key=lambda entry: entry.identity.encode())[:limit]
 
+    def template_ids(self, route: GalleryRoute, *, after: str, limit: int, identity: str | None) -> list[str]:
+        """Up to `limit` template ids after one ("" for the first) in listing order, see `shard.keys`.
+
+        identity: of this one only. A template that is there all the time is in exactly one of the pages.
+        """
+        shards = None if identity is None else shards_of((identity,), ("",), route.shards).tolist()
+        replies = self._read(
+            route,
+            "list",
+            limit,
+            lambda shards, epochs: ListRequest(route.gallery_id, shards, after, limit, identity, epochs),
+            ListReply,
+            shards,
+        )
+        return in_listing_order([i for _, reply in replies for i in reply.template_ids])[:limit]
+
     def newest(self, route: GalleryRoute) -> GalleryRoute:
         """The gallery's route as the coordinator tells it now; the newest known one while it is away.
 
@@ -226,10 +245,12 @@ class Router:
         size: int,
         request: Callable[[tuple[int, ...], tuple[int, ...]], DataRequest],
         reply: type[ReplyT],
+        shards: Sequence[int] | None = None,
     ) -> list[tuple[tuple[int, ...], ReplyT]]:
-        """Replies for every shard, each with its shards; IncompleteCoverage or DeadlineExceeded if one is missing."""
+        """Replies for every shard, or those named, each with its shards; IncompleteCoverage or DeadlineExceeded if one
+        is missing."""
         question = Question(kind, size, request, reply)
-        answers = self._reads.ask(route, question, time.monotonic() + DEFAULT_DEADLINE_MS / 1000)
+        answers = self._reads.ask(route, question, time.monotonic() + DEFAULT_DEADLINE_MS / 1000, shards)
         answers.check_complete()
         return answers.replies
 

@@ -213,6 +213,10 @@ class Shard:
         keys = template_keys(template_ids) if keys is None else keys
         return self._store.records(*self._rows.seen.among(template_ids, keys))
 
+    def ids_after(self, after: str, limit: int, identity: str | None = None) -> list[str]:
+        """Up to `limit` template ids after one, "" for the first, in listing order (`shard.keys`); of an identity."""
+        return self._store.ids_after(after, limit, identity)
+
     def identities(self, start: str, limit: int) -> list[IdentityCount]:
         """Up to `limit` identities from `start` on, in byte order of their UTF-8, with their live templates."""
         return self._store.identities(start, limit)

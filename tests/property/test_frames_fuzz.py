@@ -34,6 +34,8 @@ from coordinator.messages import (
     HealthRequest,
     IdentitiesReply,
     IdentitiesRequest,
+    ListReply,
+    ListRequest,
     ProgressReply,
     RecordsReply,
     RecordsRequest,
@@ -95,7 +97,7 @@ def candidate_batches(rows: int) -> st.SearchStrategy[CandidateBatch]:
 
 
 ROWS = st.integers(0, 4)
-PARAMS = st.builds(SearchParams, st.integers(1, 1000), st.floats(0, 1), st.booleans())
+PARAMS = st.builds(SearchParams, st.integers(1, 1000), st.floats(0, 1), st.booleans(), where=st.binary(max_size=9))
 IDS = st.binary(max_size=16)
 NUMBERS = st.lists(COUNT, max_size=4).map(lambda values: np.array(values, np.int64))
 POSITIONS = st.builds(Position, COUNT, COUNT, COUNT)
@@ -123,6 +125,7 @@ REQUESTS = st.one_of(
     st.builds(DeleteRequest, TEXT, SHARDS, EPOCHS, IDS, TEXTS, TEXTS),
     st.builds(RecordsRequest, TEXT, SHARDS, TEXTS, EPOCHS),
     st.builds(IdentitiesRequest, TEXT, SHARDS, TEXT, COUNT, EPOCHS),
+    st.builds(ListRequest, TEXT, SHARDS, TEXT, COUNT, st.none() | TEXT, EPOCHS),
     st.builds(FlushRequest, TEXT, SHARDS, EPOCHS),
     st.builds(StatsRequest, TEXT, SHARDS, EPOCHS),
     st.builds(ReplicateRequest, TEXT, COUNT, COUNT, st.lists(ENTRIES, max_size=3).map(tuple)),
@@ -138,6 +141,7 @@ REPLIES = st.one_of(
     st.builds(DeleteReply, COUNT),
     st.builds(RecordsReply, st.lists(RECORDS, max_size=3).map(tuple)),
     st.builds(IdentitiesReply, st.lists(st.builds(IdentityCount, TEXT, COUNT), max_size=3).map(tuple)),
+    st.builds(ListReply, TEXTS),
     st.builds(StatsReply, st.lists(STATS, max_size=3).map(tuple)),
     st.builds(Done),
     st.builds(ProgressReply, POSITIONS, COUNT),
