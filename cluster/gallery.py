@@ -181,6 +181,15 @@ class Gallery:
             check_label(label, what="delete")
         return self._cluster.router.delete(self._route, template_ids=tuple(template_ids), identities=names)
 
+    def update(self, template_id: str, metadata: Mapping[str, Any] | None) -> Template:
+        """Replace a template's metadata, None for none; durable, and what filters see, when it returns.
+
+        The old metadata leaves the files by the deadline of erasure. Raises UnknownTemplate, InvalidParameter.
+        """
+        if not self._cluster.router.amend(self._route, template_id, _to_json(metadata)):
+            raise UnknownTemplate(f"{self.name} has no template {template_id!r}")
+        return self.get(template_id)
+
     def get(self, template_id: str) -> Template:
         """A template's labels and metadata; UnknownTemplate if it is not there."""
         found = self.templates([template_id])

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, TypeAlias
 from coordinator.codec import Codec, Reader, pack, pack_array_header, read, struct_codec
 from coordinator.messages import (
     AbsorbRequest,
+    AmendReply,
+    AmendRequest,
     BeaconReply,
     BeaconRequest,
     DataRequest,
@@ -82,6 +84,7 @@ _REQUEST_TAGS: dict[int, type[Any]] = {
     41: ExportRequest,
     42: ExportMovedRequest,
     50: ListRequest,
+    51: AmendRequest,
 }
 _REPLY_TAGS: dict[int, type[Any]] = {
     1: SearchReply,
@@ -99,6 +102,7 @@ _REPLY_TAGS: dict[int, type[Any]] = {
     40: ShardPoint,
     41: ExportedRows,
     50: ListReply,
+    51: AmendReply,
 }
 _REQUEST_CODECS = {tag: struct_codec(cls) for tag, cls in _REQUEST_TAGS.items()}
 _REPLY_CODECS = {tag: struct_codec(cls) for tag, cls in _REPLY_TAGS.items()}

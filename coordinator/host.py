@@ -25,6 +25,8 @@ from coordinator.messages import (
     AbsorbRequest,
     ActivateModel,
     AdmitReplica,
+    AmendReply,
+    AmendRequest,
     BeaconReply,
     BeaconRequest,
     CheckReply,
@@ -241,6 +243,16 @@ class ShardHost:
                 ),
             )
         return DeleteReply(deleted)
+
+    def amend(self, request: AmendRequest) -> AmendReply:
+        """Change metadata in the asked shards, at their primaries."""
+        amended = 0
+        for number, epoch in zip(request.shards, request.epochs, strict=True):
+            amended += self._routed(request.gallery_id, number).write(
+                epoch,
+                lambda shard: shard.amend(request.template_ids, request.metadata, operation=request.operation),
+            )
+        return AmendReply(amended)
 
     def flush(self, request: FlushRequest) -> Done:
         """Seal the open tails, at the primaries."""
@@ -581,6 +593,7 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     SearchRequest: ShardHost.search,
     EnrollRequest: ShardHost.enroll,
     DeleteRequest: ShardHost.delete,
+    AmendRequest: ShardHost.amend,
     RecordsRequest: ShardHost.records,
     IdentitiesRequest: ShardHost.identities,
     ListRequest: ShardHost.listing,

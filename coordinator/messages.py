@@ -90,6 +90,28 @@ class DeleteReply:
 
 
 @dataclass(frozen=True, slots=True)
+class AmendRequest:
+    """Give templates other metadata, at the primaries: entry i of `metadata` to id i; other ids are no error.
+
+    epochs: of each shard; operation: as in EnrollRequest.
+    """
+
+    gallery_id: str
+    shards: tuple[int, ...]
+    epochs: tuple[int, ...]
+    operation: bytes
+    template_ids: tuple[str, ...]
+    metadata: tuple[bytes | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AmendReply:
+    """How many of the templates are there and have their metadata now, durably."""
+
+    amended: int
+
+
+@dataclass(frozen=True, slots=True)
 class RecordsRequest:
     """Labels and metadata of the templates that are there, by id, in no particular order."""
 
@@ -556,6 +578,7 @@ DataRequest: TypeAlias = (
     SearchRequest
     | EnrollRequest
     | DeleteRequest
+    | AmendRequest
     | RecordsRequest
     | IdentitiesRequest
     | ListRequest
@@ -596,6 +619,7 @@ Reply: TypeAlias = (
     SearchReply
     | EnrollReceipt
     | DeleteReply
+    | AmendReply
     | RecordsReply
     | IdentitiesReply
     | ListReply

@@ -52,7 +52,7 @@ from shard.types import (
     ShardStats,
     TemplateRecord,
 )
-from shard.validate import check_batch, check_params
+from shard.validate import check_batch, check_label, check_metadata, check_params
 
 DEFAULT_DEADLINE_MS = 10_000
 """Deadline of a read when the caller gives none."""
@@ -179,6 +179,12 @@ class Router:
     def delete(self, route: GalleryRoute, *, template_ids: tuple[str, ...], identities: tuple[str, ...]) -> int:
         """Delete by template id and identity; returns how many templates. Repeatable after an error."""
         return self._writes.delete(route, template_ids, identities)
+
+    def amend(self, route: GalleryRoute, template_id: str, metadata: bytes | None) -> bool:
+        """Give a template other metadata; whether it is there. Repeatable after an error."""
+        check_label(template_id, what="template_id")
+        check_metadata((metadata,), 1)
+        return self._writes.amend(route, (template_id,), (metadata,)) > 0
 
     def records(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> list[TemplateRecord]:
         """Labels and metadata of the templates that are there, in no particular order."""

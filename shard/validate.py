@@ -195,6 +195,15 @@ def check_unique(template_ids: Sequence[str]) -> None:
         seen.add(template_id)
 
 
+def check_metadata(values: Sequence[bytes | None], rows: int) -> None:
+    """InvalidParameter unless there is metadata for each row, or None, none longer than MAX_METADATA_BYTES."""
+    if len(values) != rows:
+        raise InvalidParameter(f"metadata: expected {rows} entries, one a row, got {len(values)}")
+    for row, metadata in enumerate(values):
+        if metadata is not None and len(metadata) > MAX_METADATA_BYTES:
+            raise InvalidParameter(f"metadata[{row}]: at most {MAX_METADATA_BYTES} bytes of JSON, got {len(metadata)}")
+
+
 def check_batch(batch: EnrollBatch, dim: int) -> None:
     """Every rule on a batch of templates; nothing is written before it passes."""
     check_shape(batch.embeddings, dim, what="embeddings")
@@ -210,7 +219,5 @@ def check_batch(batch: EnrollBatch, dim: int) -> None:
         for row, identity in enumerate(batch.identities):
             if identity is not None:
                 check_label(identity, what=f"identities[{row}]")
-    for row, metadata in enumerate(batch.metadata):
-        if metadata is not None and len(metadata) > MAX_METADATA_BYTES:
-            raise InvalidParameter(f"metadata[{row}]: at most {MAX_METADATA_BYTES} bytes of JSON, got {len(metadata)}")
+    check_metadata(batch.metadata, rows)
     check_unique(batch.template_ids)

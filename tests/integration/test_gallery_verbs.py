@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cluster import Cluster
 from cluster.gallery import Gallery
-from shard.errors import InvalidParameter
+from cluster.results import Template
+from shard.errors import InvalidParameter, UnknownModel, UnknownTemplate
+from shard.export import FIRST_KEY, MovedRange, RowRange
 from shard.keys import in_listing_order
+from shard.model import SearchModel
+from shard.shard import Shard
+from shard.types import EnrollBatch
 from tests.faces_like import unit_rows
 
 DIM = 64
@@ -34,6 +40,10 @@ def gallery(grid: Cluster) -> Gallery:
         metadata=[{"n": i} if i % 5 else None for i in range(57)],
     )
     return made
+
+
+def no_model(model_id: str) -> SearchModel:
+    raise UnknownModel(model_id)
 
 
 def listed(gallery: Gallery, limit: int, identity: str | None = None) -> list[str]:
@@ -128,3 +138,76 @@ class TestListing:
     def test_an_empty_gallery(self, grid: Cluster) -> None:
         page = grid.gallery("acme/empty", create=True, dim=DIM).list()
         assert (page.templates, page.cursor) == ((), None)
+
+
+class TestUpdate:
+    def test_it_replaces_the_metadata(self, gallery: Gallery) -> None:
+        before = gallery.search(unit_rows(1, DIM, seed=1), k=57)
+        assert gallery.update("t11", {"site": "north"}) == Template("t11", "bob", {"site": "north"})
+        assert gallery.get("t11") == Template("t11", "bob", {"site": "north"})
+        assert gallery.search(unit_rows(1, DIM, seed=1), k=57).template_ids == before.template_ids
+        assert len(gallery) == 57
+        assert gallery.update("t11", None).metadata is None
+
+    def test_filters_see_it(self, gallery: Gallery) -> None:
+        assert gallery.search(unit_rows(1, DIM, seed=3), where={"site": "north"}).template_ids == ((),)
+        gallery.update("t11", {"site": "north"})
+        assert gallery.search(unit_rows(1, DIM, seed=3), where={"site": "north"}).template_ids == (("t11",),)
+        gallery.update("t11", {"site": "south"})
+        assert gallery.search(unit_rows(1, DIM, seed=3), where={"site": "north"}).template_ids == ((),)
+
+    def test_what_is_not_there_and_what_is_no_metadata(self, gallery: Gallery) -> None:
+        with pytest.raises(UnknownTemplate):
+            gallery.update("nobody", {})
+        with pytest.raises(InvalidParameter, match="metadata"):
+            gallery.update("t1", {"n": float("nan")})
+        with pytest.raises(InvalidParameter, match="at most 16384 bytes"):
+            gallery.update("t1", {"n": "x" * 20_000})
+        with pytest.raises(InvalidParameter, match="template_id"):
+            gallery.update("", {})
+        assert gallery.get("t1").metadata == {"n": 1}
+
+    def test_it_outlives_the_process(self, grid: Cluster, gallery: Gallery, tmp_path: Path) -> None:
+        gallery.update("t11", {"site": "north"})
+        grid.close()
+        with Cluster.open(tmp_path / "home", shard_hosts=2) as again:
+            assert again.gallery("acme/staff").get("t11").metadata == {"site": "north"}
+            assert again.compare() == []
+
+    def test_the_old_metadata_is_erased(self, grid: Cluster, gallery: Gallery, tmp_path: Path) -> None:
+        gallery.update("t11", {"secret": "quite-a-remarkable-text"})
+        gallery.update("t11", {"secret": None})
+        assert any(replica.dead_rows or replica.holds_labels for replica in gallery.erasure_report())
+        gallery.erase()
+        assert all(replica.is_clean for replica in gallery.erasure_report())
+        grid.close()
+        for path in (tmp_path / "home").rglob("*"):
+            assert not path.is_file() or b"quite-a-remarkable-text" not in path.read_bytes(), path
+
+    def test_a_repeated_request_is_one_update(self, tmp_path: Path) -> None:
+        rows = unit_rows(2, DIM, seed=1)
+        with Shard.create(tmp_path / "shard", dim=DIM, load_model=no_model) as shard:
+            shard.enroll(EnrollBatch(rows, ("a", "b"), (None, "ann"), (None, b"{}")))
+            assert shard.amend(["a", "c"], [b'{"n":1}', b"{}"], operation=b"once") == 1
+            lsn = shard.lsn
+            assert shard.amend(["a"], [b'{"n":2}'], operation=b"twice") == 1
+            assert shard.amend(["a", "c"], [b'{"n":1}', b"{}"], operation=b"once") == 1
+            assert shard.records(["a"])[0].metadata == b'{"n":2}'
+            assert shard.lsn == lsn + 1
+            assert shard.amend(["a"], [b'{"n":2}']) == 1  # as it is: nothing is written
+            assert shard.lsn == lsn + 1
+
+    def test_a_snapshot_that_is_being_made_has_it_once(self, tmp_path: Path) -> None:
+        """Before its row is read or after: like a row that compaction moves."""
+        rows = unit_rows(3, DIM, seed=1)
+        with Shard.create(tmp_path / "shard", dim=DIM, load_model=no_model) as shard:
+            shard.enroll(EnrollBatch(rows, ("a", "b", "c"), (None,) * 3, (None,) * 3))
+            point = shard.point(0)
+            shard.amend(["b"], [b'{"n":1}'])
+            shard.enroll(EnrollBatch(rows[:1], ("d",), (None,), (None,)))
+            (segment,) = point.segments
+            read = shard.export(RowRange(segment.segment, 0, point.rows, point.lsn), b"")
+            moved = shard.export_moved(MovedRange(point.rows, point.lsn, FIRST_KEY))
+            assert read.template_ids == ("a", "c")
+            assert (moved.template_ids, moved.metadata) == (("b",), (b'{"n":1}',))
+            np.testing.assert_array_equal(moved.floats, rows[1:2])

@@ -23,6 +23,8 @@ from coordinator.frames import (
 )
 from coordinator.messages import (
     AbsorbRequest,
+    AmendReply,
+    AmendRequest,
     BeaconReply,
     BeaconRequest,
     DeleteReply,
@@ -104,7 +106,7 @@ POSITIONS = st.builds(Position, COUNT, COUNT, COUNT)
 SEGMENTS = st.builds(SegmentState, COUNT, COUNT, COUNT, COUNT, st.booleans(), st.booleans(), IDS)
 ENTRIES = st.builds(
     Entry,
-    COUNT, COUNT, st.sampled_from(["append", "bury", "move"]), IDS, st.floats(0, 1e10), COUNT,
+    COUNT, COUNT, st.sampled_from(["append", "bury", "move", "amend"]), IDS, st.floats(0, 1e10), COUNT,
     ROWS.flatmap(enroll_batches), NUMBERS, COUNT, COUNT, COUNT,
 )  # fmt: skip
 
@@ -123,6 +125,15 @@ REQUESTS = st.one_of(
     st.builds(SearchRequest, TEXT, SHARDS, ROWS.flatmap(floats), PARAMS, EPOCHS),
     st.builds(EnrollRequest, TEXT, COUNT, COUNT, IDS, ROWS.flatmap(enroll_batches), st.booleans()),
     st.builds(DeleteRequest, TEXT, SHARDS, EPOCHS, IDS, TEXTS, TEXTS),
+    st.builds(
+        AmendRequest,
+        TEXT,
+        SHARDS,
+        EPOCHS,
+        IDS,
+        TEXTS,
+        st.lists(st.none() | st.binary(max_size=9), max_size=3).map(tuple),
+    ),
     st.builds(RecordsRequest, TEXT, SHARDS, TEXTS, EPOCHS),
     st.builds(IdentitiesRequest, TEXT, SHARDS, TEXT, COUNT, EPOCHS),
     st.builds(ListRequest, TEXT, SHARDS, TEXT, COUNT, st.none() | TEXT, EPOCHS),
@@ -139,6 +150,7 @@ REPLIES = st.one_of(
     st.builds(SearchReply, ROWS.flatmap(candidate_batches), SHARDS),
     st.builds(EnrollReceipt, COUNT, COUNT, COUNT),
     st.builds(DeleteReply, COUNT),
+    st.builds(AmendReply, COUNT),
     st.builds(RecordsReply, st.lists(RECORDS, max_size=3).map(tuple)),
     st.builds(IdentitiesReply, st.lists(st.builds(IdentityCount, TEXT, COUNT), max_size=3).map(tuple)),
     st.builds(ListReply, TEXTS),
