@@ -95,12 +95,15 @@ def update(
     max_queries_per_s: MaxRate = None,
     max_bytes: MaxBytes = None,
     weight: Weight = None,
-    keeps_thumbnails: Annotated[
-        bool | None, typer.Option("--thumbnails/--no-thumbnails", help="Keep a picture of each face, from now on.")
+    thumbnails: Annotated[
+        str | None, typer.Option(metavar="yes|no", help="Keep a picture of each face, from now on.")
     ] = None,
 ) -> None:
     """Change the limits and settings that are given; the others stay."""
     invocation = invocation_of(context)
+    if thumbnails not in (None, "yes", "no"):
+        raise InvalidParameter(f"--thumbnails: expected 'yes' or 'no', got {thumbnails!r:.80}")
+    keeps_thumbnails = None if thumbnails is None else thumbnails == "yes"
     with invocation.cluster() as grid:
         before = grid.tenants.get(name).quotas
         quotas = _changed(before, max_galleries, max_templates, max_queries_per_s, max_bytes)
