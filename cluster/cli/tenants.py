@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -61,14 +61,7 @@ def list_tenants(context: typer.Context) -> None:
         tenants = grid.tenants.all()
     columns = ("tenant", "id", "created", "galleries", "templates", "queries/s", "bytes", "weight")
     rows = [
-        (
-            tenant.name,
-            tenant.tenant_id,
-            time_text(tenant.created_at),
-            *(_limit(value) for value in asdict(tenant.quotas).values()),
-            tenant.weight,
-        )
-        for tenant in tenants
+        (t.name, t.tenant_id, time_text(t.created_at), *map(_limit, astuple(t.quotas)), str(t.weight)) for t in tenants
     ]
     shown = Grid(columns, rows) if rows else "no tenants; a gallery makes its own"
     invocation.output.result({"tenants": [asdict(tenant) for tenant in tenants]}, shown)
