@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from coordinator.catalog import DROPPING, READY, Catalog
 from coordinator.snapshot_catalog import RestoreRecord, SnapshotCatalog
@@ -27,6 +25,7 @@ from shard.errors import (
     UnknownTenant,
 )
 from tests.integration.postgres import PostgresServer
+from tests.plans import explained
 
 SPEC = GallerySpec("acme/staff", 64, 1, 256, None)
 WAIT_S = 120.0
@@ -193,20 +192,3 @@ def test_what_is_asked_often_is_read_by_indexes_alone(tmp_path: Path) -> None:
     assert "SEARCH api_keys USING INDEX" in steps
     assert "SCAN" not in steps, steps
     catalog.close()
-
-
-@contextlib.contextmanager
-def explained(catalog: Catalog, plans: list[str]) -> Iterator[None]:
-    """Meanwhile, SQLite's plan of every SELECT is added to `plans`."""
-
-    def explain(db: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
-        if statement.startswith("SELECT"):
-            rows = db.connection.driver_connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
-            plans.append("\n".join(row[3] for row in rows))
-
-    engine = catalog._database._engine
-    sa.event.listen(engine, "before_cursor_execute", explain)
-    try:
-        yield
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", explain)
