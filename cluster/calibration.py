@@ -42,7 +42,10 @@ class _Known(NamedTuple):
 
 
 class Thresholds:
-    """Thresholds for target FPIRs at the present sizes of galleries, from what is FRESH_S old at most. Thread-safe."""
+    """Thresholds for target FPIRs at the present sizes of galleries. Thread-safe.
+
+    Calibration and size are read anew when they are FRESH_S old; those known last count while they cannot be read.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -78,22 +81,19 @@ class Thresholds:
         if known is not None and time.monotonic() - known.at < FRESH_S:
             return known
         at = time.monotonic()
-        templates = sum(stats.templates for stats in self._cluster.router.stats(route))
-        known = _Known(self._calibration(route, known), templates, at)
+        try:
+            known = _Known(self._cluster.coordinator.calibrations.of(route.gallery_id), self._templates(route), at)
+        except ClusterError as error:
+            # A host or the coordinator is away: searches go on without it, as everywhere.
+            if known is None:
+                raise
+            _LOG.warning("the calibration of %s could not be read anew, the one known counts: %s", route.name, error)
+            known = known._replace(at=at)
         with self._lock:
             if len(self._known) >= _MANY:
                 self._known = {key: value for key, value in self._known.items() if at - value.at < FRESH_S}
             self._known[route.gallery_id] = known
         return known
 
-    def _calibration(self, route: GalleryRoute, known: _Known | None) -> Calibration | None:
-        """The stored one. While the coordinator is away, the one known: searches go on without it, as everywhere."""
-        try:
-            return self._cluster.coordinator.calibrations.of(route.gallery_id)
-        except ClusterError as error:
-            if known is None or known.calibration is None:
-                raise
-            _LOG.warning(
-                "the calibration of %s could not be read anew, the last one known counts: %s", route.name, error
-            )
-            return known.calibration
+    def _templates(self, route: GalleryRoute) -> int:
+        return sum(stats.templates for stats in self._cluster.router.stats(route))

@@ -17,7 +17,7 @@ from coordinator.error_rates import RateArray
 from coordinator.gallery_calibration import Calibration
 
 _WIDTH, _HEIGHT = 960, 420
-_TOP, _BOTTOM, _PANEL, _LEFT, _GAP = 56, 356, 360, 72, 100
+_TOP, _BOTTOM, _PANEL, _LEFT, _GAP = 64, 356, 360, 72, 100
 _INK, _GREY, _BLUE, _ORANGE, _GREEN = "#1a1a1a", "#d0d0d0", "#0b5cad", "#b34700", "#00695c"
 _CURVE_POINTS = 200
 
@@ -99,7 +99,7 @@ class _Panel:
 
     def drawn(self, lines: Sequence[_Line], title: str) -> list[str]:
         """The elements of the panel."""
-        parts = [_text(self._left, _TOP - 20, title, size=14)]
+        parts = [_text(self._left, _TOP - 28, title, size=14)]
         parts += self._axes()
         for line in lines:
             parts += self._curve(line)
@@ -137,7 +137,7 @@ class _Panel:
         dashes = f' stroke-dasharray="{line.dashes}"' if line.dashes else ""
         falls = line.rates[shown[0]] > line.rates[shown[-1]]
         named = 0 if falls else -1
-        x, y = at[named] + (6 if falls else -6), self._y(float(line.rates[shown[named]])) + (-6 if falls else -8)
+        x, y = at[named] + (6 if falls else -6), self._y(float(line.rates[shown[named]])) + (-6 if falls else 18)
         return [
             f'<path d="{band}Z" fill="{line.colour}" fill-opacity="0.15"/>',
             f'<path d="{curve}" fill="none" stroke="{line.colour}" stroke-width="2"{dashes}/>',
