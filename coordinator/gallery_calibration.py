@@ -33,7 +33,9 @@ VERSION = 1
 STALE_GROWTH = 2.0
 """A calibration is stale when the gallery has grown or shrunk by this factor since."""
 CHECKED_FPIR = 0.1
-"""Where carrying to another size is compared with what was measured there."""
+"""Where carrying to another size is compared with what was measured there, or lower: see HIGHEST_FPIR."""
+HIGHEST_FPIR = 0.9
+"""The highest that is carried for that: there is little left to tell scores apart above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +261,7 @@ def _check(top_scores: RateArray, gallery_size: int, impostors: ImpostorScores) 
     small = impostors.templates - 1
     if small < 1 or gallery_size < STALE_GROWTH * small:
         return None
-    rate = float(carried(CHECKED_FPIR, gallery_size / small))
+    rate = min(float(carried(CHECKED_FPIR, gallery_size / small)), HIGHEST_FPIR)
     threshold = threshold_at_rate(top_scores, len(top_scores), rate)
     if threshold is None:
         return None

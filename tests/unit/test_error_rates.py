@@ -1,6 +1,7 @@
 """Error rates of scores: against counting, against simulation, and refused where the sample is too small."""
 
 import dataclasses
+import statistics
 
 import numpy as np
 import pytest
@@ -218,3 +219,25 @@ def test_json_holds_all_of_it() -> None:
     for damaged in ("", "{}", "[]", found.to_json().replace('"version": 1', '"version": 9')):
         with pytest.raises(CorruptData, match="here: no readable calibration"):
             Calibration.from_json(damaged, where="here")
+
+
+@pytest.mark.parametrize("size", [240, 5_000, 1_000_000])
+def test_a_calibration_checks_itself_in_the_gallery_of_its_probes(size: int) -> None:
+    """Independent scores: what is carried down is what is measured there, however much larger the gallery is."""
+    rng = np.random.default_rng(11)
+    rows = rng.normal(size=(1_000, 1_024)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    scores = rng.random((1_000,)) ** (1 / size)  # the maximum of `size` uniform scores, then to the scale of a cosine
+    top = np.array([statistics.NormalDist(0, 1 / 32).inv_cdf(min(u, 1 - 1e-12)) for u in scores])
+    facts = {"embedder": None, "labelled": 1, "identities": 10**9, "left_out": 0, "samples": 100, "seed": 0}
+    found = measured(GENUINE, ImpostorScores(rows), top, gallery_size=size, created_at=0.0, **facts)
+    if size < 2 * 999:
+        assert found.check is None
+        return
+    assert found.check is not None
+    assert found.check.templates == 999
+    assert 0 < found.check.carried <= 0.11
+    low, high = found.check.interval
+    assert low <= found.check.measured <= high
+    allowed = 3 * np.sqrt(found.check.carried * (1 - found.check.carried) / 500)
+    assert found.check.measured == pytest.approx(found.check.carried, abs=allowed)
