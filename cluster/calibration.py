@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from coordinator.gallery_calibration import Calibration
 from coordinator.measuring import check_enough, check_samples, measure
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 FRESH_S = 3.0
 """How old a calibration and the size of its gallery may be that a threshold is made of."""
+SHOWN_FPIRS = (0.1, 0.03, 0.01, 0.003, 0.001)
+"""FPIRs that are shown where none is asked for."""
 _MANY = 1_000
 """Galleries from which on those not asked for lately are forgotten."""
 _LOG = logging.getLogger(__name__)
@@ -33,6 +37,44 @@ def calibrate(cluster: Cluster, route: GalleryRoute, samples: int, seed: int) ->
     cluster.coordinator.calibrations.put(route.gallery_id, found)
     cluster.thresholds.forget(route.gallery_id)
     return found
+
+
+def calibration_document(
+    found: Calibration, *, n: int | None = None, target_fpirs: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """A calibration for JSON, as `docs/cli.md` has it: its rates, and the thresholds for target FPIRs at n templates.
+
+    n: those at calibration if None. target_fpirs: SHOWN_FPIRS if None, of which those without support have a reason
+    instead of a threshold; one that was asked for raises NotEnoughData, or InvalidParameter, as does n < 1.
+    """
+    size = found.gallery_size if n is None else n
+    is_asked = bool(target_fpirs)
+    document = {
+        "n": size,
+        "fpir": [_at_fpir(found, target, size, is_asked) for target in target_fpirs or SHOWN_FPIRS],
+        "points": [asdict(point) for point in found.points],
+        "table": {name: values.tolist() for name, values in asdict(found.table).items()},
+        "check": None if found.check is None else asdict(found.check),
+    }
+    return document | {name: getattr(found, name) for name in _FACTS}
+
+
+_FACTS = (
+    "embedder", "gallery_size", "labelled", "identities", "genuine", "impostors", "probes", "worth", "left_out",
+    "samples", "seed", "created_at", "eer", "eer_threshold",
+)  # fmt: skip
+
+
+def _at_fpir(found: Calibration, target: float, n: int, is_asked: bool) -> dict[str, Any]:
+    try:
+        threshold = found.threshold_for_fpir(target, n)
+    except NotEnoughData as error:
+        if is_asked:
+            raise
+        return {"target_fpir": target, "threshold": None, "interval": None, "fnmr": None, "reason": str(error)}
+    interval = found.threshold_interval(target, n)
+    fnmr = found.fnmr_at(threshold)
+    return {"target_fpir": target, "threshold": threshold, "interval": interval, "fnmr": fnmr, "reason": None}
 
 
 class _Known(NamedTuple):

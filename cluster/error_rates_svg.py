@@ -62,10 +62,16 @@ def error_rates_svg(calibration: Calibration, *, gallery: str = "", n: int | Non
         f'<desc id="desc">{escape(_described(calibration, size))}</desc>',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>',
         *left.drawn(lines, f"1:1, {calibration.genuine:,} genuine and {calibration.impostors:,} impostor pairs"),
-        *right.drawn([fpir], f"1:N, N = {size:,} templates, {calibration.probes:,} non-mated searches"),
+        *right.drawn([fpir], _searched(calibration, size)),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _searched(calibration: Calibration, size: int) -> str:
+    if size != calibration.gallery_size:
+        return f"1:N, carried from N = {calibration.gallery_size:,} to {size:,} templates"
+    return f"1:N, N = {size:,} templates, {calibration.probes:,} non-mated searches"
 
 
 def _described(calibration: Calibration, size: int) -> str:
