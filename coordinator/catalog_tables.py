@@ -103,6 +103,13 @@ BASELINES = sa.Table(
     sa.Column("captured", sa.Double, nullable=False),
     sa.Column("lsns", sa.LargeBinary, nullable=False),
 )
+CALIBRATIONS = sa.Table(
+    "calibrations",
+    METADATA,
+    sa.Column("gallery_id", sa.String(32), sa.ForeignKey("galleries.gallery_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("calibration", sa.Text, nullable=False),
+)
 SNAPSHOTS = sa.Table(
     "snapshots",
     METADATA,
