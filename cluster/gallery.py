@@ -258,6 +258,25 @@ class Gallery:
             raise UnknownTemplate(f"{self.name} has no template {template_id!r}")
         return self.get(template_id)
 
+    def rename_identity(self, old: str, new: str) -> int:
+        """Give every template of an identity another name; how many. None is found by the old name when it returns.
+
+        Templates are renamed one after another, and found once meanwhile. One that is enrolled under the old name
+        then is renamed too, or begins that name anew. After an error, repeat the call; a home that was closed before
+        completes it when it is opened. Raises UnknownIdentity if the old name has no template, AlreadyExists if the new
+        one has any (see `merge_identities`), InvalidParameter.
+        """
+        self._cluster.check_open()
+        return self._cluster.coordinator.identities.rename(self.name, old, new)
+
+    def merge_identities(self, identities: Sequence[str], into: str) -> int:
+        """Give every template of these identities one name, which may have templates; how many changed theirs.
+
+        As `rename_identity` otherwise. Raises UnknownIdentity if one of them has no template, InvalidParameter.
+        """
+        self._cluster.check_open()
+        return self._cluster.coordinator.identities.merge(self.name, identities, into)
+
     def get(self, template_id: str) -> Template:
         """A template's labels and metadata; UnknownTemplate if it is not there."""
         found = self.templates([template_id])

@@ -112,6 +112,17 @@ RESTORES = sa.Table(
     sa.Column("snapshot_id", sa.String(32), nullable=False),
     sa.Column("gallery_id", sa.String(32)),
 )
+IDENTITY_CHANGES = sa.Table(
+    "identity_changes",
+    METADATA,
+    sa.Column("gallery_id", sa.String(32), sa.ForeignKey("galleries.gallery_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("changes", sa.Integer, nullable=False),
+    sa.Column("is_under_way", sa.Boolean, nullable=False),
+    sa.Column("sources", sa.Text, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("moved", sa.Integer, nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
+)
 _TABLES = (GALLERIES, SHARDS, REPLICAS, HOSTS, MODELS, META)
 """Those that a catalog cannot do without. One that has lost its rollouts goes on from the models of its galleries; what
 it says of snapshots can be read from their stores."""

@@ -60,11 +60,13 @@ from coordinator.messages import (
     ListRequest,
     ModelsReply,
     ModelsRequest,
+    MoveOutRequest,
     PointRequest,
     PrepareModel,
     ProgressReply,
     RecordsReply,
     RecordsRequest,
+    RenameRequest,
     ReplicateRequest,
     Reply,
     Request,
@@ -242,7 +244,7 @@ class ShardHost:
                     template_ids=request.template_ids, identities=request.identities, operation=request.operation
                 ),
             )
-        return DeleteReply(deleted)
+        return DeleteReply(deleted, self._have_departures(request.gallery_id, request.shards))
 
     def amend(self, request: AmendRequest) -> AmendReply:
         """Change metadata in the asked shards, at their primaries."""
@@ -252,7 +254,34 @@ class ShardHost:
                 epoch,
                 lambda shard: shard.amend(request.template_ids, request.metadata, operation=request.operation),
             )
-        return AmendReply(amended)
+        return AmendReply(amended, self._have_departures(request.gallery_id, request.shards))
+
+    def _have_departures(self, gallery_id: str, numbers: Sequence[int]) -> bool:
+        return any(self._routed(gallery_id, number).shard.has_departures for number in numbers)
+
+    def rename(self, request: RenameRequest) -> AmendReply:
+        """Rename an identity in one shard, at its primary."""
+        return AmendReply(
+            self._routed(request.gallery_id, request.shard).write(
+                request.epoch,
+                lambda shard: shard.rename(
+                    request.identity, request.into, limit=request.limit, operation=request.operation
+                ),
+            )
+        )
+
+    def move_out(self, request: MoveOutRequest) -> ExportedRows:
+        """Let templates of an identity go, and tell the next, at the primary."""
+        return self._routed(request.gallery_id, request.shard).write(
+            request.epoch,
+            lambda shard: shard.move_out(
+                request.identity,
+                request.departed,
+                hold_s=request.hold_s,
+                limit=request.limit,
+                operation=request.operation,
+            ),
+        )
 
     def flush(self, request: FlushRequest) -> Done:
         """Seal the open tails, at the primaries."""
@@ -594,6 +623,8 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     EnrollRequest: ShardHost.enroll,
     DeleteRequest: ShardHost.delete,
     AmendRequest: ShardHost.amend,
+    RenameRequest: ShardHost.rename,
+    MoveOutRequest: ShardHost.move_out,
     RecordsRequest: ShardHost.records,
     IdentitiesRequest: ShardHost.identities,
     ListRequest: ShardHost.listing,

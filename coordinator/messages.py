@@ -84,9 +84,13 @@ class DeleteRequest:
 
 @dataclass(frozen=True, slots=True)
 class DeleteReply:
-    """How many templates the request deleted, durably."""
+    """How many templates the request deleted, durably.
+
+    has_departures: templates have left one of the shards for another lately, or may have; see `Shard.has_departures`.
+    """
 
     deleted: int
+    has_departures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +110,38 @@ class AmendRequest:
 
 @dataclass(frozen=True, slots=True)
 class AmendReply:
-    """How many of the templates are there and have their metadata now, durably."""
+    """How many of the templates are there and have their labels now, durably. has_departures: as in DeleteReply."""
 
     amended: int
+    has_departures: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RenameRequest:
+    """Give up to `limit` templates of an identity another one, in one shard, at its primary; an AmendReply answers."""
+
+    gallery_id: str
+    shard: int
+    epoch: int
+    operation: bytes
+    identity: str
+    into: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOutRequest:
+    """Delete templates of an identity that another shard has by now, and tell the next, at the primary; an ExportedRows
+    answers. See `Shard.move_out`."""
+
+    gallery_id: str
+    shard: int
+    epoch: int
+    operation: bytes
+    identity: str
+    departed: tuple[str, ...]
+    hold_s: float
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -579,6 +612,8 @@ DataRequest: TypeAlias = (
     | EnrollRequest
     | DeleteRequest
     | AmendRequest
+    | RenameRequest
+    | MoveOutRequest
     | RecordsRequest
     | IdentitiesRequest
     | ListRequest

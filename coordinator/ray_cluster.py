@@ -182,6 +182,7 @@ class RayCoordinator:
     def __init__(self, actor: Actor) -> None:
         self.actor = actor
         self.snapshots = RaySnapshotControl(actor)
+        self.identities = RayIdentityChanges(actor)
 
     def hosts(self) -> tuple[str, ...]:
         """See Coordinator.hosts."""
@@ -343,6 +344,28 @@ class RaySnapshotControl:
 
     def _call(self, method: str, *args: object) -> Any:
         return self._actor.call("call", f"snapshots.{method}", args, {})
+
+
+class RayIdentityChanges:
+    """The methods of `coordinator.identities.IdentityChanges`, carried out by the coordinator's actor."""
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor = actor
+
+    def rename(self, gallery: str, old: str, new: str) -> int:
+        """See IdentityChanges.rename."""
+        moved: int = self._actor.call("call", "identities.rename", (gallery, old, new), {})
+        return moved
+
+    def merge(self, gallery: str, identities: Sequence[str], into: str) -> int:
+        """See IdentityChanges.merge."""
+        moved: int = self._actor.call("call", "identities.merge", (gallery, tuple(identities), into), {})
+        return moved
+
+    def mark(self, gallery: str) -> int | None:
+        """See IdentityChanges.mark."""
+        mark: int | None = self._actor.call("call", "identities.mark", (gallery,), {})
+        return mark
 
 
 def _connect(options: RayOptions, namespace: str) -> RaySession:
