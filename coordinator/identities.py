@@ -92,7 +92,10 @@ class IdentityChanges:
 
     def _change(self, gallery: str, sources: tuple[str, ...], target: str, *, is_new: bool) -> int:
         route = self._catalog.gallery(gallery)
+        is_begun = any((c.sources, c.target) == (sources, target) for c in self._changes.under_way(route.gallery_id))
         with self._turns[route.gallery_id]:
+            if is_begun and not self._changes.under_way(route.gallery_id):
+                return self._changes.moved(route.gallery_id)  # completed while this call waited for its turn
             for left in self._changes.under_way(route.gallery_id):
                 moved = self._complete(route, left)
                 if (left.sources, left.target) == (sources, target):

@@ -74,6 +74,12 @@ class IdentityCatalog:
             rows = db.execute(query).all()
         return [IdentityChange(row.gallery_id, tuple(json.loads(row.sources)), row.target, row.moved) for row in rows]
 
+    def moved(self, gallery_id: str) -> int:
+        """Templates that changed in the gallery's last change."""
+        query = sa.select(IDENTITY_CHANGES.c.moved).where(IDENTITY_CHANGES.c.gallery_id == gallery_id)
+        with self._catalog.reading() as db:
+            return int(db.execute(query).scalar_one())
+
     def mark(self, gallery_id: str) -> int | None:
         """A number that every change of the gallery raises; None while one is under way."""
         table = IDENTITY_CHANGES
