@@ -184,13 +184,14 @@ class ShardHost:
         """Search the asked shards together."""
         shards = self._readable(request.gallery_id, request.shards, request.epochs)
         candidates, model_id = search_by_model(shards, request.probes, request.params)
-        return SearchReply(candidates, request.shards, model_id)
+        return SearchReply(candidates, request.shards, model_id, _have_left(shards))
 
     def records(self, request: RecordsRequest) -> RecordsReply:
         """Labels and metadata by template id."""
         shards = self._readable(request.gallery_id, request.shards, request.epochs)
         keys = template_keys(request.template_ids)  # once for all shards
-        return RecordsReply(tuple(record for s in shards for record in s.records(request.template_ids, keys)))
+        records = tuple(record for s in shards for record in s.records(request.template_ids, keys))
+        return RecordsReply(records, _have_left(shards))
 
     def identities(self, request: IdentitiesRequest) -> IdentitiesReply:
         """One page of identities over the asked shards."""
@@ -202,7 +203,7 @@ class ShardHost:
         """One page of template ids over the asked shards."""
         shards = self._readable(request.gallery_id, request.shards, request.epochs)
         pages = [i for s in shards for i in s.ids_after(request.after, request.limit, request.identity)]
-        return ListReply(tuple(in_listing_order(pages)[: request.limit]))
+        return ListReply(tuple(in_listing_order(pages)[: request.limit]), _have_left(shards))
 
     def stats(self, request: StatsRequest) -> StatsReply:
         """Sizes, shard by shard."""
@@ -616,6 +617,10 @@ class ShardHost:
 
     def _shard_directory(self, gallery_id: str, number: int) -> Path:
         return self._gallery_directory(gallery_id) / f"shard-{number:04d}"
+
+
+def _have_left(shards: Sequence[Shard]) -> bool:
+    return any(shard.has_fresh_departures for shard in shards)
 
 
 _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {

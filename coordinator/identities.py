@@ -12,7 +12,6 @@ import contextlib
 import logging
 import secrets
 import threading
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,7 +53,8 @@ class IdentityChanges:
         """report: whom to tell of writes that were not confirmed."""
         self._catalog, self._changes = catalog, IdentityCatalog(catalog)
         self._writes = Writes(runtime, RouteTable(catalog.gallery), report)
-        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._turns: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
         self._closing = threading.Event()
         self._resuming: threading.Thread | None = None
 
@@ -93,7 +93,7 @@ class IdentityChanges:
     def _change(self, gallery: str, sources: tuple[str, ...], target: str, *, is_new: bool) -> int:
         route = self._catalog.gallery(gallery)
         is_begun = any((c.sources, c.target) == (sources, target) for c in self._changes.under_way(route.gallery_id))
-        with self._turns[route.gallery_id]:
+        with self._turn(route.gallery_id):
             if is_begun and not self._changes.under_way(route.gallery_id):
                 return self._changes.moved(route.gallery_id)  # completed while this call waited for its turn
             for left in self._changes.under_way(route.gallery_id):
@@ -108,6 +108,10 @@ class IdentityChanges:
             change = IdentityChange(route.gallery_id, sources, target)
             self._changes.begin(change)
             return self._complete(route, change)
+
+    def _turn(self, gallery_id: str) -> threading.Lock:
+        with self._guard:
+            return self._turns.setdefault(gallery_id, threading.Lock())
 
     def _is_there(self, route: GalleryRoute, identity: str) -> bool:
         shard = _shard_of(route, identity)
@@ -188,7 +192,7 @@ class IdentityChanges:
         """Complete every change that was interrupted and that nobody is at; what fails is logged and tried again."""
         names = {route.gallery_id: route for route in self._catalog.galleries()}
         for left in self._changes.under_way():
-            turn = self._turns[left.gallery_id]
+            turn = self._turn(left.gallery_id)
             if left.gallery_id not in names or not turn.acquire(blocking=False):
                 continue
             with contextlib.ExitStack() as stack:

@@ -44,11 +44,16 @@ class SearchRequest:
 
 @dataclass(frozen=True, slots=True)
 class SearchReply:
-    """The k best of all shards asked, which shards they were, and the one model that found them, None for no model."""
+    """The k best of all shards asked, which shards they were, and the one model that found them, None for no model.
+
+    has_departures, here and in the replies to other reads: templates have left one of the shards for another while the
+    read may have been under way; see `Shard.has_fresh_departures`.
+    """
 
     candidates: CandidateBatch
     shards: tuple[int, ...]
     model_id: str | None = None
+    has_departures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +164,7 @@ class RecordsReply:
     """One record for each id found."""
 
     records: tuple[TemplateRecord, ...]
+    has_departures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +205,7 @@ class ListReply:
     """Template ids of all shards asked, in listing order, each once."""
 
     template_ids: tuple[str, ...]
+    has_departures: bool = False
 
 
 @dataclass(frozen=True, slots=True)

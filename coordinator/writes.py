@@ -102,12 +102,17 @@ class Writes:
 
     def existing(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> set[str]:
         """Those of the ids that the gallery has, as the primaries of all its shards know."""
-        replies = self._everywhere(
-            route,
-            lambda shards, epochs: RecordsRequest(route.gallery_id, shards, template_ids, epochs),
-            RecordsReply,
-        )
-        return {record.template_id for reply in replies for record in reply.records}
+        found: set[str] = set()
+        for _ in range(PASSES):
+            replies = self._everywhere(
+                route,
+                lambda shards, epochs: RecordsRequest(route.gallery_id, shards, template_ids, epochs),
+                RecordsReply,
+            )
+            found.update(record.template_id for reply in replies for record in reply.records)
+            if not any(reply.has_departures for reply in replies):
+                break
+        return found
 
     def enroll(self, route: GalleryRoute, batch: EnrollBatch, shards: RowArray, skip_existing: bool) -> int:
         """Write rows to their shards; how many became durable. shards: (n,) int64, -1 for rows to leave out.

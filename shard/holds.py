@@ -1,6 +1,6 @@
 """Identities whose templates are on their way to another shard: what else would change them waits.
 
-In memory of the primary only. Knows no rows; `shard.shard` asks it under its write lock.
+In memory: holds at the primary, departures at every replica. Knows no rows; `shard.shard` asks it under its write lock.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 
 from shard.errors import HostBusy
 
-RECENT_S = 150.0
-"""How long a shard says that templates left it: longer than a write may be under way (`coordinator.writes`)."""
+RECENT_S, FRESH_S = 150.0, 15.0
+"""How long a shard says that templates left it: to writes and to reads, longer than one of them is under way."""
 
 
 class Holds:
@@ -20,18 +20,18 @@ class Holds:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._until: dict[str, float] = {}
-        self._recent_until = float("-inf")
+        self._held_until = self._left_at = float("-inf")
 
     def hold(self, identity: str, seconds: float) -> None:
         """Hold an identity from now on for some seconds, however long it was held before; 0 lets it go."""
         self._until.pop(identity, None)
         if seconds > 0:
             self._until[identity] = self._clock() + seconds
-        self._recent_until = max(self._recent_until, self._clock() + seconds + RECENT_S)
+        self._held_until = max(self._held_until, self._clock() + seconds)
 
-    def note(self) -> None:
-        """Templates may have left just now."""
-        self.hold("", 0)
+    def leave(self) -> None:
+        """Templates are about to leave."""
+        self._left_at = self._clock()
 
     @property
     def are_held(self) -> bool:
@@ -41,7 +41,12 @@ class Holds:
     @property
     def are_recent(self) -> bool:
         """Whether templates may have left while a write that is under way was made."""
-        return self._clock() < self._recent_until
+        return self._clock() < max(self._held_until, self._left_at) + RECENT_S
+
+    @property
+    def are_fresh(self) -> bool:
+        """Whether templates have left while a read that is under way was made."""
+        return self._clock() < self._left_at + FRESH_S
 
     def check(self, identities: Iterable[str | None]) -> None:
         """HostBusy if one of the identities is held."""

@@ -62,7 +62,7 @@ from shard.group import (
 from shard.holds import Holds
 from shard.index import Index, blocks_named
 from shard.keys import template_keys
-from shard.log import AMEND, APPEND, BURY, DROP, MOVE, SEAL, Changes, Entry, Position, no_batch, no_rows
+from shard.log import AMEND, APPEND, BURY, DEPART, DROP, MOVE, SEAL, Changes, Entry, Position, no_batch, no_rows
 from shard.model import SearchModel
 from shard.rows import ModelLoader, Rows
 from shard.segments import SegmentFiles
@@ -419,6 +419,11 @@ class Shard:
         one that did not find them here may have looked for them there too early."""
         return self._holds.are_recent
 
+    @property
+    def has_fresh_departures(self) -> bool:
+        """As `has_departures`, for a read that is under way."""
+        return self._holds.are_fresh
+
     def flush(self) -> None:
         """Seal the open tail: its files get checksums and never change again. Nothing is lost without it."""
         with self._writing():
@@ -538,7 +543,7 @@ class Shard:
                     set_meta(db, "configured_epoch", str(epoch))
                     set_meta(db, "configured_hosts", "\n".join(known))
                 if epoch > 1:
-                    self._holds.note()  # what another primary held, or let go, is not known here
+                    self._holds.hold("", 0)  # what another primary held is not known here
                 self.configured_epoch, self.configured_hosts = epoch, known
 
     def _submit(self, request: Request) -> tuple[int, int, int]:
@@ -630,9 +635,9 @@ class Shard:
         if isinstance(request, Departure):
             found = self._store.rows_to_delete(request.template_ids, ())
             labels = self._store.labels(found)
-            found = [row for row in found if labels[row][1] == request.identity]
+            found, verb = [row for row in found if labels[row][1] == request.identity], DEPART
         else:
-            found = self._store.rows_to_delete(request.template_ids, request.identities)
+            found, verb = self._store.rows_to_delete(request.template_ids, request.identities), BURY
             if self._holds.are_held and found:
                 self._holds.check(person for _, person in self._store.labels(found).values())
         rows = np.array(found, dtype=np.int64)
@@ -640,7 +645,7 @@ class Shard:
             ticket.outcome = (0, 0, lsn)
             return None
         return Entry(
-            lsn + 1, self.configured_epoch, BURY, request.operation, time.time(), first_row, no_batch(), rows, 0,
+            lsn + 1, self.configured_epoch, verb, request.operation, time.time(), first_row, no_batch(), rows, 0,
             len(rows), 0,
         )  # fmt: skip
 
@@ -692,6 +697,9 @@ class Shard:
         if verb == APPEND:
             self._rows.append(entries)
         elif verb == BURY:
+            self._rows.bury(last)
+        elif verb == DEPART:
+            self._holds.leave()
             self._rows.bury(last)
         elif verb in (MOVE, AMEND):
             self._rows.move(last)

@@ -19,7 +19,15 @@ from cluster import Cluster
 from cluster.gallery import Gallery
 from coordinator import identities
 from coordinator.coordinator import Coordinator
-from coordinator.messages import DeleteRequest, EnrollRequest, MoveOutRequest, RenameRequest
+from coordinator.messages import (
+    DeleteRequest,
+    EnrollRequest,
+    ListRequest,
+    MoveOutRequest,
+    RecordsRequest,
+    RenameRequest,
+    SearchRequest,
+)
 from coordinator.placement import shards_of
 from coordinator.runtime import LocalRuntime
 from shard.errors import AlreadyExists, HostBusy, InvalidParameter, UnknownIdentity
@@ -135,6 +143,14 @@ def assert_named(gallery: Gallery, new: str) -> None:
     among = gallery.search(ROWS[:1], k=30, identities=[new])
     assert sorted(among.template_ids[0]) == sorted(f"t{i}" for i in range(30) if people[i] == new)
     assert not gallery.search(ROWS[:1], k=30, identities=[OLD]).template_ids[0]
+
+
+def forget_departures(grid: Cluster) -> None:
+    """As if minutes had passed since templates left a shard."""
+    assert isinstance(grid.runtime, LocalRuntime)
+    for host in grid.runtime._hosts.values():
+        for replica in host._replicas.values():
+            replica.shard._holds._left_at = replica.shard._holds._held_until = float("-inf")
 
 
 def resumed(grid: Cluster) -> None:
@@ -308,6 +324,7 @@ class TestBesideOthers:
         if hosts[shard_of(old)] < hosts[shard_of(new)]:  # hosts are asked by name: the new one has to come first
             gallery.rename_identity(old, new)
             old, new = new, old
+            forget_departures(grid)
         renamed: list[int] = []
         steps = Steps(monkeypatch)
 
@@ -320,6 +337,33 @@ class TestBesideOthers:
         assert gallery.delete(template_ids=["t0"]) == 1
         assert renamed == [11]
         assert gallery.templates(["t0"]) == []
+
+    @pytest.mark.parametrize("kind", [SearchRequest, RecordsRequest, ListRequest])
+    def test_a_read_that_looked_too_early_looks_again(
+        self, grid: Cluster, monkeypatch: pytest.MonkeyPatch, kind: type
+    ) -> None:
+        """It asks the new shard before the templates come, and the old one when they have left."""
+        gallery = filled(grid)
+        hosts = gallery._route.hosts
+        old, new = OLD, ELSEWHERE
+        if hosts[shard_of(old)] < hosts[shard_of(new)]:
+            gallery.rename_identity(old, new)
+            old, new = new, old
+            forget_departures(grid)
+        renamed: list[int] = []
+        steps = Steps(monkeypatch)
+
+        def on_any(host: str, request: Any) -> None:
+            if isinstance(request, kind) and shard_of(old) in request.shards and not renamed:
+                renamed.append(0)
+                renamed[0] = gallery.rename_identity(old, new)
+
+        steps.on_any = on_any
+        if kind is SearchRequest:
+            assert_found_once(gallery)
+        else:
+            assert len(gallery.list(limit=50)) == 30
+        assert renamed == [11]
 
     def test_searches_find_every_template_once_all_the_time(
         self, grid: Cluster, monkeypatch: pytest.MonkeyPatch

@@ -108,7 +108,7 @@ POSITIONS = st.builds(Position, COUNT, COUNT, COUNT)
 SEGMENTS = st.builds(SegmentState, COUNT, COUNT, COUNT, COUNT, st.booleans(), st.booleans(), IDS)
 ENTRIES = st.builds(
     Entry,
-    COUNT, COUNT, st.sampled_from(["append", "bury", "move", "amend"]), IDS, st.floats(0, 1e10), COUNT,
+    COUNT, COUNT, st.sampled_from(["append", "bury", "move", "amend", "depart"]), IDS, st.floats(0, 1e10), COUNT,
     ROWS.flatmap(enroll_batches), NUMBERS, COUNT, COUNT, COUNT,
 )  # fmt: skip
 
@@ -151,7 +151,7 @@ REQUESTS = st.one_of(
 RECORDS = st.builds(TemplateRecord, TEXT, st.none() | TEXT, st.none() | st.binary(max_size=9), COUNT)
 STATS = st.builds(ShardStats, COUNT, COUNT, COUNT, COUNT, COUNT, COUNT, st.none() | TEXT)
 REPLIES = st.one_of(
-    st.builds(SearchReply, ROWS.flatmap(candidate_batches), SHARDS),
+    st.builds(SearchReply, ROWS.flatmap(candidate_batches), SHARDS, st.none() | TEXT, st.booleans()),
     st.builds(EnrollReceipt, COUNT, COUNT, COUNT),
     st.builds(DeleteReply, COUNT, st.booleans()),
     st.builds(AmendReply, COUNT, st.booleans()),
