@@ -159,3 +159,14 @@ AUDIT = sa.Table(
     sa.Index("ix_audit_at", "at", "entry_id"),
     sa.Index("ix_audit_tenant_at", "tenant_id", "at", "entry_id"),
 )
+IDENTITY_CHANGES = sa.Table(
+    "identity_changes",
+    METADATA,
+    sa.Column("gallery_id", sa.String(32), sa.ForeignKey("galleries.gallery_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("changes", sa.Integer, nullable=False),
+    sa.Column("is_under_way", sa.Boolean, nullable=False),
+    sa.Column("sources", sa.Text, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("moved", sa.Integer, nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
+)

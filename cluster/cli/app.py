@@ -22,6 +22,7 @@ from cluster.cli import (
     find,
     fsck,
     galleries,
+    identities,
     keys,
     models,
     search,
@@ -51,12 +52,15 @@ _app.add_typer(snapshots.app, name="snapshot")
 _app.add_typer(models.app, name="models")
 _app.add_typer(bench.app, name="bench")
 _app.add_typer(training.app, name="rollout")
+_app.add_typer(identities.app, name="identity")
 for _verb in (
     enroll.enroll,
     search.search,
     search.verify,
     find.find,
+    templates.update,
     templates.delete,
+    identities.identities,
     training.train,
     calibration.calibrate,
     calibration.calibration,
@@ -66,6 +70,7 @@ for _verb in (
     serve.serve,
 ):
     _app.command()(_verb)
+_app.command("list")(templates.list_templates)
 _app.command("erasure-report")(erasure.erasure_report)
 _app.command()(erasure.compact)
 _app.command()(tenants.audit)
