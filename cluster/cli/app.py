@@ -18,6 +18,7 @@ from cluster.cli import (
     doctor,
     enroll,
     erasure,
+    exchange,
     find,
     fsck,
     galleries,
@@ -57,6 +58,8 @@ for _verb in (
     fsck.fsck,
 ):
     _app.command()(_verb)
+_app.command("import")(exchange.import_file)
+_app.command("export")(exchange.export_file)
 _app.command("erasure-report")(erasure.erasure_report)
 _app.command()(erasure.compact)
 
