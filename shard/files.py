@@ -110,36 +110,31 @@ def new_file(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
+def new_directory(path: Path, *, replaces: bool = False) -> Iterator[Path]:
     """A directory to fill, under another name: it has its own when the block ends, durable if its files are.
 
-    If the block fails, nothing is left. WriteFailed if something is at `path` by then, unless an empty directory.
+    If the block fails, nothing is left. replaces: put it in the place of a directory at `path`, which is removed then
+    (a crash in between may leave that one under a name ending with `.old`); otherwise WriteFailed if one is there.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    mark = f".{path.name}.{secrets.token_hex(8)}"
+    temporary, old = path.with_name(f"{mark}.tmp"), path.with_name(f"{mark}.old")
     make_directory(temporary)
     try:
         yield temporary
         sync_directory(temporary)
         with _reporting("rename a directory to", path):
-            os.rename(temporary, path)
+            if replaces and path.exists():
+                os.rename(path, old)
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                if old.exists():
+                    os.rename(old, path)
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync_directory(path.parent)
-
-
-def replace_directory(path: Path, new: Path) -> None:
-    """Put the directory `new` in the place of `path`, on the same file system; what was there is removed.
-
-    A crash in between may leave the old one beside it, under a name that begins with a dot and ends with `.old`.
-    """
-    old = path.with_name(f".{path.name}.{secrets.token_hex(8)}.old")
-    with _reporting("replace directory", path):
-        if path.exists():
-            os.rename(path, old)
-        os.rename(new, path)
-    sync_directory(path.parent)
-    if old.exists():
-        remove_tree(old)
+    remove_tree(old)
 
 
 def probe_directory(path: Path) -> None:

@@ -18,17 +18,17 @@ from cluster.imports.records import RawBatch, batch_rows, source_metadata
 from shard.errors import InvalidFile
 
 FLOATS, METADATA, CODES = "float_vectors.npy", "metadata.json", "vectors.npy"
+EMBEDDER = "facegrid_embedder"
+"""Key of metadata.json that FaceFlash does not have."""
 
 
 class FaceFlashIndex:
-    """An opened index. labels, paths: of each row."""
-
-    embedder: str | None = None
+    """An opened index. labels, paths: of each row. embedder: only where `cluster.faceflash` wrote it."""
 
     def __init__(self, directory: Path, dim: int) -> None:
         """dim: of the gallery. InvalidFile, InvalidEmbedding."""
         self._path = directory
-        self.labels, self.paths = _read_metadata(directory / METADATA)
+        self.labels, self.paths, self.embedder = _read_metadata(directory / METADATA)
         self._rows: npt.NDArray[Any] | None = None
         if self.labels:  # an empty index is saved with an array that only pickle could read
             self._rows = read_embeddings(directory / FLOATS)
@@ -61,7 +61,7 @@ class FaceFlashIndex:
             )
 
 
-def _read_metadata(path: Path) -> tuple[list[object], list[str]]:
+def _read_metadata(path: Path) -> tuple[list[object], list[str], str | None]:
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -74,4 +74,5 @@ def _read_metadata(path: Path) -> tuple[list[object], list[str]]:
     wrong = next((entry for entry in paths if not isinstance(entry, str)), None)
     if wrong is not None:
         raise InvalidFile(f"{path}: expected texts in `paths`, got {wrong!r:.80}")
-    return labels, paths
+    embedder = document.get(EMBEDDER)
+    return labels, paths, embedder if isinstance(embedder, str) else None
