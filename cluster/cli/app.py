@@ -14,6 +14,7 @@ import typer.main
 
 from cluster.cli import (
     bench,
+    calibration,
     cluster,
     doctor,
     enroll,
@@ -24,6 +25,7 @@ from cluster.cli import (
     galleries,
     models,
     search,
+    serve,
     snapshots,
     status,
     templates,
@@ -53,9 +55,12 @@ for _verb in (
     find.find,
     templates.delete,
     training.train,
+    calibration.calibrate,
+    calibration.calibration,
     status.status,
     doctor.doctor,
     fsck.fsck,
+    serve.serve,
 ):
     _app.command()(_verb)
 _app.command("import")(exchange.import_file)
