@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.progress import Tell, show_progress
-from coordinator.coordinator import check_gallery_name
+from coordinator.names import check_gallery_name
 from coordinator.snapshots.create import create_snapshot
 from coordinator.snapshots.manifest import Manifest
 from coordinator.snapshots.read import read_blocks
