@@ -6,7 +6,7 @@ What `Gallery.enroll` would refuse the whole batch for is found here for each re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from cluster.imports.records import RawBatch, RefusedRecord, made_id
 from shard.errors import InvalidParameter
 from shard.types import MAX_METADATA_BYTES, FloatArray
 from shard.validate import check_label
+
+MAX_METADATA_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,19 @@ def _label_fault(raw: RawBatch, row: int) -> tuple[str, str] | None:
     metadata = raw.metadata[row]
     if metadata is None:
         return None
+    return _metadata_fault(metadata)
+
+
+def _metadata_fault(metadata: object) -> tuple[str, str] | None:
     if not isinstance(metadata, Mapping):
-        return "bad_metadata", f"expected a JSON object, got {metadata!r:.80}"
+        return "bad_metadata", f"expected a JSON object, got {type(metadata).__name__}"
+    level: list[object] = [metadata]
+    for _ in range(MAX_METADATA_DEPTH):
+        if not all(isinstance(key, str) for value in level if isinstance(value, Mapping) for key in value):
+            return "bad_metadata", "expected texts as keys of an object"
+        level = [inner for value in level for inner in _inside(value)]
+    if level:
+        return "bad_metadata", f"expected at most {MAX_METADATA_DEPTH} objects and lists in each other"
     try:
         size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
     except (TypeError, ValueError, RecursionError) as error:
@@ -105,3 +118,9 @@ def _label_fault(raw: RawBatch, row: int) -> tuple[str, str] | None:
     if size > MAX_METADATA_BYTES:
         return "bad_metadata", f"at most {MAX_METADATA_BYTES} bytes of JSON, got {size}"
     return None
+
+
+def _inside(value: object) -> Sequence[object]:
+    if isinstance(value, Mapping):
+        return [*value.values()]
+    return value if isinstance(value, (list, tuple)) else ()

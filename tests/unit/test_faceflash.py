@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import inspect
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,15 @@ import pytest
 from cluster.faceflash import FaceFlash
 from cluster.faces import FacePipeline, ModelPlaces, PipelineOptions
 from cluster.images import probe_face
-from shard.errors import AlreadyExists, InvalidEmbedding, InvalidFile, InvalidImage, InvalidParameter, ModelMismatch
+from shard.errors import (
+    AlreadyExists,
+    InvalidEmbedding,
+    InvalidFile,
+    InvalidImage,
+    InvalidParameter,
+    ModelMismatch,
+    WriteFailed,
+)
 from tests.faces_like import unit_rows
 
 DIM = 128
@@ -159,6 +168,29 @@ def test_an_index_that_cannot_be_read_changes_nothing(ff: FaceFlash, tmp_path: P
         ff.load(str(tmp_path / "bad"))
     assert ff.names() == list("abcde")
     assert found_by(ff, unit_rows(5, DIM, 4)[1], 1) == [("b", 1.0)]
+
+
+def test_a_save_that_fails_leaves_the_index_before(
+    ff: FaceFlash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = unit_rows(5, DIM, 4)
+    ff.load(str(saved(tmp_path / "index", rows, list("abcde"))))
+    ff.remove("a")
+    rename, calls = os.rename, []
+
+    def second_fails(source: Any, target: Any) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr("shard.files.os.rename", second_fails)
+    with pytest.raises(WriteFailed, match="No space left"):
+        ff.save(str(tmp_path / "index"))
+    assert [p.name for p in tmp_path.iterdir()] == ["index"]
+    other = FaceFlash(str(tmp_path / "index"))
+    assert other.names() == list("abcde")
+    other.close()
 
 
 def test_a_directory_of_other_things_is_not_replaced(ff: FaceFlash, tmp_path: Path) -> None:

@@ -429,6 +429,21 @@ def test_parquet_records_are_refused_one_by_one(gallery: Gallery, tmp_path: Path
     assert outcome(gallery, tmp_path / "faces.parquet") == (7, 1, 0, reasons)
 
 
+def test_metadata_that_no_gallery_takes(gallery: Gallery, tmp_path: Path) -> None:
+    deep = '{"a":' * 500 + "1" + "}" * 500
+    table = pa.table({"embedding": pa.array(ROWS[:4].tolist(), pa.list_(pa.float32()))})
+    texts = table.append_column("metadata", pa.array([deep, '{"a":' * 100_000, '{"a":NaN}', "1" * 5_000]))
+    pq.write_table(texts, tmp_path / "texts.parquet")
+    assert outcome(gallery, tmp_path / "texts.parquet") == (4, 0, 0, {"bad_metadata": 4})
+    maps = pa.array([[(1, 2)], [], None, [(3, 4)]], pa.map_(pa.int32(), pa.int32()))
+    pq.write_table(table.append_column("metadata", maps), tmp_path / "maps.parquet")
+    assert outcome(gallery, tmp_path / "maps.parquet") == (4, 2, 0, {"bad_metadata": 2})
+    maps = pa.array([[("a", "b")], None, None, None], pa.map_(pa.string(), pa.string()))
+    pq.write_table(table.append_column("metadata", maps).slice(0, 1), tmp_path / "one.parquet")
+    assert outcome(gallery, tmp_path / "one.parquet") == (1, 1, 0, {})
+    assert {"a": "b"} in [gallery.get(i).metadata for i in gallery.search(ROWS[:1], 1).template_ids[0]]
+
+
 def test_parquet_that_is_none_or_has_no_embeddings(gallery: Gallery, tmp_path: Path) -> None:
     path = tmp_path / "faces.parquet"
     for content in (b"", b"PAR1 and nothing else PAR1"):
