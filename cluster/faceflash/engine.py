@@ -1,17 +1,8 @@
-"""`FaceFlash`: the class of the package faceflash, on an embedded Facegrid gallery.
-
-    from cluster.faceflash import FaceFlash        # instead of: from faceflash import FaceFlash
-
-Same methods, defaults and results as faceflash 0.1.1; `docs/compatibility.md` lists where they differ on purpose. The
-gallery lives in a private temporary directory until `save`, which writes FaceFlash's own directory format: either
-package loads what the other saved. Networks, and everything else that FaceFlash does not have, come from FACEGRID_
-settings. Like FaceFlash it is for one thread.
-"""
+"""`FaceFlash` itself: names, photos and positions, in front of a gallery in a private home."""
 
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 import weakref
 from collections.abc import Sequence
@@ -20,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster.faceflash_files import load_index, save_index
+from cluster.faceflash.index_files import load_index, save_index
+from cluster.faceflash.workplace import Workplace
 from cluster.faces import FacePipeline, naming
 from cluster.images import ENROLL_BATCH, owner_face, probe_face
 from cluster.progress import show_progress
@@ -29,7 +21,6 @@ from shard.model import check_code_bits
 from shard.types import FloatArray
 
 if TYPE_CHECKING:
-    from cluster.api import Cluster
     from cluster.gallery import Gallery
 
 _MATCH = 0.4
@@ -49,7 +40,7 @@ class FaceFlash:
         check_code_bits(n_bits)
         self.n_bits = n_bits
         self.n_candidates = _checked_candidates(n_candidates)
-        self._workplace = _Workplace(n_bits)
+        self._workplace = Workplace(n_bits)
         weakref.finalize(self, self._workplace.close)
         self._faces: dict[int, tuple[str, str]] = {}  # number of the registration to name and path, in order
         self._positions: dict[int, int] | None = None
@@ -241,54 +232,6 @@ class FaceFlash:
                 " between networks mean nothing; register the photos again, or search `gallery` with embeddings"
             )
         return self._workplace.cluster().faces
-
-
-class _Workplace:
-    """A private home with one gallery at a time, made when it is needed."""
-
-    def __init__(self, code_bits: int) -> None:
-        from cluster.config import load_settings
-
-        self._code_bits = code_bits
-        self.embedder = load_settings().embedder
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
-        self._cluster: Cluster | None = None
-        self._gallery: Gallery | None = None
-        self._made = 0
-
-    def cluster(self) -> Cluster:
-        """The open home."""
-        from cluster.api import Cluster
-
-        if self._cluster is None:
-            self._directory = tempfile.TemporaryDirectory(prefix="facegrid-faceflash-")
-            self._cluster = Cluster.open(self._directory.name, runtime="local")
-        return self._cluster
-
-    def gallery(self) -> Gallery:
-        """The gallery in use, at first an empty one of the embedder's dimension."""
-        if self._gallery is None:
-            self._gallery = self.fresh(None)
-        return self._gallery
-
-    def fresh(self, dim: int | None) -> Gallery:
-        """Another empty gallery; dim: None for the embedder's."""
-        self._made += 1
-        name = f"faceflash/index-{self._made}"
-        return self.cluster().gallery(name, create=True, dim=dim, shards=1, code_bits=self._code_bits)
-
-    def use(self, gallery: Gallery) -> None:
-        """Go on with this one, and drop the one before."""
-        if self._gallery is not None:
-            self.cluster().drop(self._gallery.name)
-        self._gallery = gallery
-
-    def close(self) -> None:
-        """Close the home and remove it."""
-        if self._cluster is not None:
-            self._cluster.close()
-        if self._directory is not None:
-            self._directory.cleanup()
 
 
 def _probe(pipeline: FacePipeline, image: str) -> FloatArray:
