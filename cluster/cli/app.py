@@ -23,12 +23,14 @@ from cluster.cli import (
     find,
     fsck,
     galleries,
+    keys,
     models,
     search,
     serve,
     snapshots,
     status,
     templates,
+    tenants,
     training,
 )
 from cluster.cli.invocation import Invocation, invocation_of
@@ -43,6 +45,8 @@ _app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _app.add_typer(galleries.app, name="gallery")
+_app.add_typer(tenants.app, name="tenant")
+_app.add_typer(keys.app, name="key")
 _app.add_typer(cluster.app, name="cluster")
 _app.add_typer(snapshots.app, name="snapshot")
 _app.add_typer(models.app, name="models")
@@ -67,6 +71,7 @@ _app.command("import")(exchange.import_file)
 _app.command("export")(exchange.export_file)
 _app.command("erasure-report")(erasure.erasure_report)
 _app.command()(erasure.compact)
+_app.command()(tenants.audit)
 
 
 def version_text() -> str:

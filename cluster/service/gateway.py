@@ -54,13 +54,23 @@ class Limits:
 class Gateway:
     """Shared by all requests of one event loop."""
 
-    def __init__(self, cluster: Cluster, *, limits: Limits | None = None, snapshot_store: str | None = None) -> None:
-        """cluster: stays the caller's to close. snapshot_store: where tenants' snapshots go; None: they have none."""
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        limits: Limits | None = None,
+        snapshot_store: str | None = None,
+        gateways: int = 1,
+    ) -> None:
+        """cluster: stays the caller's to close. snapshot_store: where tenants' snapshots go; None: they have none.
+
+        gateways: how many serve this cluster; each gives a tenant its part of the rate that its quota allows.
+        """
         self.cluster = cluster
         self.limits = limits or Limits()
         self.snapshot_store = snapshot_store
         self.keys = Keys(cluster.tenants)
-        self.rates = RateLimits()
+        self.rates = RateLimits(gateways)
         self.metrics = Metrics()
         self._search_turns = FairScheduler("search", SEARCH_THREADS)
         self._work_turns = FairScheduler("work", WORK_THREADS)
