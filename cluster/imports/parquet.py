@@ -46,13 +46,14 @@ class ParquetRecords:
 
     def _of_file(self, path: Path) -> Iterator[RawBatch]:
         start = 0
+        arrow = pyarrow()
         try:
-            with pyarrow().parquet.ParquetFile(path, pre_buffer=False) as file:
+            with arrow.parquet.ParquetFile(path, pre_buffer=False) as file:
                 columns = ["embedding", *(name for name in _COLUMNS if name in file.schema_arrow.names)]
                 for batch in file.iter_batches(batch_rows(self._dim), columns=columns, use_threads=False):
                     yield self._batch(path, batch, start)
                     start += len(batch)
-        except (OSError, ValueError, KeyError) as error:  # pyarrow's own errors are of these
+        except (arrow.ArrowException, OSError, ValueError, KeyError) as error:
             if isinstance(error, InvalidFile):
                 raise
             raise InvalidFile(f"{path}: row {start} and after: {error}") from error
@@ -97,7 +98,7 @@ def _checked(path: Path, dim: int) -> tuple[int, str | None]:
                 )
             _check_sizes(path, about)
             return about.num_rows, _embedder((schema.metadata or {}).get(ABOUT))
-    except (OSError, ValueError) as error:
+    except (arrow.ArrowException, OSError, ValueError) as error:
         if isinstance(error, InvalidFile):
             raise
         raise InvalidFile(f"{path}: expected a Parquet file: {error}") from error
