@@ -19,6 +19,7 @@ from cluster.cli import (
     doctor,
     enroll,
     erasure,
+    exchange,
     find,
     fsck,
     galleries,
@@ -71,6 +72,8 @@ for _verb in (
 ):
     _app.command()(_verb)
 _app.command("list")(templates.list_templates)
+_app.command("import")(exchange.import_file)
+_app.command("export")(exchange.export_file)
 _app.command("erasure-report")(erasure.erasure_report)
 _app.command()(erasure.compact)
 _app.command()(tenants.audit)

@@ -100,7 +100,7 @@ def _search_image(gallery: Gallery, image: Path, k: int, options: dict[str, Any]
 
 
 def _search_file(gallery: Gallery, path: Path, k: int, options: dict[str, Any]) -> tuple[dict[str, Any], _Rows]:
-    from cluster.cli.embedding_files import read_embeddings, widened
+    from cluster.imports.arrays import read_embeddings, widened
 
     batch = gallery.search(widened(read_embeddings(path)), k, **options)
     lists = [
