@@ -1,0 +1,89 @@
+"""Tenants, their keys and their audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from cluster.client.call import Call, Operation
+from cluster.client.operations.requests import get, patch, quoted, remove, write
+from cluster.client.wire import document_of, entry, record, records
+from coordinator.tenant_types import AuditEntry, KeyRecord, Quotas, TenantRecord
+
+_BASE = "/v1/tenants"
+
+
+def _path(name: str, *parts: str) -> str:
+    return "/".join((_BASE, quoted(name), *parts))
+
+
+def _tenant(document: Any) -> TenantRecord:
+    quotas = document.get("quotas") if isinstance(document, dict) else None
+    return record(TenantRecord, document, quotas=record(Quotas, quotas))
+
+
+def create(name: str, settings: Mapping[str, Any]) -> Operation[TenantRecord]:
+    """A new tenant; settings: quotas, weight, keeps_thumbnails, is_encrypted."""
+    return _tenant((yield from write(_BASE, {"name": name, **plain(settings)})))
+
+
+def get_tenant(name: str) -> Operation[TenantRecord]:
+    """A tenant by name."""
+    return _tenant((yield from get(_path(name))))
+
+
+def all_tenants() -> Operation[list[TenantRecord]]:
+    """Every tenant that the key may see."""
+    return [_tenant(one) for one in entry((yield from get(_BASE)), "tenants", list)]
+
+
+def update(name: str, settings: Mapping[str, Any]) -> Operation[TenantRecord]:
+    """Change what is not None."""
+    return _tenant((yield from patch(_path(name), plain(settings))))
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a body has them."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    if isinstance(given.get("quotas"), Quotas):
+        given["quotas"] = asdict(given["quotas"])
+    return given
+
+
+def drop(name: str) -> Operation[None]:
+    """Remove a tenant with all that it has."""
+    yield from remove(_path(name))
+
+
+def create_key(tenant: str, body: Mapping[str, Any]) -> Operation[tuple[KeyRecord, str]]:
+    """(key, its text, which is shown this once)."""
+    return _with_secret((yield from write(_path(tenant, "keys"), body)))
+
+
+def _with_secret(document: dict[str, Any]) -> tuple[KeyRecord, str]:
+    return record(KeyRecord, document.get("key")), entry(document, "secret", str)
+
+
+def keys(tenant: str) -> Operation[list[KeyRecord]]:
+    """Keys of a tenant, without their secrets."""
+    return records(KeyRecord, entry((yield from get(_path(tenant, "keys"))), "keys", list), "keys")
+
+
+def rotate_key(tenant: str, key_id: str, overlap_s: float) -> Operation[tuple[KeyRecord, str]]:
+    """A new key in the place of one, which is good for `overlap_s` still."""
+    path = _path(tenant, "keys", quoted(key_id), "rotate")
+    return _with_secret((yield from write(path, {"overlap_s": overlap_s})))
+
+
+def revoke_key(tenant: str, key_id: str) -> Operation[KeyRecord]:
+    """A key is good no more."""
+    reply = yield Call("DELETE", _path(tenant, "keys", quoted(key_id)), headers={"Accept": "application/json"})
+    document = document_of(reply)
+    return record(KeyRecord, document.get("key", document))
+
+
+def audit(tenant: str, before: float | None, limit: int) -> Operation[list[AuditEntry]]:
+    """What was done, the newest first."""
+    document = yield from get(_path(tenant, "audit"), {"before": before, "limit": limit})
+    return records(AuditEntry, entry(document, "entries", list), "entries")
