@@ -11,6 +11,7 @@ from cluster.client.operations import galleries as _galleries
 from cluster.client.operations import photos as _photos
 from cluster.client.operations import searches as _searches
 from cluster.client.operations import templates as _templates
+from cluster.client.operations.galleries import Facts
 from cluster.client.shown import Progress, shown
 from cluster.client.transport import AsyncTransport
 from cluster.faces.decode import ImageSource
@@ -26,7 +27,7 @@ class AsyncRemoteGallery:
     of connections (HostUnavailable, DeadlineExceeded, ProtocolError) and of keys (AccessError).
     """
 
-    def __init__(self, transport: AsyncTransport, found: GalleryStats) -> None:
+    def __init__(self, transport: AsyncTransport, found: Facts) -> None:
         self._transport, self._found = transport, found
 
     def __repr__(self) -> str:
@@ -127,18 +128,15 @@ class AsyncRemoteGallery:
 
     async def identities(self) -> AsyncIterator[IdentityCount]:
         """As `Gallery.identities`; read page by page."""
-        start = ""
-        while page := await self._run(_templates.identities(self.name, start, _templates.PAGE)):
+        start: str | None = ""
+        while start is not None:
+            page, start = await self._run(_templates.identities(self.name, start, _templates.PAGE))
             for one in page:
                 yield one
-            start = page[-1].identity + "\0"  # the next text in byte order
 
     async def contains(self, identity: object) -> bool:
         """Whether the identity has a template."""
-        if not isinstance(identity, str):
-            return False
-        page = await self._run(_templates.identities(self.name, identity, 1))
-        return bool(page) and page[0].identity == identity
+        return await self._run(_templates.has_identity(self.name, identity))
 
     async def count(self) -> int:
         """Live templates."""
@@ -150,8 +148,7 @@ class AsyncRemoteGallery:
 
     async def stats(self) -> GalleryStats:
         """As `Gallery.stats`."""
-        self._found = await self._run(_galleries.stats(self.name))
-        return self._found
+        return await self._run(_galleries.stats(self.name))
 
     async def train(self, *, progress: Progress | bool = False) -> TrainReport:
         """As `Gallery.train`; the service does not tell of progress."""

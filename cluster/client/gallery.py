@@ -11,6 +11,7 @@ from cluster.client.operations import galleries as _galleries
 from cluster.client.operations import photos as _photos
 from cluster.client.operations import searches as _searches
 from cluster.client.operations import templates as _templates
+from cluster.client.operations.galleries import Facts
 from cluster.client.shown import Progress, shown
 from cluster.client.transport import Transport
 from cluster.faces.decode import ImageSource
@@ -26,7 +27,7 @@ class RemoteGallery:
     of connections (HostUnavailable, DeadlineExceeded, ProtocolError) and of keys (AccessError).
     """
 
-    def __init__(self, transport: Transport, found: GalleryStats) -> None:
+    def __init__(self, transport: Transport, found: Facts) -> None:
         self._transport, self._found = transport, found
 
     def __repr__(self) -> str:
@@ -127,17 +128,14 @@ class RemoteGallery:
 
     def identities(self) -> Iterator[IdentityCount]:
         """As `Gallery.identities`; read page by page."""
-        start = ""
-        while page := self._run(_templates.identities(self.name, start, _templates.PAGE)):
+        start: str | None = ""
+        while start is not None:
+            page, start = self._run(_templates.identities(self.name, start, _templates.PAGE))
             yield from page
-            start = page[-1].identity + "\0"  # the next text in byte order
 
     def __contains__(self, identity: object) -> bool:
         """Whether the identity has a template."""
-        if not isinstance(identity, str):
-            return False
-        page = self._run(_templates.identities(self.name, identity, 1))
-        return bool(page) and page[0].identity == identity
+        return self._run(_templates.has_identity(self.name, identity))
 
     def __len__(self) -> int:
         """Live templates."""
@@ -149,8 +147,7 @@ class RemoteGallery:
 
     def stats(self) -> GalleryStats:
         """As `Gallery.stats`."""
-        self._found = self._run(_galleries.stats(self.name))
-        return self._found
+        return self._run(_galleries.stats(self.name))
 
     def train(self, *, progress: Progress | bool = False) -> TrainReport:
         """As `Gallery.train`; the service does not tell of progress."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.client.call import Operation
@@ -13,7 +14,16 @@ from shard.drift import Drift
 from shard.errors import AlreadyExists, UnknownGallery
 
 
-def gallery(name: str, wanted: dict[str, Any], *, create: bool) -> Operation[GalleryStats]:
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a gallery was created with and a client needs to know: dimension, and the embedder where there is one."""
+
+    name: str
+    dim: int
+    embedder: str | None
+
+
+def gallery(name: str, wanted: dict[str, Any], *, create: bool) -> Operation[Facts]:
     """A gallery as it is, made if that is asked for; see `Cluster.gallery`. wanted: None where anything will do."""
     try:
         found = yield from stats(name)
@@ -21,29 +31,24 @@ def gallery(name: str, wanted: dict[str, Any], *, create: bool) -> Operation[Gal
         if not create:
             raise
         try:
-            return (yield from _create(name, wanted))
+            return record(Facts, (yield from write("/v1/galleries", {"name": name, **wanted}, is_idempotent=True)))
         except AlreadyExists:
             found = yield from stats(name)  # somebody else was first
     for field, value in wanted.items():
         if value is not None and value != getattr(found, field):
             raise AlreadyExists(f"gallery {name!r} exists with {field}={getattr(found, field)!r}, not {value!r}")
-    return found
-
-
-def _create(name: str, wanted: dict[str, Any]) -> Operation[GalleryStats]:
-    document = yield from write("/v1/galleries", {"name": name, **wanted})
-    return record(GalleryStats, document)
+    return Facts(found.name, found.dim, found.embedder)
 
 
 def stats(name: str) -> Operation[GalleryStats]:
-    """Size and settings of a gallery."""
-    return record(GalleryStats, (yield from get(gallery_path(name))))
+    """Size and settings of a gallery. Which hosts hold it is not told here; `hosts` is empty."""
+    return record(GalleryStats, (yield from get(gallery_path(name))), hosts=())
 
 
-def galleries(tenant: str | None) -> Operation[list[GalleryStats]]:
+def galleries(tenant: str | None) -> Operation[list[Facts]]:
     """Every gallery that the key may see, by name."""
     document = yield from get("/v1/galleries", {"tenant": tenant})
-    return records(GalleryStats, entry(document, "galleries", list), "galleries")
+    return records(Facts, entry(document, "galleries", list), "galleries")
 
 
 def drop(name: str) -> Operation[None]:
@@ -53,19 +58,19 @@ def drop(name: str) -> Operation[None]:
 
 def train(name: str) -> Operation[TrainReport]:
     """Train a gallery's search model, and wait until it is in use."""
-    document = yield from write(gallery_path(name, "train"), patience_s=SLOW_S)
+    document = yield from write(gallery_path(name, "train"), is_idempotent=False, patience_s=SLOW_S)
     drift = document.get("drift")
     return record(TrainReport, document, drift=None if drift is None else record(Drift, drift))
 
 
 def flush(name: str) -> Operation[None]:
     """Seal the open segments."""
-    yield from write(gallery_path(name, "flush"), patience_s=SLOW_S)
+    yield from write(gallery_path(name, "flush"), is_idempotent=True, patience_s=SLOW_S)
 
 
 def erase(name: str) -> Operation[None]:
     """Remove the bytes of what was deleted, now."""
-    yield from write(gallery_path(name, "erase"), patience_s=SLOW_S)
+    yield from write(gallery_path(name, "erase"), is_idempotent=True, patience_s=SLOW_S)
 
 
 def erasure_report(name: str) -> Operation[list[ReplicaErasure]]:

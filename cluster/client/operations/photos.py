@@ -61,7 +61,9 @@ def _entry(data: bytes, identity: str | None, metadata: Mapping[str, Any] | None
 
 def _enroll(name: str, photos: Sequence[dict[str, Any]]) -> Operation[list[Outcome]]:
     """One request. A photo's template is named by its bytes, so that one sent twice is enrolled once."""
-    document = yield from write(gallery_path(name, "images"), {"images": list(photos)}, patience_s=PHOTOS_S)
+    document = yield from write(
+        gallery_path(name, "images"), {"images": list(photos)}, is_idempotent=True, patience_s=PHOTOS_S
+    )
     found = records(Outcome, entry(document, "results", list), "results")
     if len(found) != len(photos):
         raise ProtocolError(f"{len(photos)} photos were sent, the answer tells of {len(found)}")

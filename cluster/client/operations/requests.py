@@ -45,14 +45,18 @@ def write(
     path: str,
     body: Mapping[str, Any] | None = None,
     *,
-    method: str = "POST",
+    is_idempotent: bool,
     is_packed: bool = False,
     patience_s: float | None = None,
 ) -> Operation[dict[str, Any]]:
-    """Change something, under a key of its own, by which the service knows a call that it has carried out before."""
+    """A POST that changes something, with a key of its own, the same for each attempt.
+
+    is_idempotent: the service knows the key, or what is asked for is the same when it is done twice. Of other calls it
+    is only known from the answer whether they were carried out, so they are not sent again where it was lost.
+    """
     headers, data = _encoded(body or {}, is_packed=is_packed)
     headers |= {"Accept": JSON, "Idempotency-Key": secrets.token_hex(16)}
-    reply = yield Call(method, path, headers=headers, body=data, patience_s=patience_s)
+    reply = yield Call("POST", path, headers=headers, body=data, is_idempotent=is_idempotent, patience_s=patience_s)
     return document_of(reply) if reply.body else {}
 
 

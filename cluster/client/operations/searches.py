@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from cluster.client.call import Operation
+from cluster.client.operations.galleries import Facts
 from cluster.client.operations.requests import ask, gallery_path
 from cluster.client.wire import entry, floats, packed_floats, record, texts
-from cluster.results import GalleryStats, SearchBatch
+from cluster.results import SearchBatch
 from coordinator.types import Coverage
 from shard.errors import InvalidParameter, ProtocolError
 from shard.types import FloatArray, SearchParams
@@ -65,7 +66,7 @@ class SearchOptions:
         return None if self.deadline_ms is None else self.deadline_ms / 1000 + _TRAVEL_S
 
 
-def search(gallery: GalleryStats, probes: FloatArray, options: SearchOptions) -> Operation[SearchBatch]:
+def search(gallery: Facts, probes: FloatArray, options: SearchOptions) -> Operation[SearchBatch]:
     """Candidates of each probe, in the order of the probes."""
     options.check()
     rows = check_probes(probes, gallery.dim)

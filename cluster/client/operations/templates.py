@@ -10,16 +10,19 @@ from typing import Any, Literal
 import numpy as np
 
 from cluster.client.call import Operation
+from cluster.client.operations.galleries import Facts
 from cluster.client.operations.requests import ask, gallery_path, get, patch, quoted, write
 from cluster.client.wire import entry, packed_floats, record, records
 from cluster.metadata import metadata_json
-from cluster.results import EnrollResult, GalleryStats, Template
+from cluster.results import EnrollResult, Template
 from shard.errors import DuplicateTemplate, FacegridError, InvalidParameter, ProtocolError, UnknownTemplate
 from shard.types import EnrollBatch, FloatArray, IdentityCount
 from shard.validate import check_batch, check_embeddings, check_label, normalised
 
 REQUEST_BYTES = 8 << 20
 """Size of one request of an enrollment, about: small enough to be repeated, large enough that few are needed."""
+REQUEST_ROWS = 8_192
+"""Templates of one request at most."""
 PAGE = 1_000
 """Templates or identities of one answer."""
 _LABEL_BYTES = 16
@@ -41,7 +44,7 @@ class Enrollment:
 
 
 def checked_enrollment(
-    gallery: GalleryStats,
+    gallery: Facts,
     embeddings: FloatArray,
     identities: Sequence[str | None] | None,
     template_ids: Sequence[str] | None,
@@ -67,7 +70,7 @@ def checked_enrollment(
 
 
 def enroll(
-    gallery: GalleryStats,
+    gallery: Facts,
     batch: Enrollment,
     if_exists: Literal["error", "skip"],
     *,
@@ -93,7 +96,7 @@ def enroll(
 
 
 def _enroll_part(
-    gallery: GalleryStats, batch: Enrollment, part: slice, if_exists: Literal["error", "skip"]
+    gallery: Facts, batch: Enrollment, part: slice, if_exists: Literal["error", "skip"]
 ) -> Operation[tuple[int, int]]:
     """(enrolled, skipped) of one request."""
     body = {
@@ -104,7 +107,7 @@ def _enroll_part(
         # An id made here is there only if an earlier attempt of this call has stored it.
         "if_exists": "skip" if batch.is_new else if_exists,
     }
-    document = yield from write(gallery_path(gallery.name, "faces"), body, is_packed=True)
+    document = yield from write(gallery_path(gallery.name, "faces"), body, is_idempotent=True, is_packed=True)
     enrolled, skipped = entry(document, "enrolled", int), entry(document, "skipped", int)
     if enrolled + skipped != part.stop - part.start:
         sent = part.stop - part.start
@@ -118,12 +121,13 @@ def _parts(sizes: Sequence[int], limit: int) -> Iterator[slice]:
     start = 0
     while start < len(sizes):
         before = int(ends[start - 1]) if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + limit, side="right")))
+        stop = int(np.searchsorted(ends, before + limit, side="right"))
+        stop = max(start + 1, min(stop, start + REQUEST_ROWS))
         yield slice(start, stop)
         start = stop
 
 
-def _check_absent(gallery: GalleryStats, template_ids: Sequence[str]) -> Operation[None]:
+def _check_absent(gallery: Facts, template_ids: Sequence[str]) -> Operation[None]:
     """DuplicateTemplate if one is there, before the first of several requests is sent."""
     there = yield from templates(gallery.name, template_ids)
     if there:
@@ -180,20 +184,33 @@ def delete(name: str, template_ids: Sequence[str], identities: Sequence[str]) ->
     for start in range(0, len(labels), PAGE):
         part = labels[start : start + PAGE]
         body = {kind: [i for k, i in part if k == kind] or None for kind in ("template_ids", "identities")}
-        document = yield from write(gallery_path(name, "faces", "delete"), body)
+        document = yield from write(gallery_path(name, "faces", "delete"), body, is_idempotent=True)
         deleted += entry(document, "deleted", int)
     return deleted
 
 
-def identities(name: str, start: str, limit: int) -> Operation[list[IdentityCount]]:
-    """A page of identities from `start` on, in byte order of UTF-8."""
+def identities(name: str, start: str, limit: int) -> Operation[tuple[list[IdentityCount], str | None]]:
+    """(a page of identities from `start` on, in byte order of UTF-8; where the next page begins)."""
     document = yield from get(gallery_path(name, "identities"), {"start": start, "limit": limit})
-    return records(IdentityCount, entry(document, "identities", list), "identities")
+    following = entry(document, "next", str, type(None))
+    return records(IdentityCount, entry(document, "identities", list), "identities"), following
+
+
+def has_identity(name: str, identity: object) -> Operation[bool]:
+    """Whether an identity has a template; False for what cannot be one."""
+    try:
+        start = check_label(identity, what="identity")
+    except InvalidParameter:
+        return False
+    page, _ = yield from identities(name, start, 1)
+    return bool(page) and page[0].identity == start
 
 
 def rename_identity(name: str, old: str, new: str) -> Operation[int]:
     """Give an identity's templates another name; how many."""
-    document = yield from write(gallery_path(name, "identities", "rename"), {"old": old, "new": new})
+    document = yield from write(
+        gallery_path(name, "identities", "rename"), {"old": old, "new": new}, is_idempotent=False
+    )
     return int(entry(document, "templates", int))
 
 
@@ -202,5 +219,5 @@ def merge_identities(name: str, identities: Sequence[str], into: str) -> Operati
     if isinstance(identities, str):
         raise InvalidParameter("identities: expected a list of texts, got one text")
     body = {"identities": list(identities), "into": into}
-    document = yield from write(gallery_path(name, "identities", "merge"), body)
+    document = yield from write(gallery_path(name, "identities", "merge"), body, is_idempotent=False)
     return int(entry(document, "templates", int))

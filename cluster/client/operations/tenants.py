@@ -25,7 +25,7 @@ def _tenant(document: Any) -> TenantRecord:
 
 def create(name: str, settings: Mapping[str, Any]) -> Operation[TenantRecord]:
     """A new tenant; settings: quotas, weight, keeps_thumbnails, is_encrypted."""
-    return _tenant((yield from write(_BASE, {"name": name, **plain(settings)})))
+    return _tenant((yield from write(_BASE, {"name": name, **plain(settings)}, is_idempotent=False)))
 
 
 def get_tenant(name: str) -> Operation[TenantRecord]:
@@ -58,29 +58,33 @@ def drop(name: str) -> Operation[None]:
 
 def create_key(tenant: str, body: Mapping[str, Any]) -> Operation[tuple[KeyRecord, str]]:
     """(key, its text, which is shown this once)."""
-    return _with_secret((yield from write(_path(tenant, "keys"), body)))
+    return _with_secret((yield from write(_path(tenant, "keys"), body, is_idempotent=False)))
 
 
 def _with_secret(document: dict[str, Any]) -> tuple[KeyRecord, str]:
-    return record(KeyRecord, document.get("key")), entry(document, "secret", str)
+    return _key(document.get("key")), entry(document, "secret", str)
+
+
+def _key(document: Any) -> KeyRecord:
+    tenant_id = document.get("tenant_id") if isinstance(document, dict) else None
+    return record(KeyRecord, document, tenant_id=tenant_id)
 
 
 def keys(tenant: str) -> Operation[list[KeyRecord]]:
     """Keys of a tenant, without their secrets."""
-    return records(KeyRecord, entry((yield from get(_path(tenant, "keys"))), "keys", list), "keys")
+    return [_key(one) for one in entry((yield from get(_path(tenant, "keys"))), "keys", list)]
 
 
 def rotate_key(tenant: str, key_id: str, overlap_s: float) -> Operation[tuple[KeyRecord, str]]:
     """A new key in the place of one, which is good for `overlap_s` still."""
     path = _path(tenant, "keys", quoted(key_id), "rotate")
-    return _with_secret((yield from write(path, {"overlap_s": overlap_s})))
+    return _with_secret((yield from write(path, {"overlap_s": overlap_s}, is_idempotent=False)))
 
 
 def revoke_key(tenant: str, key_id: str) -> Operation[KeyRecord]:
     """A key is good no more."""
     reply = yield Call("DELETE", _path(tenant, "keys", quoted(key_id)), headers={"Accept": "application/json"})
-    document = document_of(reply)
-    return record(KeyRecord, document.get("key", document))
+    return _key(document_of(reply))
 
 
 def audit(tenant: str, before: float | None, limit: int) -> Operation[list[AuditEntry]]:
