@@ -17,13 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.actors import HEALTH, LOCAL, Actor, RaySession
+from coordinator.calibrations import LabelledSample
 from coordinator.coordinator import ERASURE_S
 from coordinator.coordinator_process import CoordinatorProcess, host_title
 from coordinator.dataplane.handshake import checked_secret
+from coordinator.gallery_calibration import Calibration
 from coordinator.host_process import ShardHostProcess
+from coordinator.ray_idempotency import RayIdempotency
 from coordinator.ray_runtime import RayRuntime
+from coordinator.ray_tenants import RayTenants
 from coordinator.replication import ReplicationPolicy
 from coordinator.snapshot_catalog import SnapshotRecord
+from coordinator.tenants import AUDIT_S
 from coordinator.types import (
     GalleryRoute,
     GallerySpec,
@@ -103,6 +108,7 @@ class RayCluster:
         kernel: str | None = None,
         catalog: str | None = None,
         erasure_s: float = ERASURE_S,
+        audit_s: float = AUDIT_S,
     ) -> RayCluster:
         """Start or join Ray, start a host actor for each name and the coordinator, wait until all are open.
 
@@ -130,7 +136,7 @@ class RayCluster:
                 cluster.actors[name] = cluster._seat(name, seat)
             # Started before the hosts are waited for: processes take seconds to come up, and do so side by side.
             coordinator = _spawn_coordinator(
-                session, catalog or home / "catalog.db", secret, cluster.actors, erasure_s, options.replication
+                session, catalog or home / "catalog.db", secret, cluster.actors, erasure_s, options.replication, audit_s
             )
             undo.callback(_stop, coordinator)
             _wait_open(cluster.actors, options.start_timeout_s, needed)
@@ -182,6 +188,9 @@ class RayCoordinator:
     def __init__(self, actor: Actor) -> None:
         self.actor = actor
         self.snapshots = RaySnapshotControl(actor)
+        self.calibrations = RayCalibrations(actor)
+        self.tenants = RayTenants(actor)
+        self.idempotency = RayIdempotency(actor)
 
     def hosts(self) -> tuple[str, ...]:
         """See Coordinator.hosts."""
@@ -193,9 +202,9 @@ class RayCoordinator:
         route: GalleryRoute = self._call("gallery", name)
         return route
 
-    def galleries(self) -> list[GalleryRoute]:
+    def galleries(self, tenant: str | None = None) -> list[GalleryRoute]:
         """See Coordinator.galleries."""
-        routes: list[GalleryRoute] = self._call("galleries")
+        routes: list[GalleryRoute] = self._call("galleries", tenant)
         return routes
 
     def create_gallery(self, spec: GallerySpec) -> GalleryRoute:
@@ -345,6 +354,27 @@ class RaySnapshotControl:
         return self._actor.call("call", f"snapshots.{method}", args, {})
 
 
+class RayCalibrations:
+    """The methods of `coordinator.calibrations.Calibrations`, carried out by the coordinator's actor."""
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor = actor
+
+    def draw(self, gallery: str, count: int, seed: int) -> LabelledSample:
+        """See Calibrations.draw."""
+        sample: LabelledSample = self._actor.call("call", "calibrations.draw", (gallery, count, seed), {})
+        return sample
+
+    def put(self, gallery_id: str, calibration: Calibration) -> None:
+        """See Calibrations.put."""
+        self._actor.call("call", "calibrations.put", (gallery_id, calibration), {})
+
+    def of(self, gallery_id: str) -> Calibration | None:
+        """See Calibrations.of."""
+        found: Calibration | None = self._actor.call("call", "calibrations.of", (gallery_id,), {})
+        return found
+
+
 def _connect(options: RayOptions, namespace: str) -> RaySession:
     if options.address == LOCAL:
         return RaySession.start(namespace, num_cpus=options.num_cpus, object_store_bytes=options.object_store_bytes)
@@ -412,9 +442,10 @@ def _spawn_coordinator(
     hosts: dict[str, Actor],
     erasure_s: float,
     policy: ReplicationPolicy | None,
+    audit_s: float,
 ) -> Actor:
     """On this node, where the home is."""
-    args = (catalog, {name: actor.where for name, actor in hosts.items()}, secret, erasure_s, policy)
+    args = (catalog, {name: actor.where for name, actor in hosts.items()}, secret, erasure_s, policy, audit_s)
     return session.spawn(CoordinatorProcess, args, title="the coordinator", node_id=session.here())
 
 

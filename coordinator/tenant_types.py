@@ -18,7 +18,7 @@ _MAX_COUNT = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a tenant has: galleries, templates that were not deleted, and bytes of files, of one replica of each shard."""
+    """What a tenant has: galleries, templates, and bytes of files of one replica of each shard."""
 
     galleries: int
     templates: int
@@ -62,7 +62,7 @@ class TenantRecord:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """An API key, without its secret. tenant: None for an operator's, which may do all in every tenant.
+    """An API key, without its secret. tenant: None for an operator's, whose scopes hold in every tenant.
 
     scopes: of SCOPES. galleries: names inside the tenant that it is bound to; () is all. Times are unix seconds.
     """
@@ -84,10 +84,10 @@ class KeyRecord:
         """
         if scope not in SCOPES:
             raise InvalidParameter(f"scope: expected one of {', '.join(SCOPES)}, got {scope!r:.80}")
-        if self.tenant is None:
-            return True
         if not any(SCOPES.index(own) <= SCOPES.index(scope) for own in self.scopes):
             return False
+        if self.tenant is None:
+            return True
         if gallery is None:
             return not self.galleries
         tenant, _, name = gallery.partition("/")
