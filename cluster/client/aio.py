@@ -18,6 +18,7 @@ from cluster.client.operations import photos as _photos
 from cluster.client.transport import AsyncTransport
 from cluster.faces.decode import ImageSource
 from cluster.results import HostStatus, ShardReplicas, Verification
+from coordinator.tenant_types import Usage
 from coordinator.types import ReplicaErasure
 
 
@@ -75,7 +76,11 @@ class AsyncRemoteCluster:
         }
         return AsyncRemoteGallery(self._transport, await self._run(_galleries.gallery(name, wanted, create=create)))
 
-    async def galleries(self, *, tenant: str | None = None) -> list[AsyncRemoteGallery]:
+    async def usage(self, tenant: str) -> Usage:
+        """How many galleries, templates and bytes a tenant has; needs an operator's key or its scope `admin`."""
+        return await self._run(_fleet.usage(tenant))
+
+    async def galleries(self, tenant: str | None = None) -> list[AsyncRemoteGallery]:
         """Every gallery that the key may see, by name; tenant: those of one tenant."""
         return [AsyncRemoteGallery(self._transport, found) for found in await self._run(_galleries.galleries(tenant))]
 

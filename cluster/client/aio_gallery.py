@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.client.call import Operation, T
+from cluster.client.operations import calibrations as _calibrations
 from cluster.client.operations import galleries as _galleries
 from cluster.client.operations import photos as _photos
 from cluster.client.operations import searches as _searches
 from cluster.client.operations import templates as _templates
+from cluster.client.operations.calibrations import RemoteCalibration
 from cluster.client.operations.galleries import Facts
 from cluster.client.shown import Progress, shown
 from cluster.client.transport import AsyncTransport
@@ -77,12 +79,14 @@ class AsyncRemoteGallery:
         exact: bool = False,
         threshold: float | None = None,
         identities: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
         allow_partial: bool = False,
         deadline_ms: int = 10_000,
+        target_fpir: float | None = None,
     ) -> SearchBatch:
         """As `Gallery.search`."""
         options = _searches.SearchOptions(
-            k, recall, exact, threshold, identities, allow_partial=allow_partial, deadline_ms=deadline_ms
+            k, recall, exact, threshold, identities, where, target_fpir, allow_partial, deadline_ms
         )
         return await self._run(_searches.search(self._found, probes, options))
 
@@ -106,9 +110,11 @@ class AsyncRemoteGallery:
         exact: bool = False,
         threshold: float | None = None,
         identities: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
+        target_fpir: float | None = None,
     ) -> ImageSearch:
         """As `Gallery.search_image`."""
-        options = _searches.SearchOptions(k, recall, exact, threshold, identities)
+        options = _searches.SearchOptions(k, recall, exact, threshold, identities, where, target_fpir)
         return await self._run(_photos.search_image(self.name, image, options))
 
     async def delete(
@@ -125,6 +131,18 @@ class AsyncRemoteGallery:
     async def templates(self, template_ids: Sequence[str]) -> list[Template]:
         """As `Gallery.templates`."""
         return await self._run(_templates.templates(self.name, template_ids))
+
+    async def update(self, template_id: str, metadata: Mapping[str, Any] | None) -> Template:
+        """As `Gallery.update`."""
+        return await self._run(_templates.update(self.name, template_id, metadata))
+
+    async def rename_identity(self, old: str, new: str) -> int:
+        """As `Gallery.rename_identity`."""
+        return await self._run(_templates.rename_identity(self.name, old, new))
+
+    async def merge_identities(self, identities: Sequence[str], into: str) -> int:
+        """As `Gallery.merge_identities`."""
+        return await self._run(_templates.merge_identities(self.name, identities, into))
 
     async def identities(self) -> AsyncIterator[IdentityCount]:
         """As `Gallery.identities`; read page by page."""
@@ -153,6 +171,18 @@ class AsyncRemoteGallery:
     async def train(self, *, progress: Progress | bool = False) -> TrainReport:
         """As `Gallery.train`; the service does not tell of progress."""
         return await self._run(_galleries.train(self.name))
+
+    async def calibrate(self, *, samples: int = 2_000) -> RemoteCalibration:
+        """As `Gallery.calibrate`; its figures, without the scores that they come from."""
+        return await self._run(_calibrations.calibrate(self.name, samples))
+
+    async def calibration(self) -> RemoteCalibration | None:
+        """As `Gallery.calibration`; its figures, without the scores that they come from."""
+        return await self._run(_calibrations.calibration(self.name))
+
+    async def threshold_for_fpir(self, target_fpir: float, n: int | None = None) -> float:
+        """As `Calibration.threshold_for_fpir` of the gallery's calibration; NotEnoughData if it has none."""
+        return await self._run(_calibrations.threshold_for_fpir(self.name, target_fpir, n))
 
     async def erase(self) -> None:
         """As `Gallery.erase`."""

@@ -18,6 +18,7 @@ from cluster.client.tenants import RemoteTenants
 from cluster.client.transport import Transport
 from cluster.faces.decode import ImageSource
 from cluster.results import HostStatus, ShardReplicas, Verification
+from coordinator.tenant_types import Usage
 from coordinator.types import ReplicaErasure
 
 
@@ -75,7 +76,11 @@ class RemoteCluster:
         }
         return RemoteGallery(self._transport, self._run(_galleries.gallery(name, wanted, create=create)))
 
-    def galleries(self, *, tenant: str | None = None) -> list[RemoteGallery]:
+    def usage(self, tenant: str) -> Usage:
+        """How many galleries, templates and bytes a tenant has; needs an operator's key or its scope `admin`."""
+        return self._run(_fleet.usage(tenant))
+
+    def galleries(self, tenant: str | None = None) -> list[RemoteGallery]:
         """Every gallery that the key may see, by name; tenant: those of one tenant."""
         return [RemoteGallery(self._transport, found) for found in self._run(_galleries.galleries(tenant))]
 

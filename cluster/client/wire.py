@@ -125,8 +125,12 @@ def records(cls: type[T], values: Any, name: str) -> list[T]:
 
 def _checked(value: Any, annotation: str, name: str) -> Any:
     """A value of an annotation of plain types, as they are in the dataclasses of results; others are taken as is."""
-    if annotation.startswith("tuple[str, ...]"):
+    if annotation == "tuple[str, ...]":
         return texts(value, name)
+    if annotation == "tuple[float, ...]":
+        if not isinstance(value, list) or not all(type(one) in (int, float) for one in value):
+            raise ProtocolError(f"{name}: expected a list of numbers in the answer")
+        return tuple(map(float, value))
     kinds = [kind for part in annotation.split(" | ") for kind in _KINDS.get(part, (object,))]
     is_wrong_bool = isinstance(value, bool) and bool not in kinds and object not in kinds
     if not isinstance(value, tuple(kinds)) or is_wrong_bool:

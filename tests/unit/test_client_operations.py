@@ -187,6 +187,7 @@ def mutated(**changes: Any) -> httpx.Response:
         "identities": [[None]],
         "scores": {"shape": [1, 1], "data": b"\0\0\0\0"},
         "coverage": {"answered": 1, "asked": 1},
+        "threshold": None,
     }
     document = {name: value for name, value in {**document, **changes}.items() if value != "missing"}
     return httpx.Response(200, content=msgpack.packb(document), headers={"content-type": "application/msgpack"})
@@ -207,6 +208,7 @@ def mutated(**changes: Any) -> httpx.Response:
         mutated(scores={"shape": [-1, -1], "data": b"\0\0\0\0"}),
         mutated(scores={"shape": [1 << 40, 1 << 40], "data": b"\0\0\0\0"}),
         mutated(scores={"shape": [1, 0], "data": b""}),
+        mutated(threshold="high"),
         mutated(coverage="missing"),
         mutated(coverage={"answered": True, "asked": 1}),
         mutated(coverage={"answered": 1}),

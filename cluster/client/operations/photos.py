@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.client.call import Operation
 from cluster.client.operations.requests import ask, gallery_path, write
-from cluster.client.operations.searches import SearchOptions
+from cluster.client.operations.searches import SearchOptions, used_threshold
 from cluster.client.wire import entry, record, records
 from cluster.faces.decode import ImageSource, naming, read_image
 from cluster.faces.photos import Photo, walk_photos
@@ -142,6 +142,7 @@ def search_image(name: str, image: ImageSource, options: SearchOptions) -> Opera
         record(Box, _box(document.get("face"))),
         tuple(records(Candidate, entry(document, "candidates", list), "candidates")),
         record(Coverage, document.get("coverage")),
+        used_threshold(document),
     )
 
 

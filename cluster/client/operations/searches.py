@@ -44,6 +44,8 @@ class SearchOptions:
         among = self.identities
         if among is not None and (isinstance(among, str) or len(among) == 0):
             raise InvalidParameter(f"identities: expected a list of at least one to search among, got {among!r}")
+        if self.threshold is not None and self.target_fpir is not None:
+            raise InvalidParameter("expected threshold or target_fpir, got both")
         check_params(SearchParams(self.k, self.recall, self.exact, self.threshold, tuple(among or ())))
 
     def body(self) -> dict[str, Any]:
@@ -90,7 +92,13 @@ def search_batch(document: Mapping[str, Any], probes: int) -> SearchBatch:
         raise ProtocolError(f"expected candidates of {probes} probes, got columns of {len(ids)}, {len(scores)} rows")
     if max(widths, default=0) > scores.shape[1]:
         raise ProtocolError(f"a probe has {max(widths)} candidates and {scores.shape[1]} scores")
-    return SearchBatch(ids, scores, names, record(Coverage, document.get("coverage")))
+    return SearchBatch(ids, scores, names, record(Coverage, document.get("coverage")), used_threshold(document))
+
+
+def used_threshold(document: Mapping[str, Any]) -> float | None:
+    """The cosine below which candidates were left out; None where there was none."""
+    found = entry(document, "threshold", int, float, type(None))
+    return None if found is None else float(found)
 
 
 def _columns(document: Mapping[str, Any], name: str, *, may_be_none: bool = False) -> tuple[tuple[Any, ...], ...]:
@@ -110,4 +118,5 @@ def joined(found: Sequence[SearchBatch]) -> SearchBatch:
         np.concatenate(padded),
         tuple(row for batch in found for row in batch.identities),
         min((batch.coverage for batch in found), key=lambda coverage: coverage.answered - coverage.asked),
+        found[0].threshold,
     )
