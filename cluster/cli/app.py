@@ -14,6 +14,7 @@ import typer.main
 
 from cluster.cli import (
     bench,
+    calibration,
     cluster,
     doctor,
     enroll,
@@ -53,6 +54,8 @@ for _verb in (
     find.find,
     templates.delete,
     training.train,
+    calibration.calibrate,
+    calibration.calibration,
     status.status,
     doctor.doctor,
     fsck.fsck,
