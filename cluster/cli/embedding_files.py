@@ -15,7 +15,7 @@ from shard.types import FloatArray
 from shard.validate import check_embeddings, check_label, check_unique
 
 if TYPE_CHECKING:
-    from cluster.gallery import Gallery
+    from cluster.cli.invocation import AnyGallery
 
 CHUNK_ROWS = 32_768
 """Rows of one durable write: bounds memory, and gives the progress bar something to show."""
@@ -59,7 +59,7 @@ def widened(rows: npt.NDArray[Any]) -> FloatArray:
 
 
 def enroll_embeddings(
-    gallery: Gallery,
+    gallery: AnyGallery,
     rows: npt.NDArray[Any],
     *,
     identities: Sequence[str | None] | None,
@@ -94,7 +94,7 @@ def enroll_embeddings(
 
 
 def _check_all(
-    gallery: Gallery,
+    gallery: AnyGallery,
     rows: npt.NDArray[Any],
     starts: range,
     identities: Sequence[str | None] | None,

@@ -42,12 +42,16 @@ def create(
     ] = False,
 ) -> None:
     """Create a gallery, and the home if there is none."""
+    from cluster.client import RemoteCluster
+
     invocation = invocation_of(context)
     with invocation.cluster(create=True) as grid:
         is_there = any(gallery.name == name for gallery in grid.galleries())
         if is_there and not is_exist_ok:
             raise AlreadyExists(f"gallery {name!r} exists; --exist-ok makes that no error")
         embedder = invocation.given.get("embedder")
+        if isinstance(grid, RemoteCluster) and dim is None and embedder is None:
+            embedder = invocation.settings().embedder  # a service has to be told which
         gallery = grid.gallery(
             name,
             create=True,
@@ -87,9 +91,12 @@ def show(
     ] = False,
 ) -> None:
     """Show a gallery's size and settings."""
+    from cluster.client import RemoteGallery
+
     invocation = invocation_of(context)
     with invocation.gallery(name) as gallery:
-        stats, drift = gallery.stats(), gallery.drift()
+        stats = gallery.stats()
+        drift = None if isinstance(gallery, RemoteGallery) else gallery.drift()  # a service does not tell of it
         identities = list(gallery.identities()) if with_identities else None
     document = asdict(stats)
     facts = [(key, _text(key, value)) for key, value in document.items()][1:]

@@ -46,7 +46,7 @@ def serve(
     if json_logs:
         log_json()
     listen = Listen(host, port, _text(certificate), _text(private_key))
-    with invocation.cluster(create=True) as grid:
+    with invocation.home("serve", create=True) as grid:
         keyed = _first_key(grid)
         run(grid, listen, snapshot_store=snapshot_store, ready=lambda service: _tell(invocation, service, keyed))
 
