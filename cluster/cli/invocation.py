@@ -70,7 +70,7 @@ class Invocation:
 
         if service_url(self.given, self.settings()) is not None:
             raise InvalidParameter(
-                f"{verb} works on a home, not over --url; run it where the home is, with --home, or without FACEGRID_URL"
+                f"{verb} works on a home, not over --url; name one with --home, or unset FACEGRID_URL"
             )
 
     @contextlib.contextmanager
