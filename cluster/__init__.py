@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from cluster.client import RemoteCluster, RemoteGallery
     from cluster.entry import AsyncCluster
     from cluster.gallery import Gallery
+    from coordinator.tenant_types import Quotas
     from shard.errors import FacegridError
 
-__all__ = ["AsyncCluster", "Cluster", "FacegridError", "Gallery", "RemoteCluster", "RemoteGallery"]
+__all__ = ["AsyncCluster", "Cluster", "FacegridError", "Gallery", "Quotas", "RemoteCluster", "RemoteGallery"]
 
 _HOMES = {
     "AsyncCluster": "cluster.entry",
     "Cluster": "cluster.entry",
     "FacegridError": "shard.errors",
     "Gallery": "cluster.gallery",
+    "Quotas": "coordinator.tenant_types",
     "RemoteCluster": "cluster.client",
     "RemoteGallery": "cluster.client",
 }

@@ -20,6 +20,8 @@ from coordinator.messages import (
     DataRequest,
     IdentitiesReply,
     IdentitiesRequest,
+    ListReply,
+    ListRequest,
     RecordsReply,
     RecordsRequest,
     Reply,
@@ -40,6 +42,7 @@ from shard.errors import (
     InvalidParameter,
     ProtocolError,
 )
+from shard.keys import in_listing_order
 from shard.types import (
     MAX_PROBES,
     EnrollBatch,
@@ -49,7 +52,7 @@ from shard.types import (
     ShardStats,
     TemplateRecord,
 )
-from shard.validate import check_batch, check_params
+from shard.validate import check_batch, check_label, check_metadata, check_params
 
 DEFAULT_DEADLINE_MS = 10_000
 """Deadline of a read when the caller gives none."""
@@ -90,7 +93,9 @@ class Router:
         _check_deadline(deadline_ms)
         # NumPy's numbers are fine here, but do not travel.
         threshold = None if params.threshold is None else float(params.threshold)
-        params = SearchParams(int(params.k), float(params.recall), bool(params.exact), threshold, params.identities)
+        params = replace(
+            params, k=int(params.k), recall=float(params.recall), exact=bool(params.exact), threshold=threshold
+        )
         deadline = time.monotonic() + deadline_ms / 1000
         step = max(1, min(MAX_PROBES, ARRAY_BYTES // (route.dim * 4)))
         outcomes = [
@@ -175,6 +180,12 @@ class Router:
         """Delete by template id and identity; returns how many templates. Repeatable after an error."""
         return self._writes.delete(route, template_ids, identities)
 
+    def amend(self, route: GalleryRoute, template_id: str, metadata: bytes | None) -> bool:
+        """Give a template other metadata; whether it is there. Repeatable after an error."""
+        check_label(template_id, what="template_id")
+        check_metadata((metadata,), 1)
+        return self._writes.amend(route, (template_id,), (metadata,)) > 0
+
     def records(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> list[TemplateRecord]:
         """Labels and metadata of the templates that are there, in no particular order."""
         replies = self._read(
@@ -197,6 +208,22 @@ class Router:
         )
         found = [entry for _, reply in replies for entry in reply.identities]
         return sorted(found, key=lambda entry: entry.identity.encode())[:limit]
+
+    def template_ids(self, route: GalleryRoute, *, after: str, limit: int, identity: str | None) -> list[str]:
+        """Up to `limit` template ids after one ("" for the first) in listing order, see `shard.keys`.
+
+        identity: of this one only. A template that is there all the time is in exactly one of the pages.
+        """
+        shards = None if identity is None else shards_of((identity,), ("",), route.shards).tolist()
+        replies = self._read(
+            route,
+            "list",
+            limit,
+            lambda shards, epochs: ListRequest(route.gallery_id, shards, after, limit, identity, epochs),
+            ListReply,
+            shards,
+        )
+        return in_listing_order([i for _, reply in replies for i in reply.template_ids])[:limit]
 
     def newest(self, route: GalleryRoute) -> GalleryRoute:
         """The gallery's route as the coordinator tells it now; the newest known one while it is away.
@@ -224,10 +251,12 @@ class Router:
         size: int,
         request: Callable[[tuple[int, ...], tuple[int, ...]], DataRequest],
         reply: type[ReplyT],
+        shards: Sequence[int] | None = None,
     ) -> list[tuple[tuple[int, ...], ReplyT]]:
-        """Replies for every shard, each with its shards; IncompleteCoverage or DeadlineExceeded if one is missing."""
+        """Replies for every shard, or those named, each with its shards; IncompleteCoverage or DeadlineExceeded if one
+        is missing."""
         question = Question(kind, size, request, reply)
-        answers = self._reads.ask(route, question, time.monotonic() + DEFAULT_DEADLINE_MS / 1000)
+        answers = self._reads.ask(route, question, time.monotonic() + DEFAULT_DEADLINE_MS / 1000, shards)
         answers.check_complete()
         return answers.replies
 

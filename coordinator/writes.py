@@ -19,6 +19,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from coordinator.messages import (
+    AmendReply,
+    AmendRequest,
     DataRequest,
     DeleteReply,
     DeleteRequest,
@@ -148,6 +150,16 @@ class Writes:
             DeleteReply,
         )
         return sum(reply.deleted for reply in replies)
+
+    def amend(self, route: GalleryRoute, template_ids: tuple[str, ...], metadata: tuple[bytes | None, ...]) -> int:
+        """Change metadata by template id, wherever the templates are; how many are there."""
+        operation = secrets.token_bytes(16)
+        replies = self._everywhere(
+            route,
+            lambda shards, epochs: AmendRequest(route.gallery_id, shards, epochs, operation, template_ids, metadata),
+            AmendReply,
+        )
+        return sum(reply.amended for reply in replies)
 
     def flush(self, route: GalleryRoute) -> None:
         """Seal the open tail of every shard."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.cli.exits import ExitCode
-from cluster.cli.invocation import check_cosine, check_exists, invocation_of
+from cluster.cli.invocation import check_cosine, check_exists, invocation_of, read_json
 from cluster.cli.output import Grid
 from cluster.cli.templates import GalleryArgument
 from shard.errors import InvalidParameter
@@ -44,6 +44,9 @@ def search(
     identities: Annotated[
         list[str] | None, typer.Option("--identity", metavar="NAME", help="Search among these only; may be repeated.")
     ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Search among templates whose metadata meets this filter.")
+    ] = None,
 ) -> None:
     """Search a gallery. Exits with 1 if no candidate was found."""
     from shard.types import DEFAULT_RECALL
@@ -62,6 +65,7 @@ def search(
         "recall": DEFAULT_RECALL if recall is None else recall,
         "exact": is_exact,
         "identities": identities or None,
+        "where": None if where is None else read_json(where, option="--where"),
     }
     with invocation.gallery(gallery) as found:
         if image is not None:
