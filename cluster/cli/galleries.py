@@ -13,7 +13,7 @@ from cluster.cli.training import drift_document, drift_text
 from shard.errors import AlreadyExists, UnknownGallery
 
 if TYPE_CHECKING:
-    from cluster.api import Cluster
+    from cluster.cli.invocation import AnyCluster
     from cluster.results import GalleryStats
 
 app = typer.Typer(name="gallery", help="Create, list, show and drop galleries.", no_args_is_help=True)
@@ -145,7 +145,7 @@ def gallery_grid(found: list[GalleryStats]) -> Grid:
     return Grid(columns, rows)
 
 
-def _is_there(grid: Cluster, name: str) -> bool:
+def _is_there(grid: AnyCluster, name: str) -> bool:
     try:
         grid.gallery(name)
     except UnknownGallery:

@@ -17,7 +17,7 @@ from cluster.client.operations.galleries import Facts
 from cluster.client.shown import Progress, shown
 from cluster.client.transport import AsyncTransport
 from cluster.faces.decode import ImageSource
-from cluster.results import EnrollResult, FolderReport, GalleryStats, ImageSearch, SearchBatch, Template
+from cluster.results import EnrollResult, FolderReport, GalleryStats, ImageSearch, SearchBatch, Template, TemplatePage
 from coordinator.types import ReplicaErasure, TrainReport
 from shard.types import DEFAULT_RECALL, FloatArray, IdentityCount
 
@@ -52,6 +52,31 @@ class AsyncRemoteGallery:
     def dim(self) -> int:
         """Dimension of its embeddings."""
         return self._found.dim
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return self._found.shards
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of a template's code."""
+        return self._found.code_bits
+
+    @property
+    def replicas(self) -> int:
+        """Copies of each shard."""
+        return self._found.replicas
+
+    @property
+    def min_in_sync(self) -> int:
+        """Copies without which writes are refused."""
+        return self._found.min_in_sync
+
+    @property
+    def model_id(self) -> str | None:
+        """The model that it was searched by when it was looked up last; None for exact searches."""
+        return self._found.model_id
 
     async def enroll(
         self,
@@ -144,11 +169,11 @@ class AsyncRemoteGallery:
         """As `Gallery.merge_identities`."""
         return await self._run(_templates.merge_identities(self.name, identities, into))
 
-    async def identities(self) -> AsyncIterator[IdentityCount]:
+    async def identities(self, *, start: str = "") -> AsyncIterator[IdentityCount]:
         """As `Gallery.identities`; read page by page."""
-        start: str | None = ""
-        while start is not None:
-            page, start = await self._run(_templates.identities(self.name, start, _templates.PAGE))
+        following: str | None = start
+        while following is not None:
+            page, following = await self._run(_templates.identities(self.name, following, _templates.PAGE))
             for one in page:
                 yield one
 
@@ -166,7 +191,9 @@ class AsyncRemoteGallery:
 
     async def stats(self) -> GalleryStats:
         """As `Gallery.stats`."""
-        return await self._run(_galleries.stats(self.name))
+        found = await self._run(_galleries.stats(self.name))
+        self._found = _galleries.facts_of(found)
+        return found
 
     async def train(self, *, progress: Progress | bool = False) -> TrainReport:
         """As `Gallery.train`; the service does not tell of progress."""
@@ -195,3 +222,8 @@ class AsyncRemoteGallery:
     async def flush(self) -> None:
         """As `Gallery.flush`."""
         await self._run(_galleries.flush(self.name))
+
+    # The last one: after it, `list` in an annotation of this class would be this method.
+    async def list(self, *, cursor: str | None = None, limit: int = 100, identity: str | None = None) -> TemplatePage:
+        """As `Gallery.list`."""
+        return await self._run(_templates.list_templates(self.name, cursor, limit, identity))

@@ -63,7 +63,7 @@ class AsyncRemoteTenants:
 
     async def create_key(
         self,
-        tenant: str,
+        tenant: str | None,
         name: str,
         *,
         scopes: Sequence[str],
@@ -74,18 +74,20 @@ class AsyncRemoteTenants:
         body = {"name": name, "scopes": list(scopes), "galleries": list(galleries), "expires_at": expires_at}
         return await self._run(_tenants.create_key(tenant, body))
 
-    async def keys(self, tenant: str) -> list[KeyRecord]:
+    async def keys(self, tenant: str | None) -> list[KeyRecord]:
         """Keys of a tenant, without their secrets."""
         return await self._run(_tenants.keys(tenant))
 
-    async def rotate_key(self, tenant: str, key_id: str, *, overlap_s: float = 0.0) -> tuple[KeyRecord, str]:
-        """A new key in the place of one, which is good for `overlap_s` seconds still."""
+    async def rotate_key(
+        self, key_id: str, *, overlap_s: float = 0.0, tenant: str | None = None
+    ) -> tuple[KeyRecord, str]:
+        """A new text for a key, whose old one is good for `overlap_s` seconds still. tenant: looked up if not given."""
         return await self._run(_tenants.rotate_key(tenant, key_id, overlap_s))
 
-    async def revoke_key(self, tenant: str, key_id: str) -> KeyRecord:
-        """Have a key good no more."""
+    async def revoke_key(self, key_id: str, *, tenant: str | None = None) -> KeyRecord:
+        """Have a key good no more. tenant: looked up if not given."""
         return await self._run(_tenants.revoke_key(tenant, key_id))
 
-    async def audit(self, tenant: str, *, before: float | None = None, limit: int = 100) -> list[AuditEntry]:
+    async def audit(self, tenant: str | None, *, before: float | None = None, limit: int = 100) -> list[AuditEntry]:
         """What was done and refused in a tenant, the newest first; before: unix seconds."""
         return await self._run(_tenants.audit(tenant, before, limit))

@@ -1,6 +1,6 @@
 """`RemoteTenants`: tenants of a service, their keys and their audit log; as `cluster.tenants` of an open home.
 
-A key is named together with its tenant, because that is where the service has it.
+Keys of the operator are made where the home is: the service gives none out.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class RemoteTenants:
 
     def create_key(
         self,
-        tenant: str,
+        tenant: str | None,
         name: str,
         *,
         scopes: Sequence[str],
@@ -77,18 +77,18 @@ class RemoteTenants:
         body = {"name": name, "scopes": list(scopes), "galleries": list(galleries), "expires_at": expires_at}
         return self._run(_tenants.create_key(tenant, body))
 
-    def keys(self, tenant: str) -> list[KeyRecord]:
+    def keys(self, tenant: str | None) -> list[KeyRecord]:
         """Keys of a tenant, without their secrets."""
         return self._run(_tenants.keys(tenant))
 
-    def rotate_key(self, tenant: str, key_id: str, *, overlap_s: float = 0.0) -> tuple[KeyRecord, str]:
-        """A new key in the place of one, which is good for `overlap_s` seconds still."""
+    def rotate_key(self, key_id: str, *, overlap_s: float = 0.0, tenant: str | None = None) -> tuple[KeyRecord, str]:
+        """A new text for a key, whose old one is good for `overlap_s` seconds still. tenant: looked up if not given."""
         return self._run(_tenants.rotate_key(tenant, key_id, overlap_s))
 
-    def revoke_key(self, tenant: str, key_id: str) -> KeyRecord:
-        """Have a key good no more."""
+    def revoke_key(self, key_id: str, *, tenant: str | None = None) -> KeyRecord:
+        """Have a key good no more. tenant: looked up if not given."""
         return self._run(_tenants.revoke_key(tenant, key_id))
 
-    def audit(self, tenant: str, *, before: float | None = None, limit: int = 100) -> list[AuditEntry]:
+    def audit(self, tenant: str | None, *, before: float | None = None, limit: int = 100) -> list[AuditEntry]:
         """What was done and refused in a tenant, the newest first; before: unix seconds."""
         return self._run(_tenants.audit(tenant, before, limit))

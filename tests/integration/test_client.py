@@ -111,6 +111,14 @@ def test_the_life_of_a_gallery(both: Any) -> None:
     same(both, lambda g: g.templates([IDS[5], "nobody", IDS[2], IDS[0]]))
     same(both, lambda g: [(one.identity, one.templates) for one in g.identities()])
     same(both, lambda g: ["p1 &?#" in g, "p9" in g, "" in g, 7 in g, "\0" in g])
+    same(both, lambda g: [one.identity for one in g.identities(start="p2")])
+    same(both, lambda g: sorted(t.template_id for t in g.list(limit=1_000)))
+    same(both, lambda g: sorted(t.template_id for t in g.list(identity="p2 &?#").templates))
+    same(both, lambda g: g.update(IDS[3], {"door": 99, "ü": [None, 1.5, True]}))
+    same(both, lambda g: g.update(IDS[3], None))
+    same(both, lambda g: g.get(IDS[3]))
+    same(both, lambda g: g.search(ROWS[:5], 9, where={"door": {"gte": 4}}))
+    same(both, lambda g: (g.name and g.shards, g.code_bits, g.embedder, g.replicas, g.min_in_sync, g.model_id))
     same(both, lambda g: g.stats())
     same(both, lambda g: g.delete(identity="p1 &?#"))
     same(both, lambda g: g.delete(template_ids=[IDS[0], IDS[2], "nobody"], identities=["p2 &?#"]))
@@ -154,6 +162,12 @@ WRONG: list[Any] = [
     lambda g: g.search(ROWS[:2], 3, threshold=1.5),
     lambda g: g.search(ROWS[:2], 3, identities=[]),
     lambda g: g.get("nobody"),
+    lambda g: g.update("nobody", {}),
+    lambda g: g.update("a", [1]),
+    lambda g: g.list(limit=0),
+    lambda g: g.list(identity=""),
+    lambda g: g.list(cursor="nonsense"),
+    lambda g: g.search(ROWS[:2], where={"door": {"near": 4}}),
     lambda g: g.delete(),
     lambda g: g.delete(identity="a\n"),
     lambda g: g.train(),
@@ -168,6 +182,18 @@ def test_errors_are_the_same(both: Any) -> None:
     for verb in WRONG:
         same(both, verb)
     same(both, lambda g: len(g))
+
+
+def test_pages_go_on_where_the_one_before_ended(both: Any) -> None:
+    for gallery in filled(both):
+        cursor, seen = None, []
+        while True:
+            page = gallery.list(cursor=cursor, limit=7)
+            seen += [template.template_id for template in page]
+            cursor = page.cursor
+            if cursor is None:
+                break
+        assert sorted(seen) == sorted(IDS)
 
 
 def test_a_large_enrollment_is_cut(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,9 +258,9 @@ def test_tenants_and_keys(served: Served) -> None:
                 door.gallery("acme/staff")
             with pytest.raises(errors.PermissionDenied):
                 door.drop("globex/staff")
-        rotated, other = tenants.rotate_key("globex", key.key_id)
+        rotated, other = tenants.rotate_key(key.key_id)
         assert other != secret
-        assert tenants.revoke_key("globex", rotated.key_id).revoked_at is not None
+        assert tenants.revoke_key(rotated.key_id, tenant="globex").revoked_at is not None
         with Cluster.connect(served.url, other) as late, pytest.raises(errors.Unauthenticated):
             late.whoami()
         assert {"tenants.create", "keys.create"} <= {entry.action for entry in tenants.audit("globex")}

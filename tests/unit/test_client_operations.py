@@ -23,7 +23,7 @@ from tests.faces_like import unit_rows
 from tests.unit.client_calls import Played, good, problem
 
 DIM = 64
-FACTS = Facts("acme/staff", DIM, None)
+FACTS = Facts("acme/staff", DIM, 4, 512, None, 1, 1, None)
 
 
 def staff(*schedule: Any, **options: Any) -> tuple[Played, RemoteGallery]:

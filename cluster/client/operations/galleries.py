@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from cluster.client.call import Operation
@@ -16,11 +16,16 @@ from shard.errors import AlreadyExists, UnknownGallery
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a gallery was created with and a client needs to know: dimension, and the embedder where there is one."""
+    """What a gallery was created with, and the model that it is searched by."""
 
     name: str
     dim: int
+    shards: int
+    code_bits: int
     embedder: str | None
+    replicas: int
+    min_in_sync: int
+    model_id: str | None
 
 
 def gallery(name: str, wanted: dict[str, Any], *, create: bool) -> Operation[Facts]:
@@ -37,7 +42,12 @@ def gallery(name: str, wanted: dict[str, Any], *, create: bool) -> Operation[Fac
     for field, value in wanted.items():
         if value is not None and value != getattr(found, field):
             raise AlreadyExists(f"gallery {name!r} exists with {field}={getattr(found, field)!r}, not {value!r}")
-    return Facts(found.name, found.dim, found.embedder)
+    return facts_of(found)
+
+
+def facts_of(found: GalleryStats) -> Facts:
+    """The facts among the figures."""
+    return Facts(**{field.name: getattr(found, field.name) for field in fields(Facts)})
 
 
 def stats(name: str) -> Operation[GalleryStats]:

@@ -14,7 +14,7 @@ from cluster.client.operations.galleries import Facts
 from cluster.client.operations.requests import ask, gallery_path, get, patch, quoted, write
 from cluster.client.wire import entry, packed_floats, record, records
 from cluster.metadata import metadata_json
-from cluster.results import EnrollResult, Template
+from cluster.results import EnrollResult, Template, TemplatePage
 from shard.errors import DuplicateTemplate, FacegridError, InvalidParameter, ProtocolError, UnknownTemplate
 from shard.types import EnrollBatch, FloatArray, IdentityCount
 from shard.validate import check_batch, check_embeddings, check_label, normalised
@@ -144,6 +144,18 @@ def templates(name: str, template_ids: Sequence[str]) -> Operation[list[Template
         document = yield from ask(gallery_path(name, "faces", "get"), asked)
         found += records(Template, entry(document, "templates", list), "templates")
     return found
+
+
+def list_templates(name: str, cursor: str | None, limit: int, identity: str | None) -> Operation[TemplatePage]:
+    """A page of templates, and where the next one begins."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE:
+        raise InvalidParameter(f"limit: expected an integer from 1 to {PAGE}, got {limit!r}")
+    if identity is not None:
+        check_label(identity, what="identity")
+    query = {"cursor": cursor, "limit": limit, "identity": identity}
+    document = yield from get(gallery_path(name, "faces"), query)
+    found = records(Template, entry(document, "templates", list), "templates")
+    return TemplatePage(tuple(found), entry(document, "cursor", str, type(None)))
 
 
 def get_template(name: str, template_id: str) -> Operation[Template]:

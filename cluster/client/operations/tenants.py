@@ -7,9 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from cluster.client.call import Call, Operation
+from cluster.client.operations.fleet import whoami
 from cluster.client.operations.requests import get, patch, quoted, remove, write
 from cluster.client.wire import document_of, entry, record, records
 from coordinator.tenant_types import AuditEntry, KeyRecord, Quotas, TenantRecord
+from shard.errors import InvalidParameter, UnknownKey
 
 _BASE = "/v1/tenants"
 
@@ -56,8 +58,18 @@ def drop(name: str) -> Operation[None]:
     yield from remove(_path(name))
 
 
-def create_key(tenant: str, body: Mapping[str, Any]) -> Operation[tuple[KeyRecord, str]]:
+def _own(tenant: str | None, what: str) -> str:
+    """The tenant; InvalidParameter for the operator, whose keys no service manages."""
+    if tenant is None:
+        raise InvalidParameter(
+            f"{what}: expected a tenant; those of the operator are kept where the home is, not over HTTP"
+        )
+    return tenant
+
+
+def create_key(tenant: str | None, body: Mapping[str, Any]) -> Operation[tuple[KeyRecord, str]]:
     """(key, its text, which is shown this once)."""
+    tenant = _own(tenant, "keys")
     return _with_secret((yield from write(_path(tenant, "keys"), body, is_idempotent=False)))
 
 
@@ -70,24 +82,39 @@ def _key(document: Any) -> KeyRecord:
     return record(KeyRecord, document, tenant_id=tenant_id)
 
 
-def keys(tenant: str) -> Operation[list[KeyRecord]]:
+def keys(tenant: str | None) -> Operation[list[KeyRecord]]:
     """Keys of a tenant, without their secrets."""
+    tenant = _own(tenant, "keys")
     return [_key(one) for one in entry((yield from get(_path(tenant, "keys"))), "keys", list)]
 
 
-def rotate_key(tenant: str, key_id: str, overlap_s: float) -> Operation[tuple[KeyRecord, str]]:
-    """A new key in the place of one, which is good for `overlap_s` still."""
+def _tenant_of(key_id: str) -> Operation[str]:
+    """Whose key it is: the tenant's that asks, or for the operator the one that has it. UnknownKey."""
+    own = (yield from whoami()).get("tenant")
+    if isinstance(own, str):
+        return own
+    for tenant in (yield from all_tenants()):
+        if any(key.key_id == key_id for key in (yield from keys(tenant.name))):
+            return tenant.name
+    raise UnknownKey(f"no tenant has a key {key_id!r:.40}")
+
+
+def rotate_key(tenant: str | None, key_id: str, overlap_s: float) -> Operation[tuple[KeyRecord, str]]:
+    """A new text for a key, whose old one is good for `overlap_s` still."""
+    tenant = tenant or (yield from _tenant_of(key_id))
     path = _path(tenant, "keys", quoted(key_id), "rotate")
     return _with_secret((yield from write(path, {"overlap_s": overlap_s}, is_idempotent=False)))
 
 
-def revoke_key(tenant: str, key_id: str) -> Operation[KeyRecord]:
+def revoke_key(tenant: str | None, key_id: str) -> Operation[KeyRecord]:
     """A key is good no more."""
+    tenant = tenant or (yield from _tenant_of(key_id))
     reply = yield Call("DELETE", _path(tenant, "keys", quoted(key_id)), headers={"Accept": "application/json"})
     return _key(document_of(reply))
 
 
-def audit(tenant: str, before: float | None, limit: int) -> Operation[list[AuditEntry]]:
+def audit(tenant: str | None, before: float | None, limit: int) -> Operation[list[AuditEntry]]:
     """What was done, the newest first."""
+    tenant = _own(tenant, "audit")
     document = yield from get(_path(tenant, "audit"), {"before": before, "limit": limit})
     return records(AuditEntry, entry(document, "entries", list), "entries")
