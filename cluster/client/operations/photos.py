@@ -17,7 +17,7 @@ from cluster.faces.photos import Photo, walk_photos
 from cluster.metadata import metadata_json
 from cluster.results import Box, Candidate, EnrollResult, FolderReport, ImageSearch, Refusal, Verification
 from coordinator.types import Coverage
-from shard.errors import FacegridError, InvalidImage, InvalidParameter, ProtocolError
+from shard.errors import InvalidImage, InvalidParameter, ProtocolError
 from shard.validate import check_label
 
 BATCH_BYTES = 8 << 20
@@ -49,8 +49,7 @@ def enroll_image(
         check_label(identity, what="identity")
     (found,) = yield from _enroll(name, [_entry(data, identity, metadata)])
     if found.template_id is None:
-        with naming(image):
-            raise InvalidImage(found.message or "refused", reason=found.reason or "undecodable")
+        raise _named(image, _refusal(found))
     return EnrollResult((found.template_id,), int(bool(found.is_new)), int(not found.is_new))
 
 
@@ -79,8 +78,8 @@ def enroll_folder(name: str, folder: str | Path, progress: Progress | None) -> O
         outcomes = (yield from _enroll(name, [content for _, content in batch])) if batch else []
         for (photo, _), outcome in zip(batch, outcomes, strict=True):
             if outcome.template_id is None:
-                message = f"{photo.path}: {outcome.message or 'refused'}"
-                refused.append(Refusal(photo.path, outcome.reason or "undecodable", message))
+                error = _named(photo.path, _refusal(outcome))
+                refused.append(Refusal(photo.path, error.reason, str(error)))
             elif outcome.is_new:
                 enrolled += 1
             else:
@@ -163,7 +162,14 @@ def _box(face: Any) -> Any:
     return face["box"] if isinstance(face, dict) and "box" in face else face
 
 
-def _named(image: ImageSource, error: InvalidImage) -> FacegridError:
+def _refusal(outcome: Outcome) -> InvalidImage:
+    return InvalidImage(outcome.message or "refused", reason=outcome.reason or "undecodable")
+
+
+def _named(image: ImageSource, error: InvalidImage) -> InvalidImage:
+    """The error with the image's path before its message; but for one that is not about what is in the image."""
+    if error.reason == "duplicate_photo":
+        return error
     try:
         with naming(image):
             raise error
