@@ -36,6 +36,8 @@ class Listen:
     port: int = 8080
     certificate: str | None = None
     key: str | None = None
+    is_shared: bool = False
+    """Whether other processes of this machine listen there too."""
 
     def bind(self) -> socket.socket:
         """The listening socket; InvalidParameter if it cannot be had."""
@@ -44,6 +46,8 @@ class Listen:
         # Inherited by every connection: an answer is two small writes, and would wait for the peer's delayed ACK.
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self.is_shared:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             found.bind((self.host, self.port))
         except OSError as error:
