@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cluster.cli.output import Output
-from shard.errors import InvalidParameter, NotFound
+from shard.errors import InvalidParameter, ModelMismatch, NotFound
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
@@ -98,8 +98,15 @@ class Invocation:
         """A gallery of the service, or of the open home; the latter's image verbs use its own embedder, unless the user
         configured one.
         """
+        from cluster.client import RemoteGallery
+
         with self.cluster() as grid:
-            yield grid.gallery(name)
+            gallery = grid.gallery(name)
+            wanted = self.given.get("embedder")
+            if isinstance(gallery, RemoteGallery) and wanted not in (None, gallery.embedder):
+                holds = gallery.embedder or "unknown origin"
+                raise ModelMismatch(f"{name} holds embeddings of {holds}; the embedder is {wanted}")
+            yield gallery
 
     @contextlib.contextmanager
     def home_gallery(self, verb: str, name: str) -> Iterator[Gallery]:

@@ -13,12 +13,19 @@ if TYPE_CHECKING:
     from cluster.config import Settings
 
 _LONGEST_FILE = 4_096
+_OF_HOMES = ("home", "runtime", "ray_address", "shard_hosts", "models", "detector", "kernel")
+"""Settings that a service has its own of."""
 
 
 def service_url(given: Mapping[str, Any], settings: Settings) -> str | None:
     """The address of the service; None where the command works on a home. InvalidParameter if both are asked for."""
-    if given.get("home") is not None and given.get("url") is not None:
-        raise InvalidParameter("expected --home or --url, got both")
+    if given.get("url") is not None:
+        for name in _OF_HOMES:
+            if given.get(name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise InvalidParameter(
+                    f"expected {option} or --url, got both: {option} is about a home on this machine"
+                )
     return None if given.get("home") is not None else settings.url
 
 

@@ -21,7 +21,8 @@ class Call:
 
     is_idempotent: carried out twice it does no more than once, by its nature or by its Idempotency-Key; only such a
     call is repeated when its answer was lost. is_done_when_gone: a repeated call that finds nothing has done its work
-    before. patience_s: how long an answer may take, None for the client's `timeout_s`.
+    before. patience_s: how long an answer may take, where that is longer than the client's `timeout_s`. deadline_s: how
+    long all attempts may take together, None for the policy's.
     """
 
     method: str
@@ -32,6 +33,7 @@ class Call:
     is_idempotent: bool = True
     is_done_when_gone: bool = False
     patience_s: float | None = None
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

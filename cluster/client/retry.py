@@ -52,7 +52,8 @@ class Attempts:
     ) -> None:
         self._policy, self._call, self._clock, self._random = policy, call, clock, random
         self._attempt_s = timeout_s if call.patience_s is None else max(timeout_s, call.patience_s)
-        self._ends = clock() + max(policy.deadline_s, self._attempt_s)
+        together_s = max(policy.deadline_s, self._attempt_s) if call.deadline_s is None else call.deadline_s
+        self._ends = clock() + together_s
         self._made = 0
         self._may_be_done = False
 

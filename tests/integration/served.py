@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,9 +21,10 @@ from cluster.service.serve import Listen, Service
 
 
 @contextmanager
-def serving(grid: Cluster) -> Iterator[str]:
-    """The service on an open home; its URL."""
-    service = Service(Gateway(grid), Listen(port=0))
+def serving(grid: Cluster, *, certificate: Path | None = None, key: Path | None = None) -> Iterator[str]:
+    """The service on an open home, with TLS if it has a certificate; its URL."""
+    pems = [None if path is None else str(path) for path in (certificate, key)]
+    service = Service(Gateway(grid), Listen(port=0, certificate=pems[0], key=pems[1]))
     listens = threading.Event()
     thread = threading.Thread(target=service.run, kwargs={"ready": listens.set}, name="service")
     thread.start()

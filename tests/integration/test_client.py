@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+import ssl
+import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -324,6 +329,55 @@ def test_what_could_be_carried_out_twice_is_not_repeated(served: Served, lossy: 
         client.tenants.create_key("acme", "door", scopes=["read"])
     assert len(served.grid.tenants.keys("acme")) == before + 1
     assert len(proxy.seen) == 1
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of nobody's for 127.0.0.1, and its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2")
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            "key.pem",
+            "-out",
+            "cert.pem",
+            *subject,
+        ],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    return folder / "cert.pem", folder / "key.pem"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed, which makes the certificate")
+def test_a_certificate_is_checked(certified: tuple[Path, Path], tmp_path: Path) -> None:
+    with Cluster.open(tmp_path / "home") as grid:
+        _, key = grid.tenants.create_key(None, "operator", scopes=("admin",))
+        with serving(grid, certificate=certified[0], key=certified[1]) as url:
+            assert url.startswith("https://")
+            with Cluster.connect(url, key) as wary, pytest.raises(errors.AuthenticationFailed, match="not trusted"):
+                wary.whoami()
+            for verify in (str(certified[0]), ssl.create_default_context(cafile=certified[0]), False):
+                with Cluster.connect(url, key, verify=verify) as trusting:
+                    assert trusting.whoami()["name"] == "operator"
+
+
+def test_threads_share_a_client(served: Served) -> None:
+    with Cluster.connect(served.url, served.operator, max_connections=3) as client:
+        gallery = client.gallery(f"acme/{secrets.token_hex(4)}", create=True, dim=DIM)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda i: gallery.enroll(ROWS[i : i + 1], template_ids=[IDS[i]]), range(40)))
+            found = list(pool.map(lambda i: gallery.search(ROWS[i : i + 1], 1).template_ids[0][0], range(40)))
+        assert found == IDS[:40]
+        client.drop(gallery.name)
 
 
 def test_a_service_that_is_not_there() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,22 @@ DIM = 64
 Answer = Callable[..., tuple[int, Any, list[Any]]]
 
 
+@dataclass(frozen=True)
+class Where:
+    """A service, a key of the tenant acme, and one of the operator."""
+
+    url: str
+    key: str
+    operator: str
+
+
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """URL of a service, and a key of the tenant acme."""
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Where]:
+    """A service with the tenant acme."""
     with Cluster.open(tmp_path_factory.mktemp("served") / "home") as grid, serving(grid) as url:
         grid.tenants.create("acme")
-        yield url, grid.tenants.create_key("acme", "all", scopes=("admin",))[1]
+        keys = [grid.tenants.create_key(tenant, "all", scopes=("admin",))[1] for tenant in ("acme", None)]
+        yield Where(url, *keys)
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +58,8 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Answer:
     return call
 
 
-def test_commands_say_of_a_service_what_they_say_of_a_home(answer: Answer, service: tuple[str, str]) -> None:
-    url, key = service
+def test_commands_say_of_a_service_what_they_say_of_a_home(answer: Answer, service: Where) -> None:
+    url, key = service.url, service.key
     Path("key").write_text(f"{key}\n")
     rows = unit_rows(20, DIM, seed=1)
     np.save("rows.npy", rows)
@@ -86,8 +97,8 @@ def settled(value: Any) -> Any:
     return [settled(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def test_status_and_erasure_report(answer: Answer, service: tuple[str, str]) -> None:
-    url, key = service
+def test_status_and_erasure_report(answer: Answer, service: Where) -> None:
+    url, key = service.url, service.key
     at = ("--url", url, "--key", key)
     answer("gallery", "create", "acme/status", "--dim", DIM, *at)
     code, document, _ = answer("status", *at)
@@ -99,10 +110,39 @@ def test_status_and_erasure_report(answer: Answer, service: tuple[str, str]) -> 
     assert answer("cluster", "status", *at)[0] == 11  # the operator's
 
 
+def test_tenants_and_keys(answer: Answer, service: Where) -> None:
+    url = service.url
+    Path("operator").write_text(service.operator)
+    at = ("--url", url, "--key-file", "operator")
+    assert answer("tenant", "create", "globex", "--max-galleries", 3, *at)[1]["tenant"]["quotas"]["galleries"] == 3
+    assert [tenant["name"] for tenant in answer("tenant", "list", *at)[1]["tenants"]] == ["acme", "globex"]
+    assert answer("tenant", "update", "globex", "--weight", 20, *at)[1]["tenant"]["weight"] == 20
+    code, made, _ = answer("key", "create", "globex", "--scope", "read", *at)
+    assert answer("status", "--url", url, "--key", made["secret"])[1]["key"]["scopes"] == ["read"]
+    rotated = answer("key", "rotate", made["key"]["key_id"], *at)[1]
+    assert answer("status", "--url", url, "--key", made["secret"])[0] == 11
+    assert answer("key", "revoke", rotated["key"]["key_id"], *at)[0] == 0
+    assert len(answer("key", "list", "globex", *at)[1]["keys"]) >= 1
+    assert answer("audit", "globex", *at)[1]["entries"]
+    assert answer("tenant", "show", "globex", *at)[1]["usage"]["galleries"] == 0
+    assert answer("tenant", "drop", "globex", "--yes", *at)[0] == 0
+    for operators in (("key", "list", "--operator"), ("key", "create", "--operator"), ("audit",)):
+        code, _, (error,) = answer(*operators, *at)
+        assert (code, error["error"]["code"]) == (2, "invalid_parameter")
+    assert answer("cluster", "status", *at)[0] == 0
+
+
+def test_options_of_a_home_do_not_go_with_a_service(answer: Answer) -> None:
+    for option, value in (("--home", "h"), ("--runtime", "ray"), ("--shard-hosts", 2), ("--kernel", "scalar")):
+        code, _, (error,) = answer("gallery", "list", "--url", "http://127.0.0.1:9", option, value)
+        assert (code, error["error"]["code"]) == (2, "invalid_parameter")
+        assert option in error["error"]["message"]
+
+
 def test_settings_come_from_options_then_from_the_environment(
-    answer: Answer, service: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    answer: Answer, service: Where, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, key = service
+    url, key = service.url, service.key
     monkeypatch.setenv("FACEGRID_URL", url)
     assert answer("gallery", "list")[2][0]["error"]["code"] == "unauthenticated"
     monkeypatch.setenv("FACEGRID_KEY", key)

@@ -167,6 +167,7 @@ def test_a_search_travels_as_floats_and_a_long_one_in_parts(monkeypatch: pytest.
     del sent["probes"]
     assert sent == {"k": 2, "recall": 0.999, "threshold": 0.25, "identities": ["Ann"], "deadline_ms": 10_000}
     assert "idempotency-key" not in played.requests[0].headers
+    assert {request.extensions["timeout"]["read"] for request in played.requests} == {15.0}
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,17 @@ def test_a_call_of_its_own_patience(play: Any) -> None:
     assert (timeout["read"], timeout["connect"]) == (500.0, 5.0)
 
 
+def test_a_call_with_a_deadline_of_its_own(play: Any) -> None:
+    def slow(_: httpx.Request) -> httpx.Response:
+        played.clock.now += 10
+        return problem(504, "deadline_exceeded", is_retryable=True)
+
+    played, run = play(Call("POST", "/v1/search", patience_s=15.0, deadline_s=15.0), *[slow] * 9)
+    with pytest.raises(errors.DeadlineExceeded):
+        run()
+    assert [request.extensions["timeout"]["read"] for request in played.requests] == [15.0, 4.5]
+
+
 def endless() -> Iterator[bytes]:
     while True:
         yield b"x" * 1000

@@ -33,12 +33,16 @@ def get(path: str, query: Mapping[str, object] | None = None) -> Operation[dict[
 
 
 def ask(
-    path: str, body: Mapping[str, Any], *, is_packed: bool = False, patience_s: float | None = None
+    path: str, body: Mapping[str, Any], *, is_packed: bool = False, deadline_s: float | None = None
 ) -> Operation[dict[str, Any]]:
-    """A POST that changes nothing, so it may be sent again as it is. None in the body is left out."""
+    """A POST that changes nothing, so it may be sent again as it is. None in the body is left out.
+
+    deadline_s: how long it may take, all attempts together.
+    """
     headers, data = _encoded(body, is_packed=is_packed)
     headers["Accept"] = MSGPACK if is_packed else JSON
-    return document_of((yield Call("POST", path, headers=headers, body=data, patience_s=patience_s)))
+    call = Call("POST", path, headers=headers, body=data, patience_s=deadline_s, deadline_s=deadline_s)
+    return document_of((yield call))
 
 
 def write(

@@ -63,8 +63,8 @@ class SearchOptions:
         }
 
     @property
-    def patience_s(self) -> float | None:
-        """How long the answer may take."""
+    def deadline_s(self) -> float | None:
+        """How long one request may take, with all its attempts."""
         return None if self.deadline_ms is None else self.deadline_ms / 1000 + _TRAVEL_S
 
 
@@ -78,7 +78,7 @@ def search(gallery: Facts, probes: FloatArray, options: SearchOptions) -> Operat
         part = rows[start : start + step]
         body = {"probes": packed_floats(part), **options.body()}
         path = gallery_path(gallery.name, "search")
-        document = yield from ask(path, body, is_packed=True, patience_s=options.patience_s)
+        document = yield from ask(path, body, is_packed=True, deadline_s=options.deadline_s)
         found.append(search_batch(document, len(part)))
     return joined(found)
 
