@@ -78,7 +78,7 @@ def pipeline_options(settings: Settings) -> PipelineOptions:
 
 PREFIX = "FACEGRID_"
 # Read by the tests and the demo, not by the product.
-_FOREIGN = {"FACEGRID_DATA", "FACEGRID_TORTURE", "FACEGRID_CRASH_SEED"}
+_FOREIGN = {"FACEGRID_DATA", "FACEGRID_SCREENSHOTS", "FACEGRID_TORTURE", "FACEGRID_CRASH_SEED"}
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
