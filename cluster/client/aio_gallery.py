@@ -17,9 +17,19 @@ from cluster.client.operations.galleries import Facts
 from cluster.client.shown import Progress, shown
 from cluster.client.transport import AsyncTransport
 from cluster.faces.decode import ImageSource
-from cluster.results import EnrollResult, FolderReport, GalleryStats, ImageSearch, SearchBatch, Template, TemplatePage
+from cluster.results import (
+    EnrollResult,
+    FolderReport,
+    GalleryStats,
+    IdentityVerification,
+    ImageSearch,
+    RangeBatch,
+    SearchBatch,
+    Template,
+    TemplatePage,
+)
 from coordinator.types import ReplicaErasure, TrainReport
-from shard.types import DEFAULT_RECALL, FloatArray, IdentityCount
+from shard.types import DEFAULT_RECALL, MAX_K, FloatArray, IdentityCount
 
 
 class AsyncRemoteGallery:
@@ -106,7 +116,7 @@ class AsyncRemoteGallery:
         identities: Sequence[str] | None = None,
         where: Mapping[str, Any] | None = None,
         allow_partial: bool = False,
-        deadline_ms: int = 10_000,
+        deadline_ms: int = _searches.DEFAULT_DEADLINE_MS,
         target_fpir: float | None = None,
     ) -> SearchBatch:
         """As `Gallery.search`."""
@@ -114,6 +124,29 @@ class AsyncRemoteGallery:
             k, recall, exact, threshold, identities, where, target_fpir, allow_partial, deadline_ms
         )
         return await self._run(_searches.search(self._found, probes, options))
+
+    async def range_search(
+        self,
+        probes: FloatArray,
+        threshold: float,
+        *,
+        limit: int = MAX_K,
+        recall: float = DEFAULT_RECALL,
+        exact: bool = False,
+        identities: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
+        allow_partial: bool = False,
+        deadline_ms: int = _searches.DEFAULT_DEADLINE_MS,
+    ) -> RangeBatch:
+        """As `Gallery.range_search`."""
+        options = _searches.SearchOptions(
+            limit, recall, exact, threshold, identities, where, None, allow_partial, deadline_ms
+        )
+        return await self._run(_searches.range_search(self._found, probes, options))
+
+    async def verify(self, probe: FloatArray, identity: str, *, threshold: float) -> IdentityVerification:
+        """As `Gallery.verify`."""
+        return await self._run(_searches.verify(self._found, probe, identity, threshold))
 
     async def enroll_folder(self, folder: str | Path, *, progress: Progress | bool = True) -> FolderReport:
         """As `Gallery.enroll_folder`: photos are read here, and judged and embedded by the service."""

@@ -17,6 +17,7 @@ from cluster.client.aio_tenants import AsyncRemoteTenants
 from cluster.client.operations import photos, requests, searches, templates
 from cluster.client.operations.galleries import Facts
 from cluster.client.tenants import RemoteTenants
+from cluster.results import IdentityVerification
 from shard import errors
 from shard.types import FloatArray
 from tests.faces_like import unit_rows
@@ -168,6 +169,41 @@ def test_a_search_travels_as_floats_and_a_long_one_in_parts(monkeypatch: pytest.
     assert sent == {"k": 2, "recall": 0.999, "threshold": 0.25, "identities": ["Ann"], "deadline_ms": 10_000}
     assert "idempotency-key" not in played.requests[0].headers
     assert {request.extensions["timeout"]["read"] for request in played.requests} == {15.0}
+
+
+def ranged(request: httpx.Request) -> httpx.Response:
+    probes = body(request)["probes"]["shape"][0]
+    candidates = [{"template_id": i, "identity": None, "score": 0.5} for i in "abc"]
+    results = [{"candidates": candidates[: i % 4], "is_truncated": i % 4 == 3} for i in range(probes)]
+    return good({"results": results, "coverage": {"answered": 1, "asked": 1}, "threshold": 0.25})
+
+
+def test_a_range_search_says_of_each_probe_whether_there_may_be_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searches, "REQUEST_CANDIDATES", 12)
+    played, gallery = staff(ranged, ranged)
+    batch = gallery.range_search(unit_rows(6, DIM, seed=7), 0.25, limit=3, where={"door": 4})
+    assert batch.template_ids == ((), ("a",), ("a", "b"), ("a", "b", "c"), (), ("a",))
+    assert batch.is_truncated == (False, False, False, True, False, False)
+    assert batch.scores.shape == (6, 3)
+    assert np.isnan(batch.scores).sum(axis=1).tolist() == [3, 2, 1, 0, 3, 2]
+    sent = body(played.requests[1])
+    assert sent.pop("probes")["shape"] == [2, DIM]
+    assert sent == {"limit": 3, "threshold": 0.25, "recall": 0.999, "where": {"door": 4}}
+    for given in ({"limit": 0}, {"limit": True}, {"threshold": None}, {"threshold": 1.5}):
+        with pytest.raises(errors.InvalidParameter):
+            gallery.range_search(**{"probes": unit_rows(1, DIM, seed=7), "threshold": 0.5, **given})
+
+
+def test_a_probe_is_verified_against_an_identity() -> None:
+    answer = {"score": 0.75, "threshold": 0.5, "is_match": True, "template_id": "a"}
+    played, gallery = staff(good(answer))
+    assert gallery.verify(unit_rows(1, DIM, seed=7)[0], "Ann", threshold=0.5) == IdentityVerification(**answer)
+    assert body(played.requests[0])["probe"]["shape"] == [1, DIM]
+    for wrong in (unit_rows(1, DIM, seed=7), [1.0]):
+        with pytest.raises(errors.InvalidEmbedding):
+            gallery.verify(wrong, "Ann", threshold=0.5)  # type: ignore[arg-type]
+    with pytest.raises(errors.InvalidParameter):
+        gallery.verify(unit_rows(1, DIM, seed=7)[0], "Ann", threshold=float("nan"))
 
 
 @pytest.mark.parametrize(

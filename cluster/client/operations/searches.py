@@ -11,16 +11,17 @@ import numpy as np
 from cluster.client.call import Operation
 from cluster.client.operations.galleries import Facts
 from cluster.client.operations.requests import ask, gallery_path
-from cluster.client.wire import entry, floats, packed_floats, record, texts
-from cluster.results import SearchBatch
+from cluster.client.wire import entry, floats, packed_floats, record, records, texts
+from cluster.results import IdentityVerification, RangeBatch, SearchBatch
 from coordinator.types import Coverage
-from shard.errors import InvalidParameter, ProtocolError
-from shard.types import FloatArray, SearchParams
-from shard.validate import check_params, check_probes
+from shard.errors import InvalidEmbedding, InvalidParameter, ProtocolError
+from shard.types import MAX_K, FloatArray, SearchParams
+from shard.validate import check_label, check_params, check_probes
 
 REQUEST_BYTES = 8 << 20
 REQUEST_CANDIDATES = 250_000
 """Candidates of one answer at most, of some 80 bytes each."""
+DEFAULT_DEADLINE_MS = 10_000
 _TRAVEL_S = 5.0
 """What an answer may take beside the deadline of its search."""
 
@@ -99,6 +100,77 @@ def used_threshold(document: Mapping[str, Any]) -> float | None:
     """The cosine below which candidates were left out; None where there was none."""
     found = entry(document, "threshold", int, float, type(None))
     return None if found is None else float(found)
+
+
+def range_search(gallery: Facts, probes: FloatArray, options: SearchOptions) -> Operation[RangeBatch]:
+    """Every template within a threshold, up to `options.k` a probe."""
+    if options.threshold is None:
+        raise InvalidParameter("threshold: expected a cosine from -1 to 1, got None")
+    if isinstance(options.k, bool) or not isinstance(options.k, int) or not 1 <= options.k <= MAX_K:
+        raise InvalidParameter(f"limit: expected an integer from 1 to {MAX_K}, got {options.k!r}")
+    options.check()
+    rows = check_probes(probes, gallery.dim)
+    step = max(1, min(REQUEST_BYTES // (4 * gallery.dim), REQUEST_CANDIDATES // options.k))
+    body = options.body()
+    body["limit"] = body.pop("k")
+    if options.deadline_ms == DEFAULT_DEADLINE_MS:
+        del body["deadline_ms"]
+    found: list[RangeBatch] = []
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        document = yield from ask(
+            gallery_path(gallery.name, "range"),
+            {"probes": packed_floats(part), **body},
+            is_packed=True,
+            deadline_s=options.deadline_s,
+        )
+        found.append(_range_batch(document, len(part)))
+    return _joined_ranges(found)
+
+
+def _range_batch(document: Mapping[str, Any], probes: int) -> RangeBatch:
+    """An answer of rows, one a probe."""
+    results = entry(document, "results", list)
+    if len(results) != probes or not all(isinstance(result, dict) for result in results):
+        raise ProtocolError(f"expected results of {probes} probes in the answer, got {len(results)}")
+    rows = [records(_Found, entry(result, "candidates", list), "candidates") for result in results]
+    scores = np.full((probes, max(map(len, rows), default=0)), np.nan, np.float32)
+    for row, candidates in zip(scores, rows, strict=True):
+        row[: len(candidates)] = [candidate.score for candidate in candidates]
+    return RangeBatch(
+        tuple(tuple(candidate.template_id for candidate in row) for row in rows),
+        scores,
+        tuple(tuple(candidate.identity for candidate in row) for row in rows),
+        tuple(entry(result, "is_truncated", bool) for result in results),
+        record(Coverage, document.get("coverage")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    template_id: str
+    identity: str | None
+    score: float
+
+
+def _joined_ranges(found: Sequence[RangeBatch]) -> RangeBatch:
+    """As `joined`."""
+    both = joined([SearchBatch(one.template_ids, one.scores, one.identities, one.coverage) for one in found])
+    is_truncated = tuple(value for one in found for value in one.is_truncated)
+    return RangeBatch(both.template_ids, both.scores, both.identities, is_truncated, both.coverage)
+
+
+def verify(gallery: Facts, probe: FloatArray, identity: str, threshold: float) -> Operation[IdentityVerification]:
+    """Whether a probe is an identity's."""
+    if not isinstance(threshold, (int, float)) or not -1.0 <= threshold <= 1.0:
+        raise InvalidParameter(f"threshold: expected a cosine from -1 to 1, got {threshold!r}")
+    if not isinstance(probe, np.ndarray) or probe.ndim != 1:
+        raise InvalidEmbedding(f"probe: expected a numpy array ({gallery.dim},) float32, got {probe!r:.80}")
+    check_label(identity, what="identities")
+    row = check_probes(probe[None, :], gallery.dim)
+    body = {"probe": packed_floats(row), "identity": identity, "threshold": float(threshold)}
+    path = gallery_path(gallery.name, "verify")
+    return record(IdentityVerification, (yield from ask(path, body, is_packed=True)))
 
 
 def _columns(document: Mapping[str, Any], name: str, *, may_be_none: bool = False) -> tuple[tuple[Any, ...], ...]:
