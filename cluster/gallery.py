@@ -14,6 +14,7 @@ from cluster import calibration, images, rollouts
 from cluster.cursors import read_cursor, write_cursor
 from cluster.faces import ImageSource
 from cluster.images import Progress
+from cluster.metadata import metadata_json
 from cluster.progress import show_progress
 from cluster.results import (
     EnrollResult,
@@ -122,7 +123,7 @@ class Gallery:
             embeddings=rows,
             template_ids=tuple(ids),
             identities=(None,) * len(rows) if identities is None else tuple(identities),
-            metadata=(None,) * len(rows) if metadata is None else tuple(map(_to_json, metadata)),
+            metadata=(None,) * len(rows) if metadata is None else tuple(map(metadata_json, metadata)),
         )
         outcome = self._cluster.router.enroll(
             self._route, batch, skip_existing=if_exists == "skip", new_ids=template_ids is None
@@ -307,7 +308,7 @@ class Gallery:
 
         The old metadata leaves the files by the deadline of erasure. Raises UnknownTemplate, InvalidParameter.
         """
-        if not self._cluster.router.amend(self._route, template_id, _to_json(metadata)):
+        if not self._cluster.router.amend(self._route, template_id, metadata_json(metadata)):
             raise UnknownTemplate(f"{self.name} has no template {template_id!r}")
         return self.get(template_id)
 
@@ -456,30 +457,6 @@ class Gallery:
         ids = self._cluster.router.template_ids(self._route, after=after, limit=limit + 1, identity=identity)
         more = write_cursor(ids[limit - 1], scope) if len(ids) > limit else None
         return TemplatePage(tuple(self.templates(ids[:limit])), more)
-
-
-def _to_json(value: Mapping[str, Any] | None) -> bytes | None:
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
-        raise InvalidParameter(f"metadata: expected a mapping or None for each template, got {type(value).__name__}")
-    try:
-        _check_keys(value)
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidParameter(f"metadata: not representable as JSON: {error}") from None
-
-
-def _check_keys(value: object) -> None:
-    """TypeError for a key that is no text: JSON would make one of it, and 1 and "1" the same."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"expected text as keys, got {type(key).__name__} {key!r:.80}")
-            _check_keys(inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            _check_keys(inner)
 
 
 def _among(identities: Sequence[str] | None) -> tuple[str, ...]:

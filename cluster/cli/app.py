@@ -109,6 +109,11 @@ def version(context: typer.Context) -> None:
 def _root(
     context: typer.Context,
     home: Annotated[str | None, typer.Option(metavar="PATH", help="Home directory of galleries.")] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Service to work on, instead of a home.")] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="API key; others here can read it, rather use --key-file.")
+    ] = None,
+    key_file: Annotated[str | None, typer.Option(metavar="PATH", help="File with the API key.")] = None,
     runtime: Annotated[str | None, typer.Option(metavar="local|ray", help="Where shard hosts run.")] = None,
     ray_address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to join, or `local` to start one here.")
@@ -138,6 +143,9 @@ def _root(
     output.capture_logs()
     given = {
         "home": home,
+        "url": url,
+        "key": key,
+        "key_file": key_file,
         "runtime": runtime,
         "ray_address": ray_address,
         "shard_hosts": shard_hosts,

@@ -27,7 +27,7 @@ def calibrate(
 ) -> None:
     """Measure a gallery's error rates on its labelled templates, and keep them with it."""
     invocation = invocation_of(context)
-    with invocation.gallery(gallery) as found:
+    with invocation.home_gallery("calibrate", gallery) as found:
         measured = found.calibrate(samples=samples, seed=seed)
         document, shown = _told(found, measured, measured.gallery_size, None)
     invocation.output.result(document, *shown)
@@ -50,7 +50,7 @@ def calibration(
     from cluster.error_rates_svg import error_rates_svg
 
     invocation = invocation_of(context)
-    with invocation.gallery(gallery) as found:
+    with invocation.home_gallery("calibration", gallery) as found:
         stored = found.calibration()
         if stored is None:
             raise NotFound(f"{gallery} has no calibration; `facegrid calibrate {gallery}` makes one")

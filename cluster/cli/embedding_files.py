@@ -14,7 +14,7 @@ from shard.errors import DuplicateTemplate, FacegridError, InvalidParameter
 from shard.validate import check_embeddings, check_label, check_unique
 
 if TYPE_CHECKING:
-    from cluster.gallery import Gallery
+    from cluster.cli.invocation import AnyGallery
 
 CHUNK_ROWS = 32_768
 """Rows of one durable write: bounds memory, and gives the progress bar something to show."""
@@ -34,7 +34,7 @@ def read_labels(path: Path, rows: int) -> list[str]:
 
 
 def enroll_embeddings(
-    gallery: Gallery,
+    gallery: AnyGallery,
     rows: npt.NDArray[Any],
     *,
     identities: Sequence[str | None] | None,
@@ -69,7 +69,7 @@ def enroll_embeddings(
 
 
 def _check_all(
-    gallery: Gallery,
+    gallery: AnyGallery,
     rows: npt.NDArray[Any],
     starts: range,
     identities: Sequence[str | None] | None,

@@ -14,7 +14,7 @@ from cluster.cli.templates import GalleryArgument
 from shard.errors import InvalidImage, InvalidParameter
 
 if TYPE_CHECKING:
-    from cluster.gallery import Gallery
+    from cluster.cli.invocation import AnyGallery
     from cluster.results import FolderReport
 
 
@@ -66,7 +66,9 @@ def enroll(
     _show_report(invocation, gallery, report)
 
 
-def _enroll_images(invocation: Invocation, gallery: Gallery, paths: list[Path], identity: str | None) -> FolderReport:
+def _enroll_images(
+    invocation: Invocation, gallery: AnyGallery, paths: list[Path], identity: str | None
+) -> FolderReport:
     from cluster.images import source_text
     from cluster.progress import show_progress
     from cluster.results import FolderReport, Refusal
