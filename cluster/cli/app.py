@@ -19,9 +19,11 @@ from cluster.cli import (
     doctor,
     enroll,
     erasure,
+    exchange,
     find,
     fsck,
     galleries,
+    identities,
     keys,
     models,
     search,
@@ -51,12 +53,15 @@ _app.add_typer(snapshots.app, name="snapshot")
 _app.add_typer(models.app, name="models")
 _app.add_typer(bench.app, name="bench")
 _app.add_typer(training.app, name="rollout")
+_app.add_typer(identities.app, name="identity")
 for _verb in (
     enroll.enroll,
     search.search,
     search.verify,
     find.find,
+    templates.update,
     templates.delete,
+    identities.identities,
     training.train,
     calibration.calibrate,
     calibration.calibration,
@@ -66,6 +71,9 @@ for _verb in (
     serve.serve,
 ):
     _app.command()(_verb)
+_app.command("list")(templates.list_templates)
+_app.command("import")(exchange.import_file)
+_app.command("export")(exchange.export_file)
 _app.command("erasure-report")(erasure.erasure_report)
 _app.command()(erasure.compact)
 _app.command()(tenants.audit)

@@ -111,7 +111,8 @@ def _show_report(invocation: Invocation, gallery: str, report: FolderReport) -> 
 def _enroll_file(
     invocation: Invocation, gallery: str, embeddings: Path, identities: Path | None, ids: Path | None, if_exists: str
 ) -> None:
-    from cluster.cli.embedding_files import enroll_embeddings, read_embeddings, read_labels
+    from cluster.cli.embedding_files import enroll_embeddings, read_labels
+    from cluster.imports.arrays import read_embeddings
     from cluster.progress import show_progress
 
     rows = read_embeddings(embeddings)
