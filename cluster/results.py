@@ -54,17 +54,48 @@ class SearchBatch:
     """Candidates of n probes, best first: by score descending, ties by template key.
 
     template_ids, identities: n rows of up to k. scores: (n, k) float32 cosine, NaN where a row is shorter than k.
-    coverage: shards that answered, of those asked.
+    coverage: shards that answered, of those asked. threshold: the one that was used, given or from the gallery's
+    calibration; None if there was none.
     """
 
     template_ids: tuple[tuple[str, ...], ...]
     scores: FloatArray
     identities: tuple[tuple[str | None, ...], ...]
     coverage: Coverage
+    threshold: float | None = None
 
     def __len__(self) -> int:
         """Number of probes."""
         return len(self.template_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class RangeBatch:
+    """Every template within a threshold of n probes, in the order of SearchBatch.
+
+    template_ids, identities: n rows. scores: (n, m) float32 cosine, m the longest row, NaN where a row is shorter.
+    is_truncated: for each probe whether the limit was reached, so that there may be more.
+    """
+
+    template_ids: tuple[tuple[str, ...], ...]
+    scores: FloatArray
+    identities: tuple[tuple[str | None, ...], ...]
+    is_truncated: tuple[bool, ...]
+    coverage: Coverage
+
+    def __len__(self) -> int:
+        """Number of probes."""
+        return len(self.template_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityVerification:
+    """Whether a probe is an identity's: its best cosine among that identity's templates, and of which one."""
+
+    score: float
+    threshold: float
+    is_match: bool
+    template_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +110,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class ImageSearch:
-    """Candidates for one face of an image, best first; iterates over them."""
+    """Candidates for one face of an image, best first; iterates over them. threshold: as in `SearchBatch`."""
 
     face: Box
     candidates: tuple[Candidate, ...]
     coverage: Coverage
+    threshold: float | None = None
 
     def __iter__(self) -> Iterator[Candidate]:
         return iter(self.candidates)
@@ -102,6 +134,20 @@ class Template:
     template_id: str
     identity: str | None
     metadata: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TemplatePage:
+    """Templates of one page of a listing, and the cursor of the next one; None after the last."""
+
+    templates: tuple[Template, ...]
+    cursor: str | None
+
+    def __len__(self) -> int:
+        return len(self.templates)
+
+    def __iter__(self) -> Iterator[Template]:
+        return iter(self.templates)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """`ShardHost`: the shards of many galleries in one directory and one process, and what can be asked of them.
 
-    <host>/galleries/<gallery id>/shard-0000/    one `shard.Shard`
-    <host>/models/<model id>.model               SearchModels that shards here use
+    <host>/tenants/<tenant id>/<16 hex>/shard-0000/    one `shard.Shard`; `coordinator.directories` has all places
+    <host>/models/<model id>.model                     SearchModels that shards here use
 
 It executes messages; it knows no network, no Ray, no catalog. Thread-safe.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,11 +20,14 @@ from typing import Any
 import numpy as np
 
 from coordinator import host_erasure, host_exports, host_training
+from coordinator.directories import gallery_directory, shard_directory, shards_on, tenant_of
 from coordinator.host_models import HostModels
 from coordinator.messages import (
     AbsorbRequest,
     ActivateModel,
     AdmitReplica,
+    AmendReply,
+    AmendRequest,
     BeaconReply,
     BeaconRequest,
     BuriedRequest,
@@ -42,6 +44,8 @@ from coordinator.messages import (
     DigestRequest,
     DiscardModels,
     Done,
+    DrawIdentities,
+    DrawTemplates,
     DropGallery,
     DropShard,
     EnrollRequest,
@@ -57,12 +61,16 @@ from coordinator.messages import (
     IdentitiesRequest,
     InventoryReply,
     InventoryRequest,
+    ListReply,
+    ListRequest,
     ModelsRequest,
+    MoveOutRequest,
     PointRequest,
     PrepareModel,
     ProgressReply,
     RecordsReply,
     RecordsRequest,
+    RenameRequest,
     ReplicateRequest,
     Reply,
     Request,
@@ -95,8 +103,9 @@ from shard.errors import (
     StaleRoute,
     UnknownGallery,
 )
+from shard.export import ExportedRows
 from shard.files import DirectoryLock, make_directory, remove_tree
-from shard.keys import template_keys
+from shard.keys import in_listing_order, template_keys
 from shard.mending import mend
 from shard.search import search_by_model
 from shard.shard import Shard
@@ -105,7 +114,6 @@ from shard.types import EnrollReceipt, FloatArray
 _LOG = logging.getLogger(__name__)
 FETCH_S = 10.0
 """How long another replica may take to give rows that are damaged here."""
-_GALLERY_ID = re.compile(r"[0-9a-f]{16}")
 OPENED_AT_ONCE = 4
 """Shards that a starting host opens side by side: one waits for the disk while another encodes."""
 OPENED_AHEAD = 64
@@ -195,19 +203,26 @@ class ShardHost:
         """Search the asked shards together."""
         with self.readable(request.gallery_id, request.shards, request.epochs) as shards:
             candidates, model_id = search_by_model(shards, request.probes, request.params)
-        return SearchReply(candidates, request.shards, model_id)
+            return SearchReply(candidates, request.shards, model_id, _have_left(shards))
 
     def records(self, request: RecordsRequest) -> RecordsReply:
         """Labels and metadata by template id."""
         keys = template_keys(request.template_ids)  # once for all shards
         with self.readable(request.gallery_id, request.shards, request.epochs) as shards:
-            return RecordsReply(tuple(record for s in shards for record in s.records(request.template_ids, keys)))
+            records = tuple(record for s in shards for record in s.records(request.template_ids, keys))
+            return RecordsReply(records, _have_left(shards))
 
     def identities(self, request: IdentitiesRequest) -> IdentitiesReply:
         """One page of identities over the asked shards."""
         with self.readable(request.gallery_id, request.shards, request.epochs) as shards:
             pages = [entry for shard in shards for entry in shard.identities(request.start, request.limit)]
         return IdentitiesReply(tuple(sorted(pages, key=lambda entry: entry.identity.encode())[: request.limit]))
+
+    def listing(self, request: ListRequest) -> ListReply:
+        """One page of template ids over the asked shards."""
+        with self.readable(request.gallery_id, request.shards, request.epochs) as shards:
+            pages = [i for s in shards for i in s.ids_after(request.after, request.limit, request.identity)]
+            return ListReply(tuple(in_listing_order(pages)[: request.limit]), _have_left(shards))
 
     def stats(self, request: StatsRequest) -> StatsReply:
         """Sizes, shard by shard; of a closed one without opening it."""
@@ -234,7 +249,44 @@ class ShardHost:
                     template_ids=request.template_ids, identities=request.identities, operation=request.operation
                 ),
             )
-        return DeleteReply(deleted)
+        return DeleteReply(deleted, self._have_departures(request.gallery_id, request.shards))
+
+    def amend(self, request: AmendRequest) -> AmendReply:
+        """Change metadata in the asked shards, at their primaries."""
+        amended = 0
+        for number, epoch in zip(request.shards, request.epochs, strict=True):
+            amended += self._routed(request.gallery_id, number).write(
+                epoch,
+                lambda shard: shard.amend(request.template_ids, request.metadata, operation=request.operation),
+            )
+        return AmendReply(amended, self._have_departures(request.gallery_id, request.shards))
+
+    def _have_departures(self, gallery_id: str, numbers: Sequence[int]) -> bool:
+        return any(self._routed(gallery_id, number).lazy.holds.are_recent for number in numbers)
+
+    def rename(self, request: RenameRequest) -> AmendReply:
+        """Rename an identity in one shard, at its primary."""
+        return AmendReply(
+            self._routed(request.gallery_id, request.shard).write(
+                request.epoch,
+                lambda shard: shard.rename(
+                    request.identity, request.into, limit=request.limit, operation=request.operation
+                ),
+            )
+        )
+
+    def move_out(self, request: MoveOutRequest) -> ExportedRows:
+        """Let templates of an identity go, and tell the next, at the primary."""
+        return self._routed(request.gallery_id, request.shard).write(
+            request.epoch,
+            lambda shard: shard.move_out(
+                request.identity,
+                request.departed,
+                hold_s=request.hold_s,
+                limit=request.limit,
+                operation=request.operation,
+            ),
+        )
 
     def flush(self, request: FlushRequest) -> Done:
         """Seal the open tails, at the primaries."""
@@ -306,10 +358,8 @@ class ShardHost:
 
     def inventory(self, request: InventoryRequest) -> InventoryReply:
         """Every shard that has a directory here."""
-        found = sorted(self._directory.glob("galleries/*/shard-*"))
-        return InventoryReply(
-            tuple(path.parent.name for path in found), tuple(int(path.name.removeprefix("shard-")) for path in found)
-        )
+        found = shards_on(self._directory)
+        return InventoryReply(tuple(gallery_id for gallery_id, _ in found), tuple(number for _, number in found))
 
     # Control requests
 
@@ -400,9 +450,11 @@ class ShardHost:
         with self._opening:
             for key in [key for key in self._replicas if key[0] == request.gallery_id]:
                 self._close(key)
-            directory = self._gallery_directory(request.gallery_id)
+            directory = gallery_directory(self._directory, request.gallery_id)
             if directory.exists():
                 remove_tree(directory)
+            if tenant_of(request.gallery_id) and directory.parent.exists() and not any(directory.parent.iterdir()):
+                remove_tree(directory.parent)
             self.remove_unused_models()
         return Done()
 
@@ -413,8 +465,8 @@ class ShardHost:
                 return
             try:
                 needed: set[str] = set()
-                for path in sorted((self._directory / "galleries").glob("*/shard-*")):
-                    needed |= host_training.model_ids(self.replica(path.parent.name, int(path.name[6:])))
+                for key in shards_on(self._directory):
+                    needed |= host_training.model_ids(self.replica(*key))
             except FacegridError as error:
                 # What a shard that does not open needs is not known, and a file too many does no harm.
                 _LOG.warning("shard host %s keeps every model file: %s", self.name, error)
@@ -526,14 +578,12 @@ class ShardHost:
         self._close((gallery_id, number))
         remove_tree(self._shard_directory(gallery_id, number))
 
-    def _gallery_directory(self, gallery_id: str) -> Path:
-        # It becomes a path, and one that is removed on demand: nothing but an id that a coordinator made may pass.
-        if not _GALLERY_ID.fullmatch(gallery_id):
-            raise InvalidParameter(f"gallery id: expected 16 hexadecimal digits, got {gallery_id!r:.80}")
-        return self._directory / "galleries" / gallery_id
-
     def _shard_directory(self, gallery_id: str, number: int) -> Path:
-        return self._gallery_directory(gallery_id) / f"shard-{number:04d}"
+        return shard_directory(self._directory, gallery_id, number)
+
+
+def _have_left(shards: Sequence[Shard]) -> bool:
+    return any(shard.has_fresh_departures for shard in shards)
 
 
 def _does_not_open(replica: Replica) -> bool:
@@ -548,8 +598,12 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     SearchRequest: ShardHost.search,
     EnrollRequest: ShardHost.enroll,
     DeleteRequest: ShardHost.delete,
+    AmendRequest: ShardHost.amend,
+    RenameRequest: ShardHost.rename,
+    MoveOutRequest: ShardHost.move_out,
     RecordsRequest: ShardHost.records,
     IdentitiesRequest: ShardHost.identities,
+    ListRequest: ShardHost.listing,
     FlushRequest: ShardHost.flush,
     StatsRequest: ShardHost.stats,
     ReplicateRequest: ShardHost.replicate,
@@ -574,6 +628,8 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     DropGallery: ShardHost.drop_gallery,
     SampleRows: host_training.sample,
     SampleRecent: host_training.sample_recent,
+    DrawIdentities: host_training.draw_identities_of,
+    DrawTemplates: host_training.draw_templates,
     PrepareModel: host_training.prepare_model,
     ActivateModel: host_training.activate_model,
     PointRequest: host_exports.point,

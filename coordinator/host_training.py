@@ -14,6 +14,9 @@ from coordinator.messages import (
     ActivateModel,
     DiscardModels,
     Done,
+    DrawIdentities,
+    DrawnReply,
+    DrawTemplates,
     ModelsReply,
     ModelsRequest,
     PrepareModel,
@@ -22,7 +25,9 @@ from coordinator.messages import (
     SampleRows,
 )
 from coordinator.replica import Replica
+from shard.labelled import draw_identities, templates_of
 from shard.shard import Shard
+from shard.types import IdentityDraw
 
 if TYPE_CHECKING:
     from coordinator.host import ShardHost
@@ -43,6 +48,19 @@ def sample_recent(host: ShardHost, request: SampleRecent) -> SampleReply:
     with host.readable(request.gallery_id, request.shards) as shards:
         found = [s.recent(share, request.seed, lsn) for s, lsn in zip(shards, request.since, strict=True)]
     return SampleReply(np.concatenate([rows for rows, _ in found])[: request.rows], sum(n for _, n in found))
+
+
+def draw_identities_of(host: ShardHost, request: DrawIdentities) -> IdentityDraw:
+    """Identities of the asked shards together, by the hash of their names."""
+    with host.readable(request.gallery_id, request.shards) as shards:
+        return draw_identities(shards, request.count, request.seed)
+
+
+def draw_templates(host: ShardHost, request: DrawTemplates) -> DrawnReply:
+    """Templates of the identities, each of which is in one shard."""
+    with host.readable(request.gallery_id, request.shards) as shards:
+        found = [templates_of(s, request.identities, request.per_identity, request.seed) for s in shards]
+    return DrawnReply(np.concatenate([rows for rows, _ in found]), tuple(i for _, names in found for i in names))
 
 
 def prepare_model(host: ShardHost, request: PrepareModel) -> Done:

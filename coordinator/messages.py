@@ -19,6 +19,7 @@ from shard.types import (
     ErasureState,
     FloatArray,
     IdentityCount,
+    IdentityDraw,
     SearchParams,
     ShardStats,
     TemplateRecord,
@@ -44,11 +45,16 @@ class SearchRequest:
 
 @dataclass(frozen=True, slots=True)
 class SearchReply:
-    """The k best of all shards asked, which shards they were, and the one model that found them, None for no model."""
+    """The k best of all shards asked, which shards they were, and the one model that found them, None for no model.
+
+    has_departures, here and in the replies to other reads: templates have left one of the shards for another while the
+    read may have been under way; see `Shard.has_fresh_departures`.
+    """
 
     candidates: CandidateBatch
     shards: tuple[int, ...]
     model_id: str | None = None
+    has_departures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +90,64 @@ class DeleteRequest:
 
 @dataclass(frozen=True, slots=True)
 class DeleteReply:
-    """How many templates the request deleted, durably."""
+    """How many templates the request deleted, durably.
+
+    has_departures: templates have left one of the shards for another lately, or may have; see `Shard.has_departures`.
+    """
 
     deleted: int
+    has_departures: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AmendRequest:
+    """Give templates other metadata, at the primaries: entry i of `metadata` to id i; other ids are no error.
+
+    epochs: of each shard; operation: as in EnrollRequest.
+    """
+
+    gallery_id: str
+    shards: tuple[int, ...]
+    epochs: tuple[int, ...]
+    operation: bytes
+    template_ids: tuple[str, ...]
+    metadata: tuple[bytes | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AmendReply:
+    """How many of the templates are there and have their labels now, durably. has_departures: as in DeleteReply."""
+
+    amended: int
+    has_departures: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RenameRequest:
+    """Give up to `limit` templates of an identity another one, in one shard, at its primary; an AmendReply answers."""
+
+    gallery_id: str
+    shard: int
+    epoch: int
+    operation: bytes
+    identity: str
+    into: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOutRequest:
+    """Delete templates of an identity that another shard has by now, and tell the next, at the primary; an ExportedRows
+    answers. See `Shard.move_out`."""
+
+    gallery_id: str
+    shard: int
+    epoch: int
+    operation: bytes
+    identity: str
+    departed: tuple[str, ...]
+    hold_s: float
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +165,7 @@ class RecordsReply:
     """One record for each id found."""
 
     records: tuple[TemplateRecord, ...]
+    has_departures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +184,29 @@ class IdentitiesReply:
     """Identities in byte order of their UTF-8; an identity lives in one shard only."""
 
     identities: tuple[IdentityCount, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """Up to `limit` template ids after one ("" for the first) in listing order, see `shard.keys`.
+
+    identity: of this one only; None for all.
+    """
+
+    gallery_id: str
+    shards: tuple[int, ...]
+    after: str
+    limit: int
+    identity: str | None
+    epochs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListReply:
+    """Template ids of all shards asked, in listing order, each once."""
+
+    template_ids: tuple[str, ...]
+    has_departures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -505,6 +590,35 @@ class SampleReply:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawIdentities:
+    """Up to `count` identities of these shards, drawn as in `shard.labelled`; the answer is an `IdentityDraw`."""
+
+    gallery_id: str
+    shards: tuple[int, ...]
+    count: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrawTemplates:
+    """Up to `per_identity` templates of each of the identities that these shards have."""
+
+    gallery_id: str
+    shards: tuple[int, ...]
+    identities: tuple[str, ...]
+    per_identity: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnReply:
+    """embeddings: (n, dim) float32; identities: n, of each."""
+
+    embeddings: FloatArray
+    identities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PrepareModel:
     """Encode every sealed row of these shards with the model, beside the codes in use. Repeatable; searches go on.
 
@@ -561,8 +675,12 @@ DataRequest: TypeAlias = (
     SearchRequest
     | EnrollRequest
     | DeleteRequest
+    | AmendRequest
+    | RenameRequest
+    | MoveOutRequest
     | RecordsRequest
     | IdentitiesRequest
+    | ListRequest
     | FlushRequest
     | StatsRequest
     | PointRequest
@@ -581,6 +699,8 @@ ControlRequest: TypeAlias = (
     | DropGallery
     | SampleRows
     | SampleRecent
+    | DrawIdentities
+    | DrawTemplates
     | PrepareModel
     | ActivateModel
     | DiscardModels
@@ -602,10 +722,14 @@ Reply: TypeAlias = (
     SearchReply
     | EnrollReceipt
     | DeleteReply
+    | AmendReply
     | RecordsReply
     | IdentitiesReply
+    | ListReply
     | StatsReply
     | SampleReply
+    | IdentityDraw
+    | DrawnReply
     | ShardPoint
     | ExportedRows
     | ModelsReply

@@ -21,6 +21,7 @@ from typing import TypeVar
 from coordinator.at_rest import Key, Rest, RestStore, stamp
 from coordinator.heat import COLD, HOT, WARM
 from shard.errors import FacegridError, ShardClosed
+from shard.holds import Holds
 from shard.rows import ModelLoader
 from shard.shard import Shard
 
@@ -58,6 +59,8 @@ class LazyShard:
     def __init__(self, shards: OpenShards, key: Key, directory: Path) -> None:
         self.key, self.directory = key, directory
         self.rest: Rest | None = None
+        self.holds = Holds()
+        """What is known in memory alone of identities that leave; it outlives the shard's closing."""
         self.decides = True
         self.on_open: Callable[[Shard], None] = lambda shard: None
         """Called with the shard each time that it is opened, before anybody uses it."""
@@ -216,6 +219,7 @@ class OpenShards:
 
     def adopt(self, entry: LazyShard, shard: Shard) -> None:
         """A shard that was just created."""
+        entry.holds = shard.holds
         with self._room(), entry.moving:
             self._start(entry, shard)
 
@@ -230,7 +234,7 @@ class OpenShards:
                 is_settled = rest is not None and stamp(entry.directory) == (rest.size, rest.mtime_ns)
                 if rest is not None:
                     self._rests.remove([entry.key])
-                shard = Shard(entry.directory, self._load_model, is_settled=is_settled)
+                shard = Shard(entry.directory, self._load_model, is_settled=is_settled, holds=entry.holds)
                 self._start(entry, shard)
             return shard
 

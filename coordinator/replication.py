@@ -300,7 +300,7 @@ class Replication:
                     news.setdefault(host, []).append(config)
         if not news:
             return {}
-        minima = self._catalog.minima({config.gallery_id for told in news.values() for config in told})
+        minima = self._catalog.min_in_sync({config.gallery_id for told in news.values() for config in told})
         faults: dict[tuple[str, Key], str] = {}
         requests = [
             (host, ConfigureShards(tuple(told), tuple(minima.get(c.gallery_id, 1) for c in told), released))
@@ -607,8 +607,7 @@ class Replication:
 
     def tell(self, gallery_id: str) -> None:
         """Tell the hosts of a new gallery what they hold."""
-        configs = self._catalog.shards_of(gallery_id, *LOOKED_AFTER)
-        for fault in self._tell(configs).values():
+        for fault in self._tell(self._catalog.shards_of(gallery_id, *LOOKED_AFTER)).values():
             code, _, message = fault.partition(": ")
             raise error_from_code(code, message)
 

@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from coordinator.catalog import READY, RESTORING, Catalog
 from coordinator.catalog_tables import GALLERIES, MODELS, RESTORES, SNAPSHOTS
 from coordinator.types import GalleryRoute, ModelData
-from shard.errors import UnknownGallery
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,4 @@ class SnapshotCatalog:
 
     def restoring(self, gallery: str) -> GalleryRoute | None:
         """The half restored gallery of that name, if there is one."""
-        try:
-            return self._catalog.gallery(gallery, RESTORING)
-        except UnknownGallery:
-            return None
+        return self._catalog.find(gallery, RESTORING)

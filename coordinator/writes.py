@@ -19,6 +19,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from coordinator.messages import (
+    AmendReply,
+    AmendRequest,
     DataRequest,
     DeleteReply,
     DeleteRequest,
@@ -31,6 +33,7 @@ from coordinator.messages import (
 )
 from coordinator.routes import RouteTable
 from coordinator.runtime import Runtime
+from coordinator.taken_ids import IdClaims, TakenIds
 from coordinator.types import GalleryRoute
 from shard.errors import (
     CorruptData,
@@ -60,6 +63,9 @@ LOOK_S = 1.0
 PAUSE_S = 0.05, 1.0
 """First and longest pause before a write is repeated."""
 
+PASSES = 3
+"""How often a write that names templates goes to all shards while templates move from one to another."""
+
 REPEATABLE = (
     HostUnavailable,
     HostBusy,
@@ -87,22 +93,29 @@ class Reporter(Protocol):
 class Writes:
     """Write requests of one process. Thread-safe; those of different callers run side by side."""
 
-    def __init__(self, runtime: Runtime, routes: RouteTable, report: Reporter | None) -> None:
+    def __init__(
+        self, runtime: Runtime, routes: RouteTable, report: Reporter | None, claims: IdClaims | None = None
+    ) -> None:
         self._runtime, self._routes, self._report = runtime, routes, report
-        self._taken = _TakenIds()
+        self._taken = TakenIds(claims)
 
     def reserve(self, route: GalleryRoute, template_ids: Collection[str]) -> contextlib.AbstractContextManager[None]:
-        """Inside, no other caller of this process writes one of these ids: an id is unique in its gallery."""
+        """Inside, nobody else writes one of these ids: an id is unique in its gallery. DeadlineExceeded."""
         return self._taken.reserve(route.gallery_id, template_ids)
 
     def existing(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> set[str]:
         """Those of the ids that the gallery has, as the primaries of all its shards know."""
-        replies = self._everywhere(
-            route,
-            lambda shards, epochs: RecordsRequest(route.gallery_id, shards, template_ids, epochs),
-            RecordsReply,
-        )
-        return {record.template_id for reply in replies for record in reply.records}
+        found: set[str] = set()
+        for _ in range(PASSES):
+            replies = self._everywhere(
+                route,
+                lambda shards, epochs: RecordsRequest(route.gallery_id, shards, template_ids, epochs),
+                RecordsReply,
+            )
+            found.update(record.template_id for reply in replies for record in reply.records)
+            if not any(reply.has_departures for reply in replies):
+                break
+        return found
 
     def enroll(self, route: GalleryRoute, batch: EnrollBatch, shards: RowArray, skip_existing: bool) -> int:
         """Write rows to their shards; how many became durable. shards: (n,) int64, -1 for rows to leave out.
@@ -141,13 +154,29 @@ class Writes:
 
     def delete(self, route: GalleryRoute, template_ids: tuple[str, ...], identities: tuple[str, ...]) -> int:
         """Delete by template id and identity on every shard; how many templates."""
-        operation = secrets.token_bytes(16)
-        replies = self._everywhere(
-            route,
-            lambda shards, epochs: DeleteRequest(route.gallery_id, shards, epochs, operation, template_ids, identities),
-            DeleteReply,
-        )
-        return sum(reply.deleted for reply in replies)
+        deleted = 0
+        for _ in range(PASSES):
+            replies = self._everywhere(route, _delete(route, template_ids, identities), DeleteReply)
+            deleted += sum(reply.deleted for reply in replies)
+            # A template that left one shard before this came to it, and came to another after: asked for once more.
+            if not any(reply.has_departures for reply in replies):
+                break
+        return deleted
+
+    def amend(self, route: GalleryRoute, template_ids: tuple[str, ...], metadata: tuple[bytes | None, ...]) -> int:
+        """Change metadata by template id, wherever the templates are; how many are there."""
+        amended = 0
+        for _ in range(PASSES):
+            replies = self._everywhere(route, _amend(route, template_ids, metadata), AmendReply)
+            amended = max(amended, sum(reply.amended for reply in replies))
+            if amended or not any(reply.has_departures for reply in replies):
+                break
+        return amended
+
+    def ask(self, route: GalleryRoute, shard: int, request: Callable[[int], DataRequest], kind: type[ReplyT]) -> ReplyT:
+        """Send one shard's primary a request, which is given the shard's epoch, until it is carried out."""
+        deadline = time.monotonic() + WRITE_DEADLINE_MS / 1000
+        return self._attempt(route, (shard,), lambda _, epochs: request(epochs[0]), deadline).result(kind)
 
     def flush(self, route: GalleryRoute) -> None:
         """Seal the open tail of every shard."""
@@ -176,6 +205,16 @@ _Request = Callable[[tuple[int, ...], tuple[int, ...]], DataRequest]
 def _enroll(route: GalleryRoute, shard: int, piece: EnrollBatch, skip_existing: bool) -> _Request:
     operation = secrets.token_bytes(16)
     return lambda _, epochs: EnrollRequest(route.gallery_id, shard, epochs[0], operation, piece, skip_existing)
+
+
+def _delete(route: GalleryRoute, template_ids: tuple[str, ...], identities: tuple[str, ...]) -> _Request:
+    operation = secrets.token_bytes(16)
+    return lambda shards, epochs: DeleteRequest(route.gallery_id, shards, epochs, operation, template_ids, identities)
+
+
+def _amend(route: GalleryRoute, template_ids: tuple[str, ...], metadata: tuple[bytes | None, ...]) -> _Request:
+    operation = secrets.token_bytes(16)
+    return lambda shards, epochs: AmendRequest(route.gallery_id, shards, epochs, operation, template_ids, metadata)
 
 
 class _Attempt:
@@ -283,25 +322,3 @@ def _pieces(batch: EnrollBatch, shards: RowArray, route: GalleryRoute) -> Iterat
         for shard, own in enumerate(rows):
             if begin < len(own):
                 yield shard, batch.take(own[begin : begin + step])
-
-
-class _TakenIds:
-    """Template ids that writes under way have named, by gallery."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._ids: dict[str, set[str]] = {}
-
-    @contextlib.contextmanager
-    def reserve(self, gallery_id: str, template_ids: Collection[str]) -> Iterator[None]:
-        """Wait until nobody has one of the ids, and have them."""
-        with self._changed:
-            taken = self._ids.setdefault(gallery_id, set())
-            self._changed.wait_for(lambda: taken.isdisjoint(template_ids))
-            taken.update(template_ids)
-        try:
-            yield
-        finally:
-            with self._changed:
-                taken.difference_update(template_ids)
-                self._changed.notify_all()

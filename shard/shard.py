@@ -25,6 +25,7 @@ from shard.errors import (
     CorruptData,
     DuplicateTemplate,
     FacegridError,
+    HostBusy,
     InvalidInput,
     InvalidParameter,
     ModelMismatch,
@@ -41,14 +42,27 @@ from shard.export import (
     ShardPoint,
     export_moved,
     export_rows,
+    export_templates,
     no_rows_to,
     segment_points,
 )
 from shard.files import DirectoryLock, blocks_bytes, make_directory, probe_directory
-from shard.group import GROUP_ROWS, Deletion, Enrollment, Request, Ticket, WaitingRequests
+from shard.filters import MetadataFilters
+from shard.group import (
+    GROUP_ROWS,
+    Amendment,
+    Deletion,
+    Departure,
+    Enrollment,
+    Renaming,
+    Request,
+    Ticket,
+    WaitingRequests,
+)
+from shard.holds import Holds
 from shard.index import Index, blocks_named
 from shard.keys import template_keys
-from shard.log import APPEND, BURY, DROP, MOVE, SEAL, Changes, Entry, Position, no_batch, no_rows
+from shard.log import AMEND, APPEND, BURY, DEPART, DROP, MOVE, SEAL, Changes, Entry, Position, no_batch, no_rows
 from shard.model import SearchModel
 from shard.rows import ModelLoader, Rows
 from shard.segments import SegmentFiles
@@ -64,7 +78,7 @@ from shard.types import (
     ShardStats,
     TemplateRecord,
 )
-from shard.validate import check_batch, check_dim
+from shard.validate import check_batch, check_dim, check_label, check_metadata, check_unique
 
 __all__ = ["ModelLoader", "Shard"]
 
@@ -106,10 +120,13 @@ class Shard:
     Searches run beside writes; writes run one after another.
     """
 
-    def __init__(self, directory: Path, load_model: ModelLoader, *, is_settled: bool = False) -> None:
+    def __init__(
+        self, directory: Path, load_model: ModelLoader, *, is_settled: bool = False, holds: Holds | None = None
+    ) -> None:
         """Open a shard that `create` made; `load_model` gives the model of an id that `activate` was given before.
 
-        is_settled: it was closed in order, and nobody has opened it since.
+        is_settled: it was closed in order, and nobody has opened it since. holds: of the same shard before it was
+        closed by this process.
 
         Raises CorruptData for a file that is not what the manifest says, FormatTooNew, HomeLocked.
         """
@@ -130,6 +147,7 @@ class Shard:
             undo.callback(self._store.close)
             self.configured_epoch = int(self._store.meta("configured_epoch") or 0)
             self.configured_hosts = tuple((self._store.meta("configured_hosts") or "").split())
+            self._filters, self._holds = MetadataFilters(self._store), holds or Holds()
             self._rows = Rows(directory, self._store, load_model)
             self.dim = self._rows.dim
             self._lock = lock
@@ -182,10 +200,21 @@ class Shard:
         """Row to (template id, identity) for those of the rows that are live."""
         return self._store.labels(rows)
 
-    def filter(self, identities: Sequence[str]) -> npt.NDArray[np.uint8]:
-        """A bit for each row, lowest first, (bytes,) uint8: set for live templates of the identities."""
+    @property
+    def moves(self) -> int:
+        """Raised before and after templates change their rows; odd in between. A filter is of one such number only."""
+        return self._rows.moves
+
+    def filter(self, identities: Sequence[str], where: bytes = b"") -> npt.NDArray[np.uint8]:
+        """A bit for each row, lowest first, (bytes,) uint8: set for live templates of the identities, or of all for
+        none, whose metadata meets the filter (`shard.where`), b"" for none. Bits of dead rows say nothing.
+        """
+        if not identities:
+            return self._filters.bits(where, self.index.rows)
         bits = np.zeros(self.index.rows, dtype=bool)
         rows = self._store.rows_of(identities)
+        if where:
+            rows = self._filters.among(where, rows)
         # Rows that were committed this moment may not be in the index yet.
         bits[rows[rows < len(bits)]] = True
         return np.packbits(bits, bitorder="little")
@@ -201,6 +230,10 @@ class Shard:
         """Labels and metadata of the live templates among the ids. keys: (n,) uint64, of the ids, where known."""
         keys = template_keys(template_ids) if keys is None else keys
         return self._store.records(*self._rows.seen.among(template_ids, keys))
+
+    def ids_after(self, after: str, limit: int, identity: str | None = None) -> list[str]:
+        """Up to `limit` template ids after one, "" for the first, in listing order (`shard.keys`); of an identity."""
+        return self._store.ids_after(after, limit, identity)
 
     def identities(self, start: str, limit: int) -> list[IdentityCount]:
         """Up to `limit` identities from `start` on, in byte order of their UTF-8, with their live templates."""
@@ -357,6 +390,50 @@ class Shard:
         """Delete by id and by identity; returns how many templates. Durable and invisible when it returns."""
         return self._submit(Deletion(tuple(template_ids), tuple(identities), operation))[0]
 
+    def amend(self, template_ids: Sequence[str], metadata: Sequence[bytes | None], *, operation: bytes = b"") -> int:
+        """Give templates other metadata, an entry for each id; returns how many of them are there. Durable and visible
+        to searches when it returns; the old metadata is erased like what was deleted. InvalidParameter as `enroll`.
+        """
+        check_metadata(metadata, len(template_ids))
+        check_unique(template_ids)
+        return self._submit(Amendment(tuple(template_ids), tuple(metadata), operation))[0]
+
+    def rename(self, identity: str, into: str, *, limit: int = 4_096, operation: bytes = b"") -> int:
+        """Give up to `limit` templates of an identity another one; returns how many. As durable as `amend`."""
+        check_label(into, what="identity")
+        return self._submit(Renaming(identity, into, limit, operation))[0]
+
+    def move_out(
+        self, identity: str, departed: Sequence[str], *, hold_s: float, limit: int, operation: bytes
+    ) -> ExportedRows:
+        """Delete templates of an identity that another shard has by now; then up to `limit` of those left, by row.
+
+        From then on, for `hold_s` seconds, whatever else would change the identity's templates here, or add one, is
+        HostBusy: what the answer says stays true while it is written elsewhere. 0 ends that. Nothing is durable of it.
+        """
+        with self._write_lock:
+            if departed:
+                self._submit(Departure(identity, tuple(departed), operation))
+            self._holds.hold(identity, hold_s)
+            rows = np.sort(self._store.rows_of((identity,)))[:limit]
+            return export_templates(self._store.templates_of(rows), self.gather, self.dim)
+
+    @property
+    def holds(self) -> Holds:
+        """Identities that are held, and when templates left: in memory only."""
+        return self._holds
+
+    @property
+    def has_departures(self) -> bool:
+        """Whether templates may have moved to another shard while a write that is under way went from shard to shard:
+        one that did not find them here may have looked for them there too early."""
+        return self._holds.are_recent
+
+    @property
+    def has_fresh_departures(self) -> bool:
+        """As `has_departures`, for a read that is under way."""
+        return self._holds.are_fresh
+
     def flush(self) -> None:
         """Seal the open tail: its files get checksums and never change again. Nothing is lost without it."""
         with self._writing():
@@ -411,7 +488,9 @@ class Shard:
                         f" later, got entry {entry.lsn} after {entry.first_row} of epoch {entry.epoch}"
                     )
                 lsn += 1
-                rows += len(entry.batch) if entry.verb == APPEND else len(entry.rows) if entry.verb == MOVE else 0
+                rows += (
+                    len(entry.batch) if entry.verb == APPEND else len(entry.rows) if entry.verb in (MOVE, AMEND) else 0
+                )
             for group in _groups(fresh):
                 self._carry_out(group)
 
@@ -478,6 +557,8 @@ class Shard:
                 with self._store.transaction() as db:
                     set_meta(db, "configured_epoch", str(epoch))
                     set_meta(db, "configured_hosts", "\n".join(known))
+                if epoch > 1:
+                    self._holds.hold("", 0)  # what another primary held is not known here
                 self.configured_epoch, self.configured_hosts = epoch, known
 
     def _submit(self, request: Request) -> tuple[int, int, int]:
@@ -528,9 +609,11 @@ class Shard:
             try:
                 if isinstance(request, Enrollment):
                     entry = self._enrollment(ticket, request, taken, lsn, first_row)
-                else:
+                elif isinstance(request, Deletion | Departure):
                     entry = self._deletion(ticket, request, lsn, first_row)
-            except InvalidInput as error:
+                else:
+                    entry = self._amendment(ticket, request, lsn, first_row)
+            except (InvalidInput, HostBusy) as error:
                 ticket.error = error
             if entry is not None:
                 ticket.entry = entry
@@ -543,6 +626,7 @@ class Shard:
         self, ticket: Ticket, request: Enrollment, taken: set[str], lsn: int, first_row: int
     ) -> Entry | None:
         batch = request.batch
+        self._holds.check(batch.identities)
         keys = template_keys(batch.template_ids)
         self._rows.seen.prepare(self.index.keys(i) for i in range(len(self._rows.segments)))
         existing = self._existing(batch.template_ids, keys)
@@ -562,14 +646,48 @@ class Shard:
             len(batch), len(existing),
         )  # fmt: skip
 
-    def _deletion(self, ticket: Ticket, request: Deletion, lsn: int, first_row: int) -> Entry | None:
-        rows = np.array(self._store.rows_to_delete(request.template_ids, request.identities), dtype=np.int64)
+    def _deletion(self, ticket: Ticket, request: Deletion | Departure, lsn: int, first_row: int) -> Entry | None:
+        if isinstance(request, Departure):
+            found = self._store.rows_to_delete(request.template_ids, ())
+            labels = self._store.labels(found)
+            found, verb = [row for row in found if labels[row][1] == request.identity], DEPART
+        else:
+            found, verb = self._store.rows_to_delete(request.template_ids, request.identities), BURY
+            if self._holds.are_held and found:
+                self._holds.check(person for _, person in self._store.labels(found).values())
+        rows = np.array(found, dtype=np.int64)
         if not len(rows):
             ticket.outcome = (0, 0, lsn)
             return None
         return Entry(
-            lsn + 1, self.configured_epoch, BURY, request.operation, time.time(), first_row, no_batch(), rows, 0,
+            lsn + 1, self.configured_epoch, verb, request.operation, time.time(), first_row, no_batch(), rows, 0,
             len(rows), 0,
+        )  # fmt: skip
+
+    def _amendment(self, ticket: Ticket, request: Amendment | Renaming, lsn: int, first_row: int) -> Entry | None:
+        if isinstance(request, Renaming):
+            before = self._store.templates_of(np.sort(self._store.rows_of((request.identity,)))[: request.limit])
+            after = [stored._replace(identity=request.into) for stored in before]
+        else:
+            rows = self._store.rows_to_delete(request.template_ids, ())
+            before = self._store.templates_of(np.array(rows, dtype=np.int64))
+            self._holds.check(stored.identity for stored in before)
+            given = dict(zip(request.template_ids, request.metadata, strict=True))
+            after = [stored._replace(metadata=given[stored.template_id]) for stored in before]
+        changed = [new for old, new in zip(before, after, strict=True) if new != old]
+        if not changed:
+            ticket.outcome = (len(before), 0, lsn)
+            return None
+        labels = EnrollBatch(
+            no_batch().embeddings,
+            tuple([new.template_id for new in changed]),
+            tuple([new.identity for new in changed]),
+            tuple([new.metadata for new in changed]),
+        )
+        rows_changed = np.array([new.row for new in changed], dtype=np.int64)
+        return Entry(
+            lsn + 1, self.configured_epoch, AMEND, request.operation, time.time(), first_row, labels, rows_changed, 0,
+            len(before), 0,
         )  # fmt: skip
 
     def _entry(self, verb: str, rows: RowArray | None = None, segment: int = 0) -> Entry:
@@ -595,7 +713,10 @@ class Shard:
             self._rows.append(entries)
         elif verb == BURY:
             self._rows.bury(last)
-        elif verb == MOVE:
+        elif verb == DEPART:
+            self._holds.leave()
+            self._rows.bury(last)
+        elif verb in (MOVE, AMEND):
             self._rows.move(last)
         elif verb == SEAL:
             self._rows.close_tail(last)

@@ -75,7 +75,8 @@ class SearchParams:
     """How to search: `recall` in (0, 1) says how far each stage looks; `exact` scans every float instead.
 
     threshold: cosine from -1 to 1; what is below is left out and not looked for, so a large k and a threshold are a
-    range search. identities: search among the templates of these only; of all where there are none.
+    range search. identities: search among the templates of these only; of all where there are none. where: among those
+    whose metadata meets this filter, in the canonical form of `shard.where`; b"" for all.
     """
 
     k: int
@@ -83,6 +84,7 @@ class SearchParams:
     exact: bool = False
     threshold: float | None = None
     identities: tuple[str, ...] = ()
+    where: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,19 @@ class IdentityCount:
     """An identity and how many live templates it has."""
 
     identity: str
+    templates: int
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityDraw:
+    """Identities drawn of all (`lone`, whatever they have) and of those with two templates or more (`paired`).
+
+    identities, templates: how many identities there are, and how many templates bear one.
+    """
+
+    lone: tuple[IdentityCount, ...]
+    paired: tuple[IdentityCount, ...]
+    identities: int
     templates: int
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from coordinator.messages import (
     AbsorbRequest,
+    AmendRequest,
     BeaconRequest,
     DataRequest,
     DeleteRequest,
@@ -18,6 +19,8 @@ from coordinator.messages import (
     ExportRequest,
     FlushRequest,
     HealthRequest,
+    MoveOutRequest,
+    RenameRequest,
     ReplicateRequest,
     RestartRequest,
     SearchRequest,
@@ -32,7 +35,9 @@ def kind_of(request: DataRequest) -> str:
     """Which of KINDS a request is."""
     if isinstance(request, SearchRequest):
         return "search"
-    if isinstance(request, EnrollRequest | DeleteRequest | FlushRequest):
+    if isinstance(
+        request, EnrollRequest | DeleteRequest | AmendRequest | RenameRequest | MoveOutRequest | FlushRequest
+    ):
         return "write"
     if isinstance(request, ReplicateRequest | AbsorbRequest | RestartRequest):
         return "replica"

@@ -31,14 +31,15 @@ from hypothesis.stateful import (
 
 from cluster import Cluster
 from cluster.gallery import Gallery
-from cluster.results import EnrollResult
+from cluster.results import EnrollResult, Template
 from coordinator.coordinator import Coordinator
 from coordinator.placement import shards_of
 from coordinator.runtime import LocalRuntime
 from coordinator.types import ReplicaErasure
 from shard import compaction, tail
 from shard.check import check_shard
-from shard.errors import DuplicateTemplate
+from shard.errors import AlreadyExists, DuplicateTemplate, InvalidParameter, UnknownIdentity, UnknownTemplate
+from shard.keys import in_listing_order
 from shard.shard import Shard
 from shard.training import MIN_TRAIN
 from shard.types import FloatArray
@@ -122,6 +123,42 @@ class GalleryMachine(RuleBasedStateMachine):
         for template_id in doomed:
             del self.kept[template_id]
 
+    @rule(template_id=IDS, n=st.none() | st.integers(0, 3))
+    def update(self, template_id: str, n: int | None) -> None:
+        metadata = None if n is None else {"updated": n}
+        if template_id not in self.kept:
+            with pytest.raises(UnknownTemplate):
+                self.gallery.update(template_id, metadata)
+            return
+        kept = self.kept[template_id] = self.kept[template_id]._replace(metadata=metadata)
+        assert self.gallery.update(template_id, metadata) == Template(template_id, kept.identity, metadata)
+
+    @rule(old=PEOPLE.filter(bool), new=PEOPLE.filter(bool))
+    def rename_identity(self, old: str, new: str) -> None:
+        count = Counter(kept.identity for kept in self.kept.values())
+        expected = InvalidParameter if old == new else AlreadyExists if count[new] else None
+        expected = UnknownIdentity if old != new and not count[old] else expected
+        if expected is not None:
+            with pytest.raises(expected):
+                self.gallery.rename_identity(old, new)
+        else:
+            assert self.gallery.rename_identity(old, new) == count[old]
+            self._rename({old}, new)
+
+    @rule(people=st.sets(PEOPLE.filter(bool), min_size=1, max_size=3), into=PEOPLE.filter(bool))
+    def merge_identities(self, people: set[str], into: str) -> None:
+        count = Counter(kept.identity for kept in self.kept.values())
+        sources = people - {into}
+        if not sources or not all(count[person] for person in sources):
+            with pytest.raises((UnknownIdentity, InvalidParameter)):
+                self.gallery.merge_identities(sorted(people), into)
+        else:
+            assert self.gallery.merge_identities(sorted(people), into) == sum(count[person] for person in sources)
+            self._rename(sources, into)
+
+    def _rename(self, sources: set[str], new: str) -> None:
+        self.kept.update({i: kept._replace(identity=new) for i, kept in self.kept.items() if kept.identity in sources})
+
     @rule()
     def erase(self) -> None:
         self.gallery.erase()
@@ -171,7 +208,7 @@ class GalleryMachine(RuleBasedStateMachine):
             configs = self.grid.coordinator.shard_configs()
             assert time.monotonic() < until, f"{self.draining} is not empty: {configs}"
             self._tick()
-        left = (self.directory / "home" / "hosts" / self.draining).glob("galleries/*/shard-*")
+        left = (self.directory / "home" / "hosts" / self.draining).glob("tenants/*/*/shard-*")
         assert not list(left)
         self.grid.coordinator.undrain(self.draining)
         self.draining = None
@@ -212,6 +249,26 @@ class GalleryMachine(RuleBasedStateMachine):
         probes = self._probes(seed)
         found = self.gallery.search(probes, k=K, exact=True, identities=people)
         assert_exact(found.template_ids, ids, rows, probes, K)
+
+    @rule(seed=SEEDS, n=st.integers(0, 3))
+    def search_where(self, seed: int, n: int) -> None:
+        ids, rows = arrays({i: kept for i, kept in self.kept.items() if (kept.metadata or {}).get("updated", 9) <= n})
+        probes = self._probes(seed)
+        found = self.gallery.search(probes, k=K, exact=True, where={"updated": {"lte": n}})
+        assert_exact(found.template_ids, ids, rows, probes, K)
+
+    @rule(limit=st.integers(1, 50), person=PEOPLE)
+    def list_pages(self, limit: int, person: str | None) -> None:
+        found, cursor = [], None
+        while True:
+            page = self.gallery.list(cursor=cursor, limit=max(limit, len(self.kept) // 8), identity=person)
+            found += page.templates
+            cursor = page.cursor
+            if cursor is None:
+                break
+        expected = [i for i, kept in self.kept.items() if person in (None, kept.identity)]
+        assert [t.template_id for t in found] == in_listing_order(expected)
+        assert all((t.identity, t.metadata) == self.kept[t.template_id][1:] for t in found)
 
     @rule()
     def compare(self) -> None:
