@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cluster import images, rollouts
+from cluster import calibration, images, rollouts
 from cluster.cursors import read_cursor, write_cursor
 from cluster.faces import ImageSource
 from cluster.images import Progress
+from cluster.metadata import metadata_json
 from cluster.progress import show_progress
 from cluster.results import (
     EnrollResult,
@@ -26,6 +27,8 @@ from cluster.results import (
     Template,
     TemplatePage,
 )
+from coordinator.gallery_calibration import Calibration
+from coordinator.measuring import DEFAULT_SAMPLES
 from coordinator.router import DEFAULT_DEADLINE_MS
 from coordinator.types import GalleryRoute, ReplicaErasure, RolloutStatus, TrainReport
 from shard.drift import Drift
@@ -52,6 +55,36 @@ class Gallery:
     def name(self) -> str:
         """`tenant/gallery`."""
         return self._route.name
+
+    @property
+    def gallery_id(self) -> str:
+        """Of this gallery; one that is made again under its name has another."""
+        return self._route.gallery_id
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return self._route.shards
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of a code."""
+        return self._route.code_bits
+
+    @property
+    def replicas(self) -> int:
+        """Copies of each shard."""
+        return self._route.replicas
+
+    @property
+    def min_in_sync(self) -> int:
+        """Copies without which writes are refused."""
+        return self._route.min_in_sync
+
+    @property
+    def model_id(self) -> str | None:
+        """The search model as of when the gallery was looked up; None for exact search."""
+        return self._route.model_id
 
     @property
     def embedder(self) -> str | None:
@@ -90,7 +123,7 @@ class Gallery:
             embeddings=rows,
             template_ids=tuple(ids),
             identities=(None,) * len(rows) if identities is None else tuple(identities),
-            metadata=(None,) * len(rows) if metadata is None else tuple(map(_to_json, metadata)),
+            metadata=(None,) * len(rows) if metadata is None else tuple(map(metadata_json, metadata)),
         )
         outcome = self._cluster.router.enroll(
             self._route, batch, skip_existing=if_exists == "skip", new_ids=template_ids is None
@@ -110,6 +143,7 @@ class Gallery:
         where: Mapping[str, Any] | None = None,
         allow_partial: bool = False,
         deadline_ms: int = DEFAULT_DEADLINE_MS,
+        target_fpir: float | None = None,
     ) -> SearchBatch:
         """The k nearest templates of each probe.
 
@@ -118,9 +152,13 @@ class Gallery:
         it is a range search, and the recall is that of the templates above it. identities: search among these only.
         where: among templates whose metadata meets this filter (docs/metadata.md), e.g. {"site": "north", "age":
         {"gte": 18}}.
-        allow_partial: answer with the shards there are when some do not answer; see `.coverage`.
-        Raises InvalidEmbedding, InvalidParameter, IncompleteCoverage, DeadlineExceeded.
+        allow_partial: answer with the shards there are when some do not answer; see `.coverage`. target_fpir, instead
+        of threshold: the share of probes of people who are not here that may have a candidate, from the gallery's
+        calibration and its present size, whatever is searched among; `.threshold` says which was used.
+        Raises InvalidEmbedding, InvalidParameter, IncompleteCoverage, DeadlineExceeded; NotEnoughData if the gallery is
+        not calibrated, or not for so low a target.
         """
+        threshold = self._cluster.thresholds.choose(self._route, threshold, target_fpir)
         outcome = self._cluster.router.search(
             self._route,
             normalised(check_embeddings(probes, self.dim, what="probes")),
@@ -129,7 +167,7 @@ class Gallery:
             deadline_ms=deadline_ms,
         )
         found = outcome.candidates
-        return SearchBatch(found.template_ids, found.scores, found.identities, outcome.coverage)
+        return SearchBatch(found.template_ids, found.scores, found.identities, outcome.coverage, threshold)
 
     def range_search(
         self,
@@ -198,13 +236,26 @@ class Gallery:
             return images.enroll_folder(self, self._cluster.faces_for(self), folder, progress=tell)
 
     def enroll_image(
-        self, image: ImageSource, *, identity: str | None = None, metadata: Mapping[str, Any] | None = None
+        self,
+        image: ImageSource,
+        *,
+        identity: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        keep_thumbnail: bool = False,
     ) -> EnrollResult:
         """Enroll the main face of one image, a path or bytes; the same file twice is one template.
 
+        keep_thumbnail: with a small picture of the face, in its metadata (see `cluster.thumbnails`).
         Raises InvalidImage with the reason (duplicate_photo if the file is enrolled as somebody else), ModelMismatch.
         """
-        return images.enroll_image(self, self._cluster.faces_for(self), image, identity=identity, metadata=metadata)
+        return images.enroll_image(
+            self,
+            self._cluster.faces_for(self),
+            image,
+            identity=identity,
+            metadata=metadata,
+            keep_thumbnail=keep_thumbnail,
+        )
 
     def search_image(
         self,
@@ -216,10 +267,12 @@ class Gallery:
         threshold: float | None = None,
         identities: Sequence[str] | None = None,
         where: Mapping[str, Any] | None = None,
+        target_fpir: float | None = None,
     ) -> ImageSearch:
         """The k nearest templates to the main face of an image, a path or bytes, with their metadata.
 
-        recall, exact, threshold, identities, where: as in `search`. Raises InvalidImage (reason no_face for none).
+        recall, exact, threshold, identities, where, target_fpir: as in `search`. Raises InvalidImage (reason no_face
+        where there is none), and what `search` does.
         """
         return images.search_image(
             self,
@@ -230,6 +283,7 @@ class Gallery:
             exact=exact,
             threshold=threshold,
             identities=identities,
+            target_fpir=target_fpir,
             where=where,
         )
 
@@ -254,7 +308,7 @@ class Gallery:
 
         The old metadata leaves the files by the deadline of erasure. Raises UnknownTemplate, InvalidParameter.
         """
-        if not self._cluster.router.amend(self._route, template_id, _to_json(metadata)):
+        if not self._cluster.router.amend(self._route, template_id, metadata_json(metadata)):
             raise UnknownTemplate(f"{self.name} has no template {template_id!r}")
         return self.get(template_id)
 
@@ -292,9 +346,8 @@ class Gallery:
             for r in (records[i] for i in template_ids if i in records)
         ]
 
-    def identities(self) -> Iterator[IdentityCount]:
-        """Every identity with its number of templates, in byte order of UTF-8; read page by page."""
-        start = ""
+    def identities(self, *, start: str = "") -> Iterator[IdentityCount]:
+        """Every identity from `start` on with its number of templates, in byte order of UTF-8; read page by page."""
         while page := self._cluster.router.identities(self._route, start=start, limit=_PAGE):
             yield from page
             start = page[-1].identity + "\0"  # the next text in byte order
@@ -348,6 +401,19 @@ class Gallery:
         with show_progress(progress, "rolling out") as tell:
             return rollouts.train(self._cluster, self.name, tell)
 
+    def calibrate(self, *, samples: int = DEFAULT_SAMPLES, seed: int = 0) -> Calibration:
+        """Measure the gallery's error rates on its own labelled templates, and keep them with it.
+
+        samples: how many identities to search with and how many pairs of one identity to compare, 100 to 5,000; drawn
+        by the seed, all alike. NotEnoughData with fewer than 100 identities, or than 30 with two templates.
+        """
+        return calibration.calibrate(self._cluster, self._route, samples, seed)
+
+    def calibration(self) -> Calibration | None:
+        """What `calibrate` measured last; None if it never did. `Calibration.stale_reason` says whether it is old."""
+        self._cluster.check_open()
+        return self._cluster.coordinator.calibrations.of(self._route.gallery_id)
+
     def drift(self) -> Drift | None:
         """How far the templates enrolled since the last training are from those trained on, as codes see them.
 
@@ -391,30 +457,6 @@ class Gallery:
         ids = self._cluster.router.template_ids(self._route, after=after, limit=limit + 1, identity=identity)
         more = write_cursor(ids[limit - 1], scope) if len(ids) > limit else None
         return TemplatePage(tuple(self.templates(ids[:limit])), more)
-
-
-def _to_json(value: Mapping[str, Any] | None) -> bytes | None:
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
-        raise InvalidParameter(f"metadata: expected a mapping or None for each template, got {type(value).__name__}")
-    try:
-        _check_keys(value)
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidParameter(f"metadata: not representable as JSON: {error}") from None
-
-
-def _check_keys(value: object) -> None:
-    """TypeError for a key that is no text: JSON would make one of it, and 1 and "1" the same."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"expected text as keys, got {type(key).__name__} {key!r:.80}")
-            _check_keys(inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            _check_keys(inner)
 
 
 def _among(identities: Sequence[str] | None) -> tuple[str, ...]:

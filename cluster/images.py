@@ -23,9 +23,11 @@ from cluster.faces import (
     naming,
     read_image,
     select_face,
+    thumbnail,
     walk_photos,
 )
 from cluster.results import Box, Candidate, EnrollResult, FolderReport, ImageSearch, Refusal, Template, Verification
+from cluster.thumbnails import with_thumbnail
 from shard.errors import InvalidImage, InvalidParameter
 from shard.types import FloatArray
 from shard.validate import check_label
@@ -106,8 +108,9 @@ def enroll_image(
     *,
     identity: str | None,
     metadata: Mapping[str, Any] | None,
+    keep_thumbnail: bool = False,
 ) -> EnrollResult:
-    """Enroll the main face of one image, named by its content."""
+    """Enroll the main face of one image, named by its content, with a thumbnail of it where that is asked for."""
     data = read_image(image, limits=pipeline.options.limits)
     with naming(image):
         face = owner_face(pipeline.faces(data))
@@ -115,11 +118,12 @@ def enroll_image(
     there = gallery.templates([template_id])
     if there and there[0].identity != identity:
         raise _duplicate(there[0].identity)
+    jpeg = thumbnail(data, face.box, limits=pipeline.options.limits) if keep_thumbnail and not there else None
     return gallery.enroll(
         _embedding(face)[None, :],
         identities=[identity],
         template_ids=[template_id],
-        metadata=[metadata],
+        metadata=[with_thumbnail(metadata, jpeg)],
         if_exists="skip",
     )
 
@@ -237,16 +241,23 @@ def search_image(
     threshold: float | None,
     identities: Sequence[str] | None,
     where: Mapping[str, Any] | None,
+    target_fpir: float | None = None,
 ) -> ImageSearch:
     """Candidates for the main face of an image, with their metadata."""
     probes = _embedding(face := _probe(pipeline, image))[None, :]
     batch = gallery.search(
-        probes, k, recall=recall, exact=exact, threshold=threshold, identities=identities, where=where
+        probes,
+        k,
+        recall=recall,
+        exact=exact,
+        threshold=threshold,
+        identities=identities,
+        where=where,
+        target_fpir=target_fpir,
     )
     records = {t.template_id: t for t in gallery.templates(batch.template_ids[0])}
-    return ImageSearch(
-        box_of(face), tuple(_candidates(batch.template_ids[0], batch.scores[0], records)), batch.coverage
-    )
+    candidates = tuple(_candidates(batch.template_ids[0], batch.scores[0], records))
+    return ImageSearch(box_of(face), candidates, batch.coverage, batch.threshold)
 
 
 def _candidates(ids: Iterable[str], scores: Iterable[float], records: dict[str, Template]) -> Iterator[Candidate]:

@@ -35,6 +35,7 @@ from coordinator.questions import Answers, Question
 from coordinator.reads import Reads
 from coordinator.routes import Lookup, RouteTable
 from coordinator.runtime import Runtime
+from coordinator.taken_ids import IdClaims
 from coordinator.types import Coverage, EnrollOutcome, GalleryRoute, SearchOutcome
 from coordinator.writes import ARRAY_BYTES, Reporter, Writes
 from shard.errors import (
@@ -63,16 +64,23 @@ ReplyT = TypeVar("ReplyT", bound=Reply)
 class Router:
     """Data requests of one process to the hosts of a runtime. Thread-safe."""
 
-    def __init__(self, runtime: Runtime, lookup: Lookup | None = None, report: Reporter | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        lookup: Lookup | None = None,
+        report: Reporter | None = None,
+        claims: IdClaims | None = None,
+    ) -> None:
         """lookup: the coordinator's newest route of a gallery by name; None: routes never change.
 
-        report: whom to tell of writes that were not confirmed.
+        report: whom to tell of writes that were not confirmed. claims: where several processes enroll, by whom they
+        take turns; None: nobody else does.
         """
         self._runtime = runtime
         self._routes = RouteTable(lookup)
         self._health = HealthTable()
         self._reads = Reads(runtime, self._routes, self._health)
-        self._writes = Writes(runtime, self._routes, report)
+        self._writes = Writes(runtime, self._routes, report, claims)
 
     def search(
         self,

@@ -14,19 +14,24 @@ import typer.main
 
 from cluster.cli import (
     bench,
+    calibration,
     cluster,
     doctor,
     enroll,
     erasure,
+    exchange,
     find,
     fsck,
     galleries,
     identities,
+    keys,
     models,
     search,
+    serve,
     snapshots,
     status,
     templates,
+    tenants,
     training,
 )
 from cluster.cli.invocation import Invocation, invocation_of
@@ -41,6 +46,8 @@ _app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _app.add_typer(galleries.app, name="gallery")
+_app.add_typer(tenants.app, name="tenant")
+_app.add_typer(keys.app, name="key")
 _app.add_typer(cluster.app, name="cluster")
 _app.add_typer(snapshots.app, name="snapshot")
 _app.add_typer(models.app, name="models")
@@ -56,14 +63,20 @@ for _verb in (
     templates.delete,
     identities.identities,
     training.train,
+    calibration.calibrate,
+    calibration.calibration,
     status.status,
     doctor.doctor,
     fsck.fsck,
+    serve.serve,
 ):
     _app.command()(_verb)
 _app.command("list")(templates.list_templates)
+_app.command("import")(exchange.import_file)
+_app.command("export")(exchange.export_file)
 _app.command("erasure-report")(erasure.erasure_report)
 _app.command()(erasure.compact)
+_app.command()(tenants.audit)
 
 
 def version_text() -> str:
@@ -96,6 +109,11 @@ def version(context: typer.Context) -> None:
 def _root(
     context: typer.Context,
     home: Annotated[str | None, typer.Option(metavar="PATH", help="Home directory of galleries.")] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Service to work on, instead of a home.")] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="API key; others here can read it, rather use --key-file.")
+    ] = None,
+    key_file: Annotated[str | None, typer.Option(metavar="PATH", help="File with the API key.")] = None,
     runtime: Annotated[str | None, typer.Option(metavar="local|ray", help="Where shard hosts run.")] = None,
     ray_address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to join, or `local` to start one here.")
@@ -125,6 +143,9 @@ def _root(
     output.capture_logs()
     given = {
         "home": home,
+        "url": url,
+        "key": key,
+        "key_file": key_file,
         "runtime": runtime,
         "ray_address": ray_address,
         "shard_hosts": shard_hosts,

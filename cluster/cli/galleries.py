@@ -10,9 +10,10 @@ import typer
 from cluster.cli.invocation import invocation_of
 from cluster.cli.output import Grid, size_text
 from cluster.cli.training import drift_document, drift_text
-from shard.errors import AlreadyExists
+from shard.errors import AlreadyExists, UnknownGallery
 
 if TYPE_CHECKING:
+    from cluster.cli.invocation import AnyCluster
     from cluster.results import GalleryStats
 
 app = typer.Typer(name="gallery", help="Create, list, show and drop galleries.", no_args_is_help=True)
@@ -42,12 +43,16 @@ def create(
     ] = False,
 ) -> None:
     """Create a gallery, and the home if there is none."""
+    from cluster.client import RemoteCluster
+
     invocation = invocation_of(context)
     with invocation.cluster(create=True) as grid:
-        is_there = any(gallery.name == name for gallery in grid.galleries())
+        is_there = _is_there(grid, name)
         if is_there and not is_exist_ok:
             raise AlreadyExists(f"gallery {name!r} exists; --exist-ok makes that no error")
         embedder = invocation.given.get("embedder")
+        if isinstance(grid, RemoteCluster) and dim is None and embedder is None:
+            embedder = invocation.settings().embedder  # a service has to be told which
         gallery = grid.gallery(
             name,
             create=True,
@@ -87,9 +92,12 @@ def show(
     ] = False,
 ) -> None:
     """Show a gallery's size and settings."""
+    from cluster.client import RemoteGallery
+
     invocation = invocation_of(context)
     with invocation.gallery(name) as gallery:
-        stats, drift = gallery.stats(), gallery.drift()
+        stats = gallery.stats()
+        drift = None if isinstance(gallery, RemoteGallery) else gallery.drift()  # a service does not tell of it
         identities = list(gallery.identities()) if with_identities else None
     document = asdict(stats)
     facts = [(key, _text(key, value)) for key, value in document.items()][1:]
@@ -135,6 +143,14 @@ def gallery_grid(found: list[GalleryStats]) -> Grid:
         for stats in found
     ]
     return Grid(columns, rows)
+
+
+def _is_there(grid: AnyCluster, name: str) -> bool:
+    try:
+        grid.gallery(name)
+    except UnknownGallery:
+        return False
+    return True
 
 
 def _text(key: str, value: object) -> str | None:

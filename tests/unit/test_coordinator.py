@@ -9,10 +9,12 @@ import pytest
 
 from coordinator.catalog import DROPPING, Catalog
 from coordinator.coordinator import Coordinator
+from coordinator.directories import gallery_directories, gallery_directory
 from coordinator.home import Home
 from coordinator.runtime import LocalRuntime
 from coordinator.types import GallerySpec
 from shard.errors import AlreadyExists, CorruptData, InvalidParameter, StorageError, WriteFailed
+from tests.plans import explained
 
 SPEC = GallerySpec("acme/staff", 64, 2, 256, None)
 
@@ -54,7 +56,7 @@ def test_a_name_whose_removal_failed_can_be_created_again(
     catalog.set_state(old.gallery_id, DROPPING)
     new = coordinator.create_gallery(SPEC)
     assert new.gallery_id != old.gallery_id
-    assert [path.name for path in (tmp_path / "hosts/host-0/galleries").iterdir()] == [new.gallery_id]
+    assert list(gallery_directories(tmp_path / "hosts/host-0")) == [new.gallery_id]
 
 
 def test_a_catalog_that_refuses_a_write_is_a_named_error(
@@ -78,11 +80,25 @@ def test_a_gallery_whose_directory_is_lost_does_not_open(
 ) -> None:
     route = Coordinator(catalog, runtime).create_gallery(SPEC)
     runtime.close()
-    (tmp_path / "hosts/host-0/galleries" / route.gallery_id).rename(tmp_path / "elsewhere")
+    gallery_directory(tmp_path / "hosts/host-0", route.gallery_id).rename(tmp_path / "elsewhere")
     again = LocalRuntime(tmp_path / "hosts", ["host-0"])
     with pytest.raises(CorruptData, match=route.gallery_id):
         Coordinator(catalog, again)
     again.close()
+
+
+def test_creating_a_gallery_reads_no_table_of_galleries_from_end_to_end(
+    catalog: Catalog, runtime: LocalRuntime
+) -> None:
+    coordinator = Coordinator(catalog, runtime)
+    plans: list[str] = []
+    with explained(catalog, plans):
+        coordinator.create_gallery(SPEC)
+    steps = [step for plan in plans for step in plan.splitlines()]
+    assert any(step.startswith("SEARCH galleries USING INDEX") for step in steps)
+    # How many replicas each host has is counted on an index; tables of hosts are small.
+    scans = {step for step in steps if step.startswith("SCAN")}
+    assert scans == {"SCAN hosts", "SCAN replicas USING COVERING INDEX ix_replicas_host"}
 
 
 def test_numpy_integers_are_plain_in_the_catalog(catalog: Catalog, runtime: LocalRuntime) -> None:

@@ -1,0 +1,312 @@
+"""`Shell`: what every request passes before FastAPI sees it, and every answer on its way out.
+
+Request id, limits on size and time of the body, gzip, headers that must not come twice, the key; metrics, access log
+and audit afterwards. An error that leaves the routes ends here as a problem document.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import sys
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.service import problems
+from cluster.service.auth import Principal, bearer
+from cluster.service.gateway import Gateway, Limits
+from cluster.service.problems import HttpProblem, malformed
+from coordinator.names import check_tenant_name, tenant_name
+from coordinator.tenant_types import AuditEntry, KeyRecord
+from shard.errors import InvalidParameter
+
+_ACCESS = logging.getLogger("facegrid.access")
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+STATE = "facegrid.exchange"
+"""Under which key of the scope the `Exchange` is."""
+PUBLIC = ("/healthz", "/livez", "/readyz", "/openapi.json", "/console", "/")
+"""Paths that need no key. What lies below /console is public too: the page's own files, without any data."""
+_ONCE = (
+    b"authorization", b"content-type", b"content-length", b"content-encoding", b"transfer-encoding", b"host",
+    b"idempotency-key", b"x-request-id", b"accept",
+)  # fmt: skip
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and what becomes of it. The routes fill in what only they know."""
+
+    gateway: Gateway
+    request_id: str
+    body: bytes = b""
+    principal: Principal | None = None
+    operation: str = "unrouted"
+    gallery: str | None = None
+    tenant: str | None = None
+    count: int | None = None
+    is_audited: bool = False
+    status: int = 0
+    code: str = "ok"
+    began: float = field(default_factory=time.perf_counter)
+
+
+class _Gone(Exception):
+    """The caller closed the connection before the body was complete."""
+
+
+class Shell:
+    """ASGI application around the routes."""
+
+    def __init__(self, app: App, gateway: Gateway) -> None:
+        self._app, self._gateway = app, gateway
+        self._bodies = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection's event, as ASGI has it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._request(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = scope["headers"]
+        exchange = scope[STATE] = Exchange(self._gateway, _request_id(headers))
+        self._gateway.metrics.in_flight.inc()
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", exchange.request_id.encode()),
+                    *[header for header in _ALWAYS if header[0] not in given],
+                ]
+            await send(message)
+
+        try:
+            await self._admit(scope, receive, exchange)
+            await self._app(scope, _once(exchange.body), answer)
+        except _Gone:
+            exchange.status, exchange.code = 499, "gone"
+        except Exception as error:  # noqa: BLE001 - the boundary of the process
+            if not exchange.status:
+                await refuse(error, exchange, answer)
+        finally:
+            self._gateway.metrics.in_flight.dec()
+            self._finish(scope, exchange)
+
+    async def _admit(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
+        """Check the headers, who asks, and read the body: in this order, so that strangers send no bodies."""
+        headers = _single(scope["headers"])
+        if not is_public(scope["path"]):
+            given = headers.get(b"authorization")
+            exchange.principal = await self._gateway.principal(
+                bearer(None if given is None else given.decode("latin-1"))
+            )
+        if b"content-length" in headers or b"transfer-encoding" in headers:
+            exchange.body = await self._body(headers, receive)
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        limits = self._gateway.limits
+        stated = headers.get(b"content-length", b"0")
+        if not stated.isdigit():
+            raise malformed("Content-Length: expected a number")
+        if int(stated) > limits.body_bytes:
+            raise _too_large(limits)
+        if self._bodies + int(stated) > limits.bodies_bytes:
+            raise HttpProblem(503, "service_busy", "other large requests are being read; try again", is_retryable=True)
+        self._bodies += int(stated)
+        try:
+            body = await _read_in_time(receive, limits)
+        finally:
+            self._bodies -= int(stated)
+        return _inflated(body, headers.get(b"content-encoding"), limits)
+
+    def _finish(self, scope: Scope, exchange: Exchange) -> None:
+        seconds = time.perf_counter() - exchange.began
+        metrics = self._gateway.metrics
+        metrics.answered(exchange.operation, exchange.status, seconds)
+        if exchange.code != "ok":
+            metrics.refused.labels(exchange.code).inc()
+        key = exchange.principal.key if exchange.principal is not None else None
+        if _ACCESS.isEnabledFor(logging.INFO):
+            route = scope.get("route")
+            _ACCESS.info(
+                "request",
+                extra={
+                    "fields": {
+                        "request_id": exchange.request_id,
+                        "method": scope["method"],
+                        "route": getattr(route, "path", None),  # never the path itself, which may hold a template id
+                        "operation": exchange.operation,
+                        "status": exchange.status,
+                        "code": exchange.code,
+                        "ms": round(seconds * 1000, 3),
+                        "key_id": None if key is None else key.key_id,
+                        "gallery": exchange.gallery,
+                    }
+                },
+            )
+        if key is not None and not exchange.is_audited and exchange.operation != "unrouted":
+            self._audit(exchange, key)
+
+    def _audit(self, exchange: Exchange, key: KeyRecord) -> None:
+        """Searches of one key in one gallery are counted together until the log is written."""
+        if exchange.operation.startswith("search") and exchange.gallery is not None:
+            self._gateway.audit_searches(
+                (exchange.operation, key, exchange.gallery, exchange.code), exchange.count or 0, exchange.request_id
+            )
+        else:
+            self._gateway.audit(audit_entry(exchange))
+
+
+async def refuse(error: BaseException, exchange: Exchange, send: Send) -> None:
+    """Answer with the problem document of an error."""
+    problem = problems.problem_of(error)
+    exchange.code = problem.code
+    body = problems.document(problem, exchange.request_id)
+    headers = [*problems.headers(problem), (b"content-length", str(len(body)).encode())]
+    if problem.status in (408, 413):
+        headers.append((b"connection", b"close"))  # the rest of the body is not read
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def audit_entry(exchange: Exchange) -> AuditEntry:
+    """Who did what, and what came of it."""
+    key = exchange.principal.key if exchange.principal is not None else None
+    tenant = exchange.tenant
+    if tenant is None and key is not None:
+        tenant = key.tenant
+    if exchange.gallery is not None:
+        tenant = tenant_name(exchange.gallery)
+    if not _is_name(tenant):
+        tenant = None  # what was asked for cannot be a tenant
+    return AuditEntry(
+        at=time.time(),
+        tenant=tenant,
+        key_id=None if key is None else key.key_id,
+        action=exchange.operation,
+        gallery=exchange.gallery,
+        count=exchange.count,
+        outcome=exchange.code,
+        request_id=exchange.request_id,
+    )
+
+
+def _is_name(tenant: str | None) -> bool:
+    try:
+        return tenant is not None and bool(check_tenant_name(tenant))
+    except InvalidParameter:
+        return False
+
+
+def is_public(path: str) -> bool:
+    """Whether a path needs no key."""
+    return path in PUBLIC or path.startswith("/console/")
+
+
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return secrets.token_hex(8)
+
+
+def _single(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in found and name in _ONCE:
+            raise malformed(f"header {name.decode('latin-1')}: expected once, came twice")
+        found[name] = value
+    return found
+
+
+async def _read_in_time(receive: Receive, limits: Limits) -> bytes:
+    """The body; HttpProblem 408 if it takes longer than it may. What asyncio.timeout does, at a tenth of its cost."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None, "requests are tasks"
+    is_late = False
+
+    def end() -> None:
+        nonlocal is_late
+        is_late = True
+        task.cancel()
+
+    timer = loop.call_later(limits.body_s, end)
+    try:
+        return await _read(receive, limits)
+    except asyncio.CancelledError:
+        if not is_late:
+            raise
+        if sys.version_info >= (3, 11):
+            task.uncancel()
+        raise HttpProblem(408, "request_timeout", f"the body took longer than {limits.body_s:g} s") from None
+    finally:
+        timer.cancel()
+
+
+async def _read(receive: Receive, limits: Limits) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limits.body_bytes:
+            raise _too_large(limits)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _inflated(body: bytes, encoding: bytes | None, limits: Limits) -> bytes:
+    if encoding is None or encoding.strip().lower() == b"identity":
+        return body
+    if encoding.strip().lower() != b"gzip":
+        raise HttpProblem(415, "unsupported_media_type", "Content-Encoding: expected gzip or none")
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        data = inflater.decompress(body, limits.body_bytes + 1)
+    except zlib.error as error:
+        raise malformed(f"body: expected gzip, got {error}") from None
+    if len(data) > limits.body_bytes:
+        raise _too_large(limits)
+    if not inflater.eof or inflater.unused_data:
+        raise malformed("body: expected one whole gzip stream")
+    return data
+
+
+def _too_large(limits: Limits) -> HttpProblem:
+    return HttpProblem(413, "request_too_large", f"body: expected at most {limits.body_bytes} bytes")
+
+
+def _once(body: bytes) -> Receive:
+    """The body as one message; then the connection is taken to stay open."""
+    is_given = False
+
+    async def receive() -> Message:
+        nonlocal is_given
+        if is_given:
+            return {"type": "http.disconnect"}
+        is_given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
