@@ -109,7 +109,7 @@ from shard.labelled import draw_identities, templates_of
 from shard.mending import mend
 from shard.search import search_by_model
 from shard.shard import Shard
-from shard.types import EnrollReceipt, FloatArray, IdentityDraw
+from shard.types import EnrollReceipt, ErasureState, FloatArray, IdentityDraw
 
 _LOG = logging.getLogger(__name__)
 FETCH_S = 10.0
@@ -441,6 +441,8 @@ class ShardHost:
     def scrub_shards(self, request: ScrubShards) -> Done:
         """Leave no byte of deleted labels in the databases."""
         for number in request.shards:
+            if not self._shard_directory(request.gallery_id, number).is_dir():
+                continue  # a replica that joins and has not begun to copy
             shard = self._replica(request.gallery_id, number).shard
             if shard.erasure().needs_scrub:
                 shard.scrub()
@@ -448,9 +450,12 @@ class ShardHost:
 
     def erasure(self, request: ErasureRequest) -> ErasureReply:
         """What the files of the asked shards still hold of deleted templates."""
-        return ErasureReply(
-            tuple(self._replica(request.gallery_id, number).shard.erasure() for number in request.shards)
-        )
+        return ErasureReply(tuple(self._erasure_of(request.gallery_id, number) for number in request.shards))
+
+    def _erasure_of(self, gallery_id: str, number: int) -> ErasureState:
+        if not self._shard_directory(gallery_id, number).is_dir():
+            return ErasureState(0, None, needs_scrub=False)  # no files: a replica that has not begun to copy
+        return self._replica(gallery_id, number).shard.erasure()
 
     def drop_gallery(self, request: DropGallery) -> Done:
         """Close and remove every shard of the gallery."""
