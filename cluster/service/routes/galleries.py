@@ -12,6 +12,7 @@ from cluster.results import GalleryStats
 from cluster.service import schemas
 from cluster.service.calls import Asked, Call
 from cluster.service.operations import operation
+from coordinator.types import ReplicaErasure
 from shard.errors import AlreadyExists, InvalidParameter, PermissionDenied, UnknownGallery, UnknownTenant
 
 router = APIRouter(prefix="/v1/galleries")
@@ -84,7 +85,7 @@ async def show(call: Asked, tenant: str, gallery: str) -> Response:
 @operation(router, "DELETE", ONE, "galleries.drop", reply=None, status=204, tag="galleries")
 async def drop(call: Asked, tenant: str, gallery: str) -> Response:
     """Remove a gallery, its faces and its files."""
-    name = call.gallery_name("admin")
+    name = (await call.gallery("admin")).name
     await call.run(lambda: call.gateway.cluster.drop(name))
     call.gateway.forget_gallery(name)
     await call.audit_now()
@@ -134,7 +135,13 @@ async def erasure(call: Asked, tenant: str, gallery: str) -> Response:
     """What the files of each replica hold still of deleted faces, and until when."""
     found = await call.gallery("read")
     report = await call.run(found.erasure_report)
-    return call.reply({"replicas": [{**asdict(one), "is_clean": one.is_clean} for one in report]})
+    return call.reply({"replicas": [_erasure_values(one) for one in report]})
+
+
+def _erasure_values(replica: ReplicaErasure) -> dict[str, Any]:
+    values = asdict(replica)
+    del values["host"]  # the operator's to know
+    return {**values, "is_clean": replica.is_clean}
 
 
 def stats_values(stats: GalleryStats) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def _store(call: Call, tenant: str) -> Snapshots:
     gateway = call.gateway
     if gateway.snapshot_store is None:
         raise HttpProblem(501, "no_snapshot_store", "the operator of this service has set no store for snapshots")
-    tenant_id = gateway.cluster.tenants.get(tenant).tenant_id
+    tenant_id = gateway.tenant_id(call.principal, tenant)
     return gateway.cluster.snapshots(f"{gateway.snapshot_store.rstrip('/')}/{tenant_id}")
 
 
