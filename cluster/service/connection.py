@@ -61,6 +61,11 @@ class Connection(HttpToolsProtocol):
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_s, self._close)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header. What comes after the body is none: it would be one that nobody has checked."""
+        if self._is_in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self._is_in_head, self._head_bytes = False, 0

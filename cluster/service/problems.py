@@ -79,6 +79,7 @@ _TITLES = {
     501: "Not available in this installation",
     503: "Not available now",
     504: "Deadline exceeded",
+    505: "HTTP version not supported",
 }
 
 

@@ -111,6 +111,8 @@ class Shell:
 
     async def _admit(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
         """Check the headers, who asks, and read the body: in this order, so that strangers send no bodies."""
+        if scope["http_version"] not in ("1.0", "1.1"):
+            raise HttpProblem(505, "http_version", "expected HTTP/1.1 or HTTP/1.0")
         headers = _single(scope["headers"])
         if max(len(scope.get("raw_path") or b""), len(scope["query_string"])) > TARGET_BYTES:
             raise HttpProblem(414, "target_too_long", f"path and query: expected at most {TARGET_BYTES} bytes each")
