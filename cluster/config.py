@@ -19,6 +19,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     home: Path = Field(default=Path("facegrid-home"), description="Home directory of galleries.")
+    url: str | None = Field(default=None, description="Service to work on instead of a home; the command line only.")
+    key: str | None = Field(default=None, repr=False, description="API key for the service.")
+    key_file: Path | None = Field(default=None, description="File whose first line is the API key for the service.")
     runtime: Literal["local", "ray"] = Field(
         default="local", description="Where shard hosts run: in this process, or as Ray actors."
     )
@@ -96,4 +99,5 @@ def load_settings(environ: Mapping[str, str] | None = None, **given: Any) -> Set
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise InvalidParameter(f"setting {field}: {first['msg']}; got {first.get('input')!r}") from None
+        got = "" if field == "key" else f"; got {first.get('input')!r}"
+        raise InvalidParameter(f"setting {field}: {first['msg']}{got}") from None

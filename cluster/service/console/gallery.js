@@ -56,11 +56,10 @@ drop.addEventListener("drop", (event) => {
 });
 
 async function usePhoto(file) {
+  forgetPhoto(); // nothing may be done with the photo before, while the new one is looked at
   await doing("Looking for faces…", async () => {
     const { faces } = await ask("POST", "/v1/detect", { body: file, type: file.type || "image/jpeg" });
     photo = file;
-    found = [];
-    showCandidates();
     await showPhoto(file, faces);
     say(faces.length === 1 ? "One face was found." : `${faces.length} faces were found.`);
   });
@@ -177,6 +176,7 @@ byId("enroll").addEventListener("submit", async (event) => {
     if (result.reason) throw new Error(`Refused (${result.reason}): ${result.message}`);
     await showFacts();
     await showIdentities("");
+    byId("identity").value = "";
     say(result.is_new ? "Enrolled." : "This photo was enrolled already.");
   });
 });

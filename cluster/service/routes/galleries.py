@@ -32,7 +32,9 @@ async def create(call: Asked) -> Response:
     grid = call.gateway.cluster
 
     def make() -> GalleryStats:
-        grid.tenants.get(name.partition("/")[0])  # one that was never made has no galleries
+        owner = grid.tenants.get(name.partition("/")[0])  # one that was never made has no galleries
+        if call.principal.key.tenant_id not in (None, owner.tenant_id):
+            raise UnknownGallery(f"gallery {name!r} is not in this key's tenant")
         if _exists(call, name):
             raise AlreadyExists(f"gallery {name!r} exists")
         return grid.gallery(name, create=True, **wanted.model_dump(exclude={"name"})).stats()
