@@ -29,6 +29,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._is_in_head = True
+        self._has_begun = False  # a head has
         self._has_ended = False  # a request has, within the data that is being read: the rest of it may be a head's
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -53,13 +54,19 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if not self._is_in_head or self.transport.is_closing():
             return
+        is_head = self._has_begun or not self._has_ended  # or it is what ended the request before
         if begun and not self._has_ended:
             self._head_bytes += len(data)
         self._has_ended = False
         if self._head_bytes > HEAD_BYTES:
             self.send_400_response("Request head too large.")
-        elif self._head_timer is None:
+        elif is_head and self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_s, self._close)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a head."""
+        self._has_begun = True
+        super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header. What comes after the body is none: it would be one that nobody has checked."""
@@ -68,7 +75,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        self._is_in_head, self._head_bytes = False, 0
+        self._is_in_head = self._has_begun = False
+        self._head_bytes = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None

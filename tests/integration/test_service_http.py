@@ -11,6 +11,7 @@ import json
 import re
 import socket
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -417,3 +418,23 @@ def test_answers_are_not_for_caches_or_other_pages(service: Running, key: str) -
         assert b"access-control-allow" not in answer
         assert b"set-cookie" not in answer
         assert b"\r\nserver:" not in answer
+
+
+def test_an_answer_may_take_longer_than_a_head(service: Running, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a connection may rest between requests: the bounds are on heads that have begun."""
+    gallery = service.cluster.gallery("acme/staff")
+    released = threading.Event()
+    monkeypatch.setattr(type(gallery), "flush", lambda _: released.wait(20))
+    timer = threading.Timer(2 * connection.Connection.head_s, released.set)
+    timer.start()
+    with service.client(key) as client:
+        assert client.post("/v1/galleries/acme/staff/flush").status_code == 204
+    timer.join()
+    with connected(service) as to:
+        for _ in range(2):
+            to.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert statuses(to.recv(65536)) == [200]
+            to.settimeout(1.5 * connection.Connection.head_s)
+            with pytest.raises(TimeoutError):
+                to.recv(1)
+            to.settimeout(20)

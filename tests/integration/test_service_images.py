@@ -16,6 +16,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -52,13 +53,16 @@ def client(service: Running) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def photo(data_dir: Path) -> bytes:
-    """A real one, with one face, small."""
+def photo(client: httpx.Client, data_dir: Path) -> bytes:
+    """A real one, with one good face, small."""
     for path in sorted((data_dir / "photos").glob("*.jpg")):
         with Image.open(path) as picture:
             picture.thumbnail((500, 500))
-            return encoded(picture.convert("RGB"), "JPEG", quality=95)
-    raise AssertionError("no photos")
+            data = encoded(picture.convert("RGB"), "JPEG", quality=95)
+        faces = client.post("/v1/detect", content=data, headers={"content-type": "image/jpeg"}).json()["faces"]
+        if len(faces) == 1 and faces[0]["is_usable"]:
+            return data
+    raise AssertionError("no photo of one face")
 
 
 def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
@@ -77,6 +81,7 @@ def png(width: int, height: int, *middle: bytes, depth: int = 8, colour: int = 2
     return b"\x89PNG\r\n\x1a\n" + head + b"".join(middle) + chunk(b"IEND", b"")
 
 
+@cache
 def zeros(size: int) -> bytes:
     """A zlib stream that is so long when it is inflated."""
     packer = zlib.compressobj(9)
@@ -137,9 +142,9 @@ def small_pictures(photo: bytes) -> dict[str, bytes]:
         "two headers": two_headers(20_000, 20_000),
         "header last": b"\x89PNG\r\n\x1a\n" + chunk(b"IDAT", b"") + png(10, 10)[8:],
         "no header": b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""),
-        "iCCP bomb": png(4, 4, chunk(b"iCCP", b"a\0\0" + zeros(512 << 20)), chunk(b"IDAT", zlib.compress(bytes(52)))),
-        "zTXt bomb": png(4, 4, chunk(b"zTXt", b"a\0\0" + zeros(512 << 20)), chunk(b"IDAT", zlib.compress(bytes(52)))),
-        "IDAT bomb": png(4, 4, chunk(b"IDAT", zeros(512 << 20))),
+        "iCCP bomb": png(4, 4, chunk(b"iCCP", b"a\0\0" + zeros(256 << 20)), chunk(b"IDAT", zlib.compress(bytes(52)))),
+        "zTXt bomb": png(4, 4, chunk(b"zTXt", b"a\0\0" + zeros(256 << 20)), chunk(b"IDAT", zlib.compress(bytes(52)))),
+        "IDAT bomb": png(4, 4, chunk(b"IDAT", zeros(256 << 20))),
         "many chunks": png(4, 4, chunk(b"tEXt", b"a\0b") * 100_000, chunk(b"IDAT", zlib.compress(bytes(52)))),
         "0 x 0": png(0, 0, chunk(b"IDAT", b"")),
         "line": encoded(line, "PNG"),
@@ -277,7 +282,8 @@ def test_a_turned_photo_has_the_embedding_of_the_upright_one(
     with Image.open(io.BytesIO(photo)) as opened:
         upright = opened.convert("RGB")
     plain = encoded(upright, "PNG")
-    client.post("/v1/galleries/acme/staff/images", content=plain, headers={"content-type": "image/png"})
+    enrolled = client.post("/v1/galleries/acme/staff/images", content=plain, headers={"content-type": "image/png"})
+    assert enrolled.json()["enrolled"] == 1, enrolled.text
     scores = []
     for orientation, turn in ((1, None), (3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90),
                               (8, Image.Transpose.ROTATE_270)):  # fmt: skip
@@ -295,12 +301,11 @@ def test_a_turned_photo_has_the_embedding_of_the_upright_one(
 
 
 def test_large_pictures_are_decoded_two_at_a_time(client: httpx.Client) -> None:
-    """The most pixels that are allowed, transparent, from twelve callers at once: a few hundred KB each."""
-    data = png(10_000, 10_000, chunk(b"IDAT", zeros(400 << 20)), colour=6)
+    """The most pixels that are allowed, transparent, from several callers at once: a few hundred KB each."""
     data = png(9_999, 9_999, chunk(b"IDAT", zlib.compress(bytes((9_999 * 4 + 1) * 9_999), 9)), colour=6)
     assert len(data) < 1 << 20
     with peak() as grown:
-        threads = [threading.Thread(target=lambda: ways(client)["detect"](data, "image/png")) for _ in range(6)]
+        threads = [threading.Thread(target=lambda: ways(client)["detect"](data, "image/png")) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
