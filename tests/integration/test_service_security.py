@@ -27,7 +27,8 @@ from tests.service import MSGPACK, Running, faces_like, packed, post_msgpack, ru
 BASE = "/v1/galleries/acme/staff"
 DIM = 64
 NUMBERS: list[Any] = [
-    float("nan"), float("inf"), float("-inf"), -0.0, 5e-324, -5e-324, 1e308, -1e308, 0, -1, 1, 2**31, -(2**31), 2**53 + 1,
+    float("nan"), float("inf"), float("-inf"), -0.0, 5e-324, -5e-324, 1e308, -1e308, 0, -1, 1, 2**31, -(2**31),
+    2**53 + 1,
     2**63 - 1, 2**63, -(2**63), 2**64 - 1, 0.1, "1", "", True, None, [], {}, b"\0", [1], {"a": 1},
 ]  # fmt: skip
 BIG_NUMBERS = [
@@ -44,7 +45,8 @@ BIG_NUMBERS = [
 ]
 TEXTS: list[Any] = [
     "", "\0", "a\0b", "\u202eevil", "a\u2066b", "x" * 513, "x" * 100_000, "\n", "\x7f", "\ud7ff", "\ufffe", "é" * 300,
-    "\u0300" * 100, "../..", "a/b", "'; DROP TABLE", "${jndi:ldap://x}", "%s%n", "<script>", 1, 1.5, True, None, [], {}, b"\xff",
+    "\u0300" * 100, "../..", "a/b", "'; DROP TABLE", "${jndi:ldap://x}", "%s%n", "<script>",
+    1, 1.5, True, None, [], {}, b"\xff",
 ]  # fmt: skip
 
 
@@ -204,7 +206,8 @@ def test_shapes_that_are_odd_are_refused(client: httpx.Client, path: str, text: 
 @pytest.mark.parametrize(
     "data",
     [
-        b"\x91" * 100_000, b"\x81\xa1a" * 1000, b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff",
+        b"\x91" * 100_000, b"\x81\xa1a" * 1000, b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff",
+        b"\xc6\xff\xff\xff\xff",
         b"\x81\xa6probes\xc7\x00\x01", b"\x81\xa6probes\xd6\xff\0\0\0\0", b"\x81\xc4\x06probes\x01",
         b"\x81\xa6probes\xa2\xff\xfe", b"\x82\xa6probes\x01\xa6probes\x02", b"\x81\xa6probes\xa3\xed\xa0\x80",
         msgpack.packb({"probes": {"shape": [1 << 24, 1 << 24], "data": b""}}),
@@ -245,7 +248,7 @@ def test_numbers_at_the_edge_of_floats_are_right_or_refused(client: httpx.Client
     ids=["wide texts", "lists", "objects"],
 )
 def test_a_body_takes_no_more_memory_than_its_like(client: httpx.Client, body: bytes) -> None:
-    """A text among an array's numbers must not make NumPy hold an array as wide as it; nor small values be gigabytes."""
+    """A text among numbers must not make NumPy hold an array as wide as it; nor small values be gigabytes."""
     before = _peak()
     answer = client.post(f"{BASE}/search", content=body)
     check(answer, body[:40])
@@ -398,6 +401,10 @@ def scenario(service: Running, secrets: Secrets) -> list[str]:
     return texts
 
 
+LOGGERS = (
+    "", "uvicorn", "uvicorn.error", "sqlalchemy", "sqlalchemy.engine", "httpx", "httpcore", "asyncio", "facegrid",
+    "facegrid.access", "cluster",
+)  # fmt: skip
 LABELS = ("identity", "template id", "metadata")
 
 
@@ -406,8 +413,7 @@ def test_secrets_and_faces_come_out_nowhere(service: Running, caplog: pytest.Log
     log = io.StringIO()
     handler = logging.StreamHandler(log)
     handler.setFormatter(logging.Formatter("%(name)s %(message)s %(fields)s", defaults={"fields": ""}))
-    loggers = [logging.getLogger(name) for name in ("", "uvicorn", "uvicorn.error", "sqlalchemy", "sqlalchemy.engine", "httpx",
-                                                    "httpcore", "asyncio", "facegrid", "facegrid.access", "cluster")]  # fmt: skip
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     secrets = Secrets()
     loggers[0].addHandler(handler)
