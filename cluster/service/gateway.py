@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.service.auth import Keys, Principal
+from cluster.service.bodies import Limits
 from cluster.service.metrics import Metrics
 from cluster.service.rates import RateLimits
 from cluster.service.scheduler import FairScheduler
@@ -20,7 +21,7 @@ from cluster.service.work import Work
 from cluster.tenancy import usage
 from coordinator.names import tenant_name
 from coordinator.tenant_types import AuditEntry, KeyRecord, Usage
-from shard.errors import FacegridError, UnknownGallery
+from shard.errors import FacegridError, Unauthenticated, UnknownGallery, UnknownTenant
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
@@ -30,6 +31,8 @@ _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 SEARCH_THREADS = 2
 """One call of the index uses all cores; a second one fills them while the first one's answer is put together."""
+PHOTO_THREADS = 2
+"""A photo of the most pixels allowed takes hundreds of megabytes while it is decoded, and the networks all cores."""
 WORK_THREADS = 16
 """Writes wait for the disk most of their time."""
 GALLERY_S = 1.0
@@ -42,14 +45,13 @@ USAGE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What one request may be. Sizes in bytes, times in seconds."""
+class _Known:
+    at: float
+    gallery: Gallery
+    tenant_id: str
 
-    body_bytes: int = 64 << 20
-    bodies_bytes: int = 512 << 20
-    """Of all requests that are being read at once."""
-    body_s: float = 30.0
-    deadline_s: float = 60.0
+    def is_of(self, principal: Principal) -> bool:
+        return principal.tenant is None or principal.tenant.tenant_id == self.tenant_id
 
 
 class Gateway:
@@ -76,8 +78,9 @@ class Gateway:
         self._search_turns = FairScheduler("search", SEARCH_THREADS)
         self._work_turns = FairScheduler("work", WORK_THREADS)
         self.searches = Searches(self._search_turns)
-        self._work = Work(self._work_turns)
-        self._galleries: dict[str, tuple[float, Gallery]] = {}
+        self._photo_turns = FairScheduler("photo", PHOTO_THREADS)
+        self._work, self._photos = Work(self._work_turns), Work(self._photo_turns)
+        self._galleries: dict[str, _Known] = {}
         self._audit: deque[AuditEntry] = deque()
         self._searched: dict[tuple[str, KeyRecord, str, str], list[Any]] = {}
         self._usage: dict[str, tuple[float, Usage]] = {}
@@ -86,11 +89,12 @@ class Gateway:
 
     async def run(self, principal: Principal, kind: str, call: Callable[[], T]) -> T:
         """A blocking call in a worker's thread, when it is the tenant's turn."""
-        return await self._work.run(principal.flow, kind, principal.weight, call)
+        turns = self._photos if kind == "photo" else self._work
+        return await turns.run(principal.flow, kind, principal.weight, call)
 
-    async def principal(self, text: str) -> Principal:
-        """Whose key it is; Unauthenticated."""
-        known = self.keys.remembered(text)
+    async def principal(self, text: str, *, is_fresh: bool = False) -> Principal:
+        """Whose key it is; Unauthenticated. is_fresh: as the catalog has it now, not as it was moments ago."""
+        known = None if is_fresh else self.keys.remembered(text)
         if known is None:
             known = await asyncio.to_thread(self.keys.authenticate, text)
         return known
@@ -98,19 +102,48 @@ class Gateway:
     async def gallery(self, principal: Principal, name: str) -> Gallery:
         """A gallery by its full name; UnknownGallery."""
         known = self._galleries.get(name)
-        if known is not None and time.monotonic() - known[0] < GALLERY_S:
-            return known[1]
+        if known is not None and time.monotonic() - known.at < GALLERY_S and known.is_of(principal):
+            return known.gallery
         try:
-            found = await self.run(principal, "lookup", lambda: self.cluster.gallery(name))
+            tenant_id, found = await self.run(principal, "lookup", lambda: self._look_up(principal, name))
         except UnknownGallery:
             self._galleries.pop(name, None)
             raise
         if len(self._galleries) > 10_000:
             self._galleries.clear()
-        if known is not None and known[1].gallery_id == found.gallery_id:
-            found = known[1]  # the same object, so that its searches travel together
-        self._galleries[name] = (time.monotonic(), found)
+        if known is not None and known.gallery.gallery_id == found.gallery_id:
+            found = known.gallery  # the same object, so that its searches travel together
+        self._galleries[name] = _Known(time.monotonic(), found, tenant_id)
         return found
+
+    def _look_up(self, principal: Principal, name: str) -> tuple[str, Gallery]:
+        """A gallery and the id of its tenant. Blocks."""
+        try:
+            tenant_id = self.tenant_id(principal, tenant_name(name))
+            found = self.cluster.gallery(name)
+            is_same = self.tenant_id(principal, tenant_name(name)) == tenant_id
+        except UnknownTenant:
+            raise UnknownGallery(f"no gallery {name!r}") from None
+        if not is_same:
+            raise UnknownGallery(f"no gallery {name!r}")  # its tenant was made again meanwhile
+        return tenant_id, found
+
+    def tenant_id(self, principal: Principal, tenant: str) -> str:
+        """The id of the tenant that has this name now. Blocks.
+
+        Unauthenticated if it is not the one that the key was made for: a key is good for moments after its tenant was
+        dropped elsewhere, and must open nothing of a tenant that was made under the same name since. UnknownTenant.
+        """
+        try:
+            tenant_id = self.cluster.tenants.get(tenant).tenant_id
+        except UnknownTenant:
+            if principal.tenant is None:
+                raise
+            tenant_id = ""
+        if principal.tenant is not None and principal.tenant.tenant_id != tenant_id:
+            self.keys.forget()
+            raise Unauthenticated("the key's tenant is not there any more")
+        return tenant_id
 
     def forget_gallery(self, name: str) -> None:
         """It was dropped, or a shard says that it is not there."""
@@ -190,6 +223,7 @@ class Gateway:
         self.is_stopping = True
         self._search_turns.close()
         self._work_turns.close()
+        self._photo_turns.close()
         self._take_searched()
         self.write_audit()
 
