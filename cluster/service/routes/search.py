@@ -47,7 +47,7 @@ async def searched(call: Call, gallery: Gallery, probes: FloatArray, wanted: sch
     if principal.tenant is not None:
         rate = principal.tenant.quotas.queries_per_s
         call.gateway.rates.take(principal.tenant.tenant_id, len(probes), rate, time.monotonic())
-        call.gateway.metrics.probes.labels(principal.tenant.name).inc(len(probes))
+        call.gateway.metrics.probed(principal.tenant.name, len(probes))
     call.exchange.count = len(probes)
     deadline = time.monotonic() + wanted.deadline_ms / 1000
     return await call.gateway.searches.search(principal.flow, principal.weight, gallery, probes, options, deadline)
