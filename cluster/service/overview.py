@@ -21,7 +21,7 @@ from cluster.service.metrics import MAX_GALLERIES, MAX_TENANTS, OTHERS
 from cluster.service.recall import FLOW
 from coordinator.health import HostHealth
 from coordinator.tenant_types import TenantRecord
-from coordinator.types import GONE, HOST_STATES, GalleryRoute, HostRecord, ShardConfig
+from coordinator.types import GONE, HOST_STATES, ErasureBacklog, GalleryRoute, HostRecord, ShardConfig
 from shard.errors import FacegridError
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FRESH_S = 5.0
 MAX_SHARE = 0.05
+PATIENCE_S = 2.0
+"""Less than a scrape may take."""
 MAX_HOSTS = 1_000
 OPERATOR = "(operator)"
 _BREAKERS = {"closed": 0, "half_open": 1, "open": 2}
@@ -46,6 +48,7 @@ class _Seen:
     """By tenant id."""
     replicas: Counter[str] = field(default_factory=Counter)
     troubled: dict[str, tuple[int, int]] = field(default_factory=dict)
+    backlog: ErasureBacklog | None = None
 
 
 class Overview(Collector):
@@ -53,30 +56,39 @@ class Overview(Collector):
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._refreshing = asyncio.Lock()
         self._seen = _Seen()
         self._is_there = False
         self._at = self._due = 0.0
+        self._looking: asyncio.Task[None] | None = None
 
     def describe(self) -> Iterator[Metric]:
         """Nothing, so that it is not collected when it is registered."""
         return iter(())
 
     async def refresh(self) -> None:
-        """Ask the control plane again, if that was some time ago. While it is away, what it said last is told."""
-        async with self._refreshing:
-            if time.monotonic() < self._due:
-                return
-            began = time.monotonic()
-            try:
-                self._seen = await asyncio.to_thread(self._look)
-                self._is_there = True
-                self._at = time.monotonic()
-            except FacegridError as error:
-                _LOG.warning("the control plane does not answer, so that metrics of it are old: %s", error)
-                self._is_there = False
+        """Ask the control plane again, if that was some time ago, and wait for it for PATIENCE_S at most.
+
+        While it is away or slow, what it said last is told.
+        """
+        if self._looking is None and time.monotonic() >= self._due:
+            self._looking = asyncio.create_task(self._ask())
+        if self._looking is not None:
+            done, _ = await asyncio.wait((self._looking,), timeout=PATIENCE_S)
+            self._is_there = self._is_there and bool(done)
+
+    async def _ask(self) -> None:
+        began = time.monotonic()
+        try:
+            self._seen = await asyncio.to_thread(self._look)
+            self._is_there = True
+            self._at = time.monotonic()
+        except FacegridError as error:
+            _LOG.warning("the control plane does not answer, so that metrics of it are old: %s", error)
+            self._is_there = False
+        finally:
             now = time.monotonic()
             self._due = now + max(FRESH_S, (now - began) / MAX_SHARE)
+            self._looking = None
 
     def _look(self) -> _Seen:
         coordinator = self._gateway.cluster.coordinator
@@ -84,7 +96,8 @@ class Overview(Collector):
         replicas, troubled = _counted(routes, coordinator.shard_configs())
         galleries = Counter(gallery_id.partition("-")[0] for gallery_id in routes)
         tenants = self._gateway.cluster.tenants.all()
-        return _Seen(coordinator.host_records(), tenants, galleries, replicas, troubled)
+        hosts, backlog = coordinator.host_records(), coordinator.erasure_backlog()
+        return _Seen(hosts, tenants, galleries, replicas, troubled, backlog)
 
     def collect(self) -> Iterator[Metric]:
         """As the registry asks for it."""
@@ -95,6 +108,7 @@ class Overview(Collector):
         yield from _hosts(seen.hosts)
         yield from _health(self._gateway.cluster.router.health())
         yield from _replicas(seen)
+        yield from _erasure(seen.backlog)
         yield GaugeMetricFamily("facegrid_tenants", "Tenants", value=len(seen.tenants))
         yield GaugeMetricFamily("facegrid_galleries", "Galleries", value=sum(seen.galleries.values()))
         yield from self._quotas(seen)
@@ -157,6 +171,15 @@ def _replicas(seen: _Seen) -> Iterator[Metric]:
     missing = {name: seen.troubled[name][1] for name in worst}
     yield _gauge("facegrid_gallery_replicas_joining", "Replicas of a gallery that copy it still", "gallery", joining)
     yield _gauge("facegrid_gallery_replicas_missing", "Replicas of a gallery that nobody has", "gallery", missing)
+
+
+def _erasure(backlog: ErasureBacklog | None) -> Iterator[Metric]:
+    told = {} if backlog is None else {"held": backlog.held, "overdue": backlog.overdue}
+    yield _gauge("facegrid_erasure_replicas", "Replicas with bytes of deleted templates", "state", told)
+    family = GaugeMetricFamily("facegrid_erasure_silent_hosts", "Hosts that could not be asked for them")
+    if backlog is not None:
+        family.add_metric([], backlog.silent_hosts)
+    yield family
 
 
 def _hosts(records: list[HostRecord]) -> Iterator[Metric]:

@@ -125,6 +125,8 @@ class Shell:
         except Exception as error:  # noqa: BLE001 - the boundary of the process
             if not exchange.status:
                 await refuse(error, exchange, answer)
+            elif exchange.code == "ok":
+                problems.problem_of(error)  # too late to be answered, not to be logged
         finally:
             self._gateway.metrics.in_flight.dec()
             self._finish(scope, exchange)
