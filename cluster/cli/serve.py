@@ -54,7 +54,7 @@ def serve(
     with invocation.home("serve", create=True) as grid:
         keyed = _first_key(grid)
         if grid.ray is not None:
-            _serve_on_ray(invocation, grid, GatewayOptions(listen, gateways, snapshot_store), keyed)
+            _serve_on_ray(invocation, grid, GatewayOptions(listen, gateways, snapshot_store, json_logs), keyed)
             return
         if gateways > 1:
             raise InvalidParameter("--gateways: expected 1 where the shards are in this process; see --runtime ray")

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cluster.service.auth import Keys, Principal
 from cluster.service.bodies import Limits
 from cluster.service.metrics import Metrics
+from cluster.service.overview import Overview
 from cluster.service.rates import RateLimits
+from cluster.service.recall import RecallMonitor
 from cluster.service.scheduler import FairScheduler
 from cluster.service.searches import Searches
 from cluster.service.work import Work
@@ -26,6 +28,7 @@ from shard.errors import FacegridError, Unauthenticated, UnknownGallery, Unknown
 if TYPE_CHECKING:
     from cluster.api import Cluster
     from cluster.gallery import Gallery
+    from cluster.service.tracing import Tracing
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -75,11 +78,17 @@ class Gateway:
         self.keys = Keys(cluster.tenants)
         self.rates = RateLimits(gateways)
         self.metrics = Metrics()
+        self.overview = Overview(self)
+        self.metrics.registry.register(self.overview)
+        self.tracing = _tracing(cluster.settings.trace_endpoint)
         self._search_turns = FairScheduler("search", SEARCH_THREADS)
         self._work_turns = FairScheduler("work", WORK_THREADS)
-        self.searches = Searches(self._search_turns)
         self._photo_turns = FairScheduler("photo", PHOTO_THREADS)
-        self._work, self._photos = Work(self._work_turns), Work(self._photo_turns)
+        share = cluster.settings.recall_share
+        recall = RecallMonitor(self._search_turns, self.metrics, share) if share else None
+        self.searches = Searches(self._search_turns, self.metrics, recall=recall, tracing=self.tracing)
+        self._work = Work(self._work_turns, self.metrics, self.tracing)
+        self._photos = Work(self._photo_turns, self.metrics, self.tracing)
         self._galleries: dict[str, _Known] = {}
         self._audit: deque[AuditEntry] = deque()
         self._searched: dict[tuple[str, KeyRecord, str, str], list[Any]] = {}
@@ -170,7 +179,16 @@ class Gateway:
             held = Usage(held.galleries, held.templates + templates, held.bytes + size)
             self._usage[tenant.tenant_id] = (at, held)
 
+    def known_usage(self) -> dict[str, Usage]:
+        """What tenants with quotas had when that was counted last, by tenant id. Counts nothing itself."""
+        with self._usage_lock:
+            return {tenant_id: held for tenant_id, (_, held) in self._usage.items()}
+
     # Audit
+
+    def audit_backlog(self) -> int:
+        """Entries that wait to be written."""
+        return len(self._audit) + len(self._searched)
 
     def audit(self, entry: AuditEntry) -> None:
         """Remember an entry to be written soon."""
@@ -226,7 +244,18 @@ class Gateway:
         self._photo_turns.close()
         self._take_searched()
         self.write_audit()
+        if self.tracing is not None:
+            self.tracing.close()
 
     def waiting(self) -> dict[str, int]:
         """Searches that wait for their turn, by tenant id."""
         return self._search_turns.waiting()
+
+
+def _tracing(endpoint: str | None) -> Tracing | None:
+    """Spans, where the settings ask for them; MissingExtra without the extra `tracing`."""
+    if endpoint is None:
+        return None
+    from cluster.service.tracing import Tracing
+
+    return Tracing.to(endpoint)

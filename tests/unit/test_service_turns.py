@@ -12,6 +12,7 @@ import pytest
 
 from cluster.results import SearchBatch
 from cluster.service import scheduler
+from cluster.service.metrics import Metrics
 from cluster.service.rates import RateLimits
 from cluster.service.scheduler import FairScheduler, Piece
 from cluster.service.searches import BATCH_ROWS, GROUP_ROWS, Searches
@@ -136,7 +137,7 @@ def searched(asks: list[tuple[str, Gallery, int, tuple[tuple[str, Any], ...]]]) 
 
     async def run() -> list[Any]:
         turns = FairScheduler("test", 1)
-        searches, gate = Searches(turns), Gate(turns)
+        searches, gate = Searches(turns, Metrics()), Gate(turns)
         number, waiting = 0, []
         for tenant, gallery, rows, options in asks:
             probes = np.arange(number, number + rows, dtype=np.float32)[:, None].repeat(2, 1)

@@ -54,7 +54,7 @@ def count_queries(call: Call, probes: int) -> None:
     tenant = call.principal.tenant
     if tenant is not None:
         call.gateway.rates.take(tenant.tenant_id, probes, tenant.quotas.queries_per_s, time.monotonic())
-        call.gateway.metrics.probes.labels(tenant.name).inc(probes)
+        call.gateway.metrics.probed(tenant.name, probes)
     call.exchange.count = probes
 
 
