@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.service.auth import Keys, Principal
+from cluster.service.face_pool import FacePool, FaceSource, OwnFaces
 from cluster.service.metrics import Metrics
 from cluster.service.rates import RateLimits
 from cluster.service.scheduler import FairScheduler
@@ -62,10 +64,12 @@ class Gateway:
         limits: Limits | None = None,
         snapshot_store: str | None = None,
         gateways: int = 1,
+        faces: FaceSource | None = None,
     ) -> None:
         """cluster: stays the caller's to close. snapshot_store: where tenants' snapshots go; None: they have none.
 
         gateways: how many serve this cluster; each gives a tenant its part of the rate that its quota allows.
+        faces: who finds the faces of photos; this process if None.
         """
         self.cluster = cluster
         self.limits = limits or Limits()
@@ -77,6 +81,8 @@ class Gateway:
         self._work_turns = FairScheduler("work", WORK_THREADS)
         self.searches = Searches(self._search_turns)
         self._work = Work(self._work_turns)
+        threads = cluster.settings.threads or len(os.sched_getaffinity(0))
+        self.faces = FacePool(faces or OwnFaces(cluster.pipeline, threads))
         self._galleries: dict[str, tuple[float, Gallery]] = {}
         self._audit: deque[AuditEntry] = deque()
         self._searched: dict[tuple[str, KeyRecord, str, str], list[Any]] = {}
@@ -190,6 +196,7 @@ class Gateway:
         self.is_stopping = True
         self._search_turns.close()
         self._work_turns.close()
+        self.faces.close()
         self._take_searched()
         self.write_audit()
 
