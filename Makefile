@@ -43,6 +43,9 @@ bench-ingest: .stamp/dev ## Enroll, train, seal and reopen N templates (1,000,00
 bench-restart: .stamp/dev ## Seconds until N templates (1,000,000) in SHARDS shards (4) answer after a kill, a restart and a reboot
 	$(BIN)/python -m benchmarks.restart --n $(or $(N),1000000) --shards $(or $(SHARDS),4)
 
+bench-photos: .stamp/dev ## Photos a second through the service, in batches and one by one; needs FACEGRID_DATA
+	$(BIN)/python -m benchmarks.photos
+
 format: .stamp/dev ## Format Python and Rust
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
