@@ -86,7 +86,7 @@ def rate(send: Callable[[bytes], httpx.Response], photos: list[bytes], connectio
 
 def measure(client: httpx.Client, embedder: str, photos: list[bytes]) -> dict[str, float]:
     """Photos a second of each way to send them, by name."""
-    found = {}
+    found: dict[str, float] = {}
     for connections in CONNECTIONS:
         client.post("/v1/galleries", json={"name": GALLERY, "embedder": embedder}).raise_for_status()
         for name in ("images", "search/image"):
@@ -108,7 +108,7 @@ def measure(client: httpx.Client, embedder: str, photos: list[bytes]) -> dict[st
 def usable(cluster: Cluster, embedder: str, folder: Path, count: int) -> list[bytes]:
     """Photos with a face to search with, in the order of their names."""
     pipeline = cluster.pipeline(embedder)
-    found = []
+    found: list[bytes] = []
     for path in sorted(folder.glob("*.jpg")):
         if len(found) < count and pipeline.faces(path):
             found.append(path.read_bytes())
