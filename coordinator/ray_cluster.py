@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.actors import HEALTH, LOCAL, Actor, ActorName, Node, RaySession
+from coordinator.actors import CONTROL_THREADS, HEALTH, LOCAL, Actor, ActorName, Node, RaySession
 from coordinator.calibrations import LabelledSample
 from coordinator.coordinator import ERASURE_S
 from coordinator.coordinator_process import CoordinatorProcess, host_title
@@ -173,9 +173,21 @@ class RayCluster:
         """The hosts' actors by host name, by which other processes find them."""
         return {name: actor.where for name, actor in self.actors.items()}
 
-    def spawn(self, cls: type, args: Sequence[object], *, title: str, node_id: str | None = None) -> Actor:
-        """Start an actor beside those of the home, on a node if one is named; ended when this is closed."""
-        actor = self._session.spawn(cls, args, title=title, node_id=node_id)
+    def spawn(
+        self,
+        cls: type,
+        args: Sequence[object],
+        *,
+        title: str,
+        node_id: str | None = None,
+        gpus: float = 0.0,
+        calls: int = CONTROL_THREADS,
+        is_spread: bool = False,
+    ) -> Actor:
+        """Start an actor beside those of the home, as `RaySession.spawn` does; ended when this is closed."""
+        actor = self._session.spawn(
+            cls, args, title=title, node_id=node_id, gpus=gpus, calls=calls, is_spread=is_spread
+        )
         self._spawned.append(actor)
         return actor
 

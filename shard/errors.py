@@ -275,7 +275,8 @@ class HostUnavailable(ClusterError):
 
 
 class HostBusy(ClusterError):
-    """A shard host has as many connections or waiting requests as it takes; nothing of this request was done."""
+    """A shard host has as many connections or waiting requests as it takes, or a gateway as many images; nothing of
+    this request was done."""
 
     code = "host_busy"
     is_retryable = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.service.auth import Keys, Principal
 from cluster.service.bodies import Limits
+from cluster.service.face_pool import FacePool, FaceSource, OwnFaces
 from cluster.service.metrics import Metrics
 from cluster.service.overview import Overview
 from cluster.service.rates import RateLimits
@@ -34,8 +36,6 @@ _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 SEARCH_THREADS = 2
 """One call of the index uses all cores; a second one fills them while the first one's answer is put together."""
-PHOTO_THREADS = 2
-"""A photo of the most pixels allowed takes hundreds of megabytes while it is decoded, and the networks all cores."""
 WORK_THREADS = 16
 """Writes wait for the disk most of their time."""
 GALLERY_S = 1.0
@@ -67,10 +67,12 @@ class Gateway:
         limits: Limits | None = None,
         snapshot_store: str | None = None,
         gateways: int = 1,
+        faces: FaceSource | None = None,
     ) -> None:
         """cluster: stays the caller's to close. snapshot_store: where tenants' snapshots go; None: they have none.
 
         gateways: how many serve this cluster; each gives a tenant its part of the rate that its quota allows.
+        faces: who finds the faces of photos; this process if None.
         """
         self.cluster = cluster
         self.limits = limits or Limits()
@@ -83,12 +85,12 @@ class Gateway:
         self.tracing = _tracing(cluster.settings.trace_endpoint)
         self._search_turns = FairScheduler("search", SEARCH_THREADS)
         self._work_turns = FairScheduler("work", WORK_THREADS)
-        self._photo_turns = FairScheduler("photo", PHOTO_THREADS)
         share = cluster.settings.recall_share
         recall = RecallMonitor(self._search_turns, self.metrics, share) if share else None
         self.searches = Searches(self._search_turns, self.metrics, recall=recall, tracing=self.tracing)
         self._work = Work(self._work_turns, self.metrics, self.tracing)
-        self._photos = Work(self._photo_turns, self.metrics, self.tracing)
+        threads = cluster.settings.threads or len(os.sched_getaffinity(0))
+        self.faces = FacePool(faces or OwnFaces(cluster.pipeline, threads), metrics=self.metrics)
         self._galleries: dict[str, _Known] = {}
         self._audit: deque[AuditEntry] = deque()
         self._searched: dict[tuple[str, KeyRecord, str, str], list[Any]] = {}
@@ -98,8 +100,7 @@ class Gateway:
 
     async def run(self, principal: Principal, kind: str, call: Callable[[], T]) -> T:
         """A blocking call in a worker's thread, when it is the tenant's turn."""
-        turns = self._photos if kind == "photo" else self._work
-        return await turns.run(principal.flow, kind, principal.weight, call)
+        return await self._work.run(principal.flow, kind, principal.weight, call)
 
     async def principal(self, text: str, *, is_fresh: bool = False) -> Principal:
         """Whose key it is; Unauthenticated. is_fresh: as the catalog has it now, not as it was moments ago."""
@@ -241,7 +242,7 @@ class Gateway:
         self.is_stopping = True
         self._search_turns.close()
         self._work_turns.close()
-        self._photo_turns.close()
+        self.faces.close()
         self._take_searched()
         self.write_audit()
         if self.tracing is not None:
