@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from cluster import hosts, images
+from cluster.calibration import Thresholds
 from cluster.config import Settings, load_settings, pipeline_options
 from cluster.faces import FacePipeline, ImageSource, model_spec
 from cluster.gallery import Gallery
@@ -64,6 +65,7 @@ class Cluster:
             self.runtime, self.coordinator = _start(self.home, settings, undo)
             undo.callback(self._maintenance.shutdown)
             self.router = Router(self.runtime, self.coordinator.gallery, self.coordinator.report)
+            self.thresholds = Thresholds(self)
             self._closing = undo.pop_all()
         self._submit(self._erase_due, "the cluster was closed meanwhile")
 

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cluster import images, rollouts
+from cluster import calibration, images, rollouts
 from cluster.faces import ImageSource
 from cluster.images import Progress
 from cluster.progress import show_progress
 from cluster.results import EnrollResult, FolderReport, GalleryStats, ImageSearch, SearchBatch, Template
+from coordinator.gallery_calibration import Calibration
+from coordinator.measuring import DEFAULT_SAMPLES
 from coordinator.router import DEFAULT_DEADLINE_MS
 from coordinator.types import GalleryRoute, ReplicaErasure, RolloutStatus, TrainReport
 from shard.drift import Drift
@@ -36,6 +38,36 @@ class Gallery:
     def name(self) -> str:
         """`tenant/gallery`."""
         return self._route.name
+
+    @property
+    def gallery_id(self) -> str:
+        """Of this gallery; one that is made again under its name has another."""
+        return self._route.gallery_id
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return self._route.shards
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of a code."""
+        return self._route.code_bits
+
+    @property
+    def replicas(self) -> int:
+        """Copies of each shard."""
+        return self._route.replicas
+
+    @property
+    def min_in_sync(self) -> int:
+        """Copies without which writes are refused."""
+        return self._route.min_in_sync
+
+    @property
+    def model_id(self) -> str | None:
+        """The search model as of when the gallery was looked up; None for exact search."""
+        return self._route.model_id
 
     @property
     def embedder(self) -> str | None:
@@ -93,15 +125,20 @@ class Gallery:
         identities: Sequence[str] | None = None,
         allow_partial: bool = False,
         deadline_ms: int = DEFAULT_DEADLINE_MS,
+        target_fpir: float | None = None,
     ) -> SearchBatch:
         """The k nearest templates of each probe.
 
         probes: (n, dim) float32, n >= 1, scaled to unit norm here. recall: recall@k against exhaustive search to aim
         at, in (0, 1); exact: scan every float instead. threshold: leave out candidates of a lower cosine; with k=1000
         it is a range search, and the recall is that of the templates above it. identities: search among these only.
-        allow_partial: answer with the shards there are when some do not answer; see `.coverage`.
-        Raises InvalidEmbedding, InvalidParameter, IncompleteCoverage, DeadlineExceeded.
+        allow_partial: answer with the shards there are when some do not answer; see `.coverage`. target_fpir, instead
+        of threshold: the share of probes of people who are not here that may have a candidate, from the gallery's
+        calibration and its present size, whatever `identities` are searched; `.threshold` says which was used.
+        Raises InvalidEmbedding, InvalidParameter, IncompleteCoverage, DeadlineExceeded; NotEnoughData if the gallery is
+        not calibrated, or not for so low a target.
         """
+        threshold = self._cluster.thresholds.choose(self._route, threshold, target_fpir)
         outcome = self._cluster.router.search(
             self._route,
             normalised(check_embeddings(probes, self.dim, what="probes")),
@@ -110,7 +147,7 @@ class Gallery:
             deadline_ms=deadline_ms,
         )
         found = outcome.candidates
-        return SearchBatch(found.template_ids, found.scores, found.identities, outcome.coverage)
+        return SearchBatch(found.template_ids, found.scores, found.identities, outcome.coverage, threshold)
 
     def enroll_folder(self, folder: str | Path, *, progress: Progress | bool = True) -> FolderReport:
         """Enroll `folder/<identity>/<photo>`: the main face of each photo, durable batch by batch.
@@ -123,13 +160,26 @@ class Gallery:
             return images.enroll_folder(self, self._cluster.faces_for(self), folder, progress=tell)
 
     def enroll_image(
-        self, image: ImageSource, *, identity: str | None = None, metadata: Mapping[str, Any] | None = None
+        self,
+        image: ImageSource,
+        *,
+        identity: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        keep_thumbnail: bool = False,
     ) -> EnrollResult:
         """Enroll the main face of one image, a path or bytes; the same file twice is one template.
 
+        keep_thumbnail: with a small picture of the face, in its metadata (see `cluster.thumbnails`).
         Raises InvalidImage with the reason (duplicate_photo if the file is enrolled as somebody else), ModelMismatch.
         """
-        return images.enroll_image(self, self._cluster.faces_for(self), image, identity=identity, metadata=metadata)
+        return images.enroll_image(
+            self,
+            self._cluster.faces_for(self),
+            image,
+            identity=identity,
+            metadata=metadata,
+            keep_thumbnail=keep_thumbnail,
+        )
 
     def search_image(
         self,
@@ -140,10 +190,12 @@ class Gallery:
         exact: bool = False,
         threshold: float | None = None,
         identities: Sequence[str] | None = None,
+        target_fpir: float | None = None,
     ) -> ImageSearch:
         """The k nearest templates to the main face of an image, a path or bytes, with their metadata.
 
-        recall, exact, threshold, identities: as in `search`. Raises InvalidImage (reason no_face where there is none).
+        recall, exact, threshold, identities, target_fpir: as in `search`. Raises InvalidImage (reason no_face where
+        there is none), and what `search` does.
         """
         return images.search_image(
             self,
@@ -154,6 +206,7 @@ class Gallery:
             exact=exact,
             threshold=threshold,
             identities=identities,
+            target_fpir=target_fpir,
         )
 
     def delete(
@@ -187,9 +240,8 @@ class Gallery:
             for r in (records[i] for i in template_ids if i in records)
         ]
 
-    def identities(self) -> Iterator[IdentityCount]:
-        """Every identity with its number of templates, in byte order of UTF-8; read page by page."""
-        start = ""
+    def identities(self, *, start: str = "") -> Iterator[IdentityCount]:
+        """Every identity from `start` on with its number of templates, in byte order of UTF-8; read page by page."""
         while page := self._cluster.router.identities(self._route, start=start, limit=_PAGE):
             yield from page
             start = page[-1].identity + "\0"  # the next text in byte order
@@ -242,6 +294,19 @@ class Gallery:
         """
         with show_progress(progress, "rolling out") as tell:
             return rollouts.train(self._cluster, self.name, tell)
+
+    def calibrate(self, *, samples: int = DEFAULT_SAMPLES, seed: int = 0) -> Calibration:
+        """Measure the gallery's error rates on its own labelled templates, and keep them with it.
+
+        samples: how many identities to search with and how many pairs of one identity to compare, 100 to 5,000; drawn
+        by the seed, all alike. NotEnoughData with fewer than 100 identities, or than 30 with two templates.
+        """
+        return calibration.calibrate(self._cluster, self._route, samples, seed)
+
+    def calibration(self) -> Calibration | None:
+        """What `calibrate` measured last; None if it never did. `Calibration.stale_reason` says whether it is old."""
+        self._cluster.check_open()
+        return self._cluster.coordinator.calibrations.of(self._route.gallery_id)
 
     def drift(self) -> Drift | None:
         """How far the templates enrolled since the last training are from those trained on, as codes see them.

@@ -23,8 +23,10 @@ from cluster.faces import (
     naming,
     read_image,
     select_face,
+    thumbnail,
     walk_photos,
 )
+from cluster.thumbnails import with_thumbnail
 from cluster.results import Box, Candidate, EnrollResult, FolderReport, ImageSearch, Refusal, Template, Verification
 from shard.errors import InvalidImage, InvalidParameter
 from shard.types import FloatArray
@@ -106,8 +108,9 @@ def enroll_image(
     *,
     identity: str | None,
     metadata: Mapping[str, Any] | None,
+    keep_thumbnail: bool = False,
 ) -> EnrollResult:
-    """Enroll the main face of one image, named by its content."""
+    """Enroll the main face of one image, named by its content, with a thumbnail of it where that is asked for."""
     data = read_image(image, limits=pipeline.options.limits)
     with naming(image):
         face = owner_face(pipeline.faces(data))
@@ -115,11 +118,12 @@ def enroll_image(
     there = gallery.templates([template_id])
     if there and there[0].identity != identity:
         raise _duplicate(there[0].identity)
+    jpeg = thumbnail(data, face.box, limits=pipeline.options.limits) if keep_thumbnail and not there else None
     return gallery.enroll(
         _embedding(face)[None, :],
         identities=[identity],
         template_ids=[template_id],
-        metadata=[metadata],
+        metadata=[with_thumbnail(metadata, jpeg)],
         if_exists="skip",
     )
 
@@ -236,14 +240,16 @@ def search_image(
     exact: bool,
     threshold: float | None,
     identities: Sequence[str] | None,
+    target_fpir: float | None = None,
 ) -> ImageSearch:
     """Candidates for the main face of an image, with their metadata."""
     probes = _embedding(face := _probe(pipeline, image))[None, :]
-    batch = gallery.search(probes, k, recall=recall, exact=exact, threshold=threshold, identities=identities)
-    records = {t.template_id: t for t in gallery.templates(batch.template_ids[0])}
-    return ImageSearch(
-        box_of(face), tuple(_candidates(batch.template_ids[0], batch.scores[0], records)), batch.coverage
+    batch = gallery.search(
+        probes, k, recall=recall, exact=exact, threshold=threshold, identities=identities, target_fpir=target_fpir
     )
+    records = {t.template_id: t for t in gallery.templates(batch.template_ids[0])}
+    candidates = tuple(_candidates(batch.template_ids[0], batch.scores[0], records))
+    return ImageSearch(box_of(face), candidates, batch.coverage, batch.threshold)
 
 
 def _candidates(ids: Iterable[str], scores: Iterable[float], records: dict[str, Template]) -> Iterator[Candidate]:

@@ -54,13 +54,15 @@ class SearchBatch:
     """Candidates of n probes, best first: by score descending, ties by template key.
 
     template_ids, identities: n rows of up to k. scores: (n, k) float32 cosine, NaN where a row is shorter than k.
-    coverage: shards that answered, of those asked.
+    coverage: shards that answered, of those asked. threshold: the one that was used, given or from the gallery's
+    calibration; None if there was none.
     """
 
     template_ids: tuple[tuple[str, ...], ...]
     scores: FloatArray
     identities: tuple[tuple[str | None, ...], ...]
     coverage: Coverage
+    threshold: float | None = None
 
     def __len__(self) -> int:
         """Number of probes."""
@@ -79,11 +81,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class ImageSearch:
-    """Candidates for one face of an image, best first; iterates over them."""
+    """Candidates for one face of an image, best first; iterates over them. threshold: as in `SearchBatch`."""
 
     face: Box
     candidates: tuple[Candidate, ...]
     coverage: Coverage
+    threshold: float | None = None
 
     def __iter__(self) -> Iterator[Candidate]:
         return iter(self.candidates)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
+from coordinator.calibrations import Calibrations
 from coordinator.catalog import READY, Catalog
 from coordinator.erasure import Erasure
 from coordinator.messages import ActivateModel, CreateShard, PrepareModel
@@ -105,6 +106,7 @@ class Coordinator:
         self._training = threading.Lock()
         self._looking = threading.Lock()
         self.snapshots = SnapshotControl(self, catalog)
+        self.calibrations = Calibrations(catalog, runtime, self.of_primaries)
         self._rollouts = Rollouts(catalog, runtime)
         self.replication = Replication(catalog, runtime, self._rollouts.bring, policy)
         self._looked_at: dict[str, GallerySizes] = {}
@@ -276,7 +278,7 @@ class Coordinator:
         templates = sizes.templates
         if templates < MIN_TRAIN:
             raise NotEnoughData(f"{route.name} has {templates} templates; training needs at least {MIN_TRAIN}")
-        sample = self._of_primaries(route, lambda now: draw_sample(self._runtime, now, self._sizes(now).by_host, seed))
+        sample = self.of_primaries(route, lambda now: draw_sample(self._runtime, now, self._sizes(now).by_host, seed))
         model = train(sample, code_bits=route.code_bits, seed=seed)
         self._looked_at.pop(route.gallery_id, None)
         if model.model_id != route.model_id:
@@ -331,7 +333,7 @@ class Coordinator:
         if baseline is None or route.model_id is None:
             return None
         lsns = baseline.lsns
-        recent = self._of_primaries(route, lambda now: draw_recent(self._runtime, now, lsns, seed=0))
+        recent = self.of_primaries(route, lambda now: draw_recent(self._runtime, now, lsns, seed=0))
         if len(recent) < MIN_DRIFT_ROWS:
             return None
         model = SearchModel.from_bytes(self._catalog.model_data(route.model_id))
@@ -419,9 +421,9 @@ class Coordinator:
 
     def _sizes(self, route: GalleryRoute) -> GallerySizes:
         deadline = time.monotonic() + _STATS_TIMEOUT_S
-        return self._of_primaries(route, lambda now: gallery_sizes(self._runtime, now, deadline))
+        return self.of_primaries(route, lambda now: gallery_sizes(self._runtime, now, deadline))
 
-    def _of_primaries(self, route: GalleryRoute, ask: Callable[[GalleryRoute], T]) -> T:
+    def of_primaries(self, route: GalleryRoute, ask: Callable[[GalleryRoute], T]) -> T:
         """What primaries say, by the newest route; asked again for a while where one has just begun to be primary."""
         until = time.monotonic() + SETTLE_S
         while True:

@@ -25,6 +25,7 @@ METHODS = (
     "erasure_report", "erase", "erase_due", "look_after", "compare", "snapshots.active_model",
     "snapshots.begin_restore", "snapshots.restoring", "snapshots.finish_restore", "snapshots.abandon_restore",
     "snapshots.was_restored_from", "snapshots.remember", "snapshots.forget", "snapshots.made",
+    "calibrations.draw", "calibrations.put", "calibrations.of",
 )  # fmt: skip
 WATCH_S = 0.5
 """Pause between two rounds of looking after the hosts."""

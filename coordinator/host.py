@@ -40,6 +40,9 @@ from coordinator.messages import (
     DigestRequest,
     DiscardModels,
     Done,
+    DrawIdentities,
+    DrawnReply,
+    DrawTemplates,
     DropGallery,
     DropShard,
     EnrollRequest,
@@ -96,10 +99,11 @@ from shard.errors import (
 from shard.export import ExportedRows, ShardPoint
 from shard.files import DirectoryLock, make_directory, remove_tree
 from shard.keys import template_keys
+from shard.labelled import draw_identities, templates_of
 from shard.mending import mend
 from shard.search import search_by_model
 from shard.shard import Shard
-from shard.types import EnrollReceipt, FloatArray
+from shard.types import EnrollReceipt, FloatArray, IdentityDraw
 
 _LOG = logging.getLogger(__name__)
 FETCH_S = 10.0
@@ -427,6 +431,16 @@ class ShardHost:
         found = [s.recent(share, request.seed, lsn) for s, lsn in zip(shards, request.since, strict=True)]
         return SampleReply(np.concatenate([rows for rows, _ in found])[: request.rows], sum(n for _, n in found))
 
+    def draw_identities(self, request: DrawIdentities) -> IdentityDraw:
+        """Identities of the asked shards together, by the hash of their names."""
+        return draw_identities(self._readable(request.gallery_id, request.shards), request.count, request.seed)
+
+    def draw_templates(self, request: DrawTemplates) -> DrawnReply:
+        """Templates of the identities, each of which is in one shard."""
+        shards = self._readable(request.gallery_id, request.shards)
+        found = [templates_of(s, request.identities, request.per_identity, request.seed) for s in shards]
+        return DrawnReply(np.concatenate([rows for rows, _ in found]), tuple(i for _, names in found for i in names))
+
     def prepare_model(self, request: PrepareModel) -> Done:
         """Store the model, and the codes it makes of every sealed row."""
         shards = self._open_all(request.gallery_id, request.shards)
@@ -597,6 +611,8 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     DropGallery: ShardHost.drop_gallery,
     SampleRows: ShardHost.sample,
     SampleRecent: ShardHost.sample_recent,
+    DrawIdentities: ShardHost.draw_identities,
+    DrawTemplates: ShardHost.draw_templates,
     PrepareModel: ShardHost.prepare_model,
     ActivateModel: ShardHost.activate_model,
     PointRequest: ShardHost.point,

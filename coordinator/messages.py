@@ -19,6 +19,7 @@ from shard.types import (
     ErasureState,
     FloatArray,
     IdentityCount,
+    IdentityDraw,
     SearchParams,
     ShardStats,
     TemplateRecord,
@@ -478,6 +479,35 @@ class SampleReply:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawIdentities:
+    """Up to `count` identities of these shards, drawn as in `shard.labelled`; the answer is an `IdentityDraw`."""
+
+    gallery_id: str
+    shards: tuple[int, ...]
+    count: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrawTemplates:
+    """Up to `per_identity` templates of each of the identities that these shards have."""
+
+    gallery_id: str
+    shards: tuple[int, ...]
+    identities: tuple[str, ...]
+    per_identity: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnReply:
+    """embeddings: (n, dim) float32; identities: n, of each."""
+
+    embeddings: FloatArray
+    identities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PrepareModel:
     """Encode every sealed row of these shards with the model, beside the codes in use. Repeatable; searches go on.
 
@@ -554,6 +584,8 @@ ControlRequest: TypeAlias = (
     | DropGallery
     | SampleRows
     | SampleRecent
+    | DrawIdentities
+    | DrawTemplates
     | PrepareModel
     | ActivateModel
     | DiscardModels
@@ -577,6 +609,8 @@ Reply: TypeAlias = (
     | IdentitiesReply
     | StatsReply
     | SampleReply
+    | IdentityDraw
+    | DrawnReply
     | ShardPoint
     | ExportedRows
     | ModelsReply

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.actors import HEALTH, LOCAL, Actor, RaySession
+from coordinator.calibrations import LabelledSample
 from coordinator.coordinator import ERASURE_S
 from coordinator.coordinator_process import CoordinatorProcess, host_title
 from coordinator.dataplane.handshake import checked_secret
+from coordinator.gallery_calibration import Calibration
 from coordinator.host_process import ShardHostProcess
 from coordinator.ray_runtime import RayRuntime
 from coordinator.replication import ReplicationPolicy
@@ -182,6 +184,7 @@ class RayCoordinator:
     def __init__(self, actor: Actor) -> None:
         self.actor = actor
         self.snapshots = RaySnapshotControl(actor)
+        self.calibrations = RayCalibrations(actor)
 
     def hosts(self) -> tuple[str, ...]:
         """See Coordinator.hosts."""
@@ -343,6 +346,27 @@ class RaySnapshotControl:
 
     def _call(self, method: str, *args: object) -> Any:
         return self._actor.call("call", f"snapshots.{method}", args, {})
+
+
+class RayCalibrations:
+    """The methods of `coordinator.calibrations.Calibrations`, carried out by the coordinator's actor."""
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor = actor
+
+    def draw(self, gallery: str, count: int, seed: int) -> LabelledSample:
+        """See Calibrations.draw."""
+        sample: LabelledSample = self._actor.call("call", "calibrations.draw", (gallery, count, seed), {})
+        return sample
+
+    def put(self, gallery_id: str, calibration: Calibration) -> None:
+        """See Calibrations.put."""
+        self._actor.call("call", "calibrations.put", (gallery_id, calibration), {})
+
+    def of(self, gallery_id: str) -> Calibration | None:
+        """See Calibrations.of."""
+        found: Calibration | None = self._actor.call("call", "calibrations.of", (gallery_id,), {})
+        return found
 
 
 def _connect(options: RayOptions, namespace: str) -> RaySession:

@@ -119,6 +119,19 @@ class IdentityCount:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentityDraw:
+    """Identities drawn of all (`lone`, whatever they have) and of those with two templates or more (`paired`).
+
+    identities, templates: how many identities there are, and how many templates bear one.
+    """
+
+    lone: tuple[IdentityCount, ...]
+    paired: tuple[IdentityCount, ...]
+    identities: int
+    templates: int
+
+
+@dataclass(frozen=True, slots=True)
 class ErasureState:
     """What a shard's files still hold of deleted templates.
 

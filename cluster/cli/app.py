@@ -23,6 +23,7 @@ from cluster.cli import (
     galleries,
     models,
     search,
+    serve,
     snapshots,
     status,
     templates,
@@ -55,6 +56,7 @@ for _verb in (
     status.status,
     doctor.doctor,
     fsck.fsck,
+    serve.serve,
 ):
     _app.command()(_verb)
 _app.command("erasure-report")(erasure.erasure_report)

@@ -11,6 +11,7 @@ from cluster.faces.photos import Photo, walk_photos
 from cluster.faces.pipeline import Face, FacePipeline, ImageFaces, PipelineOptions, Select, select_face
 from cluster.faces.quality import Quality, QualityGate, Refusal
 from cluster.faces.registry import DEFAULT_DETECTOR, DEFAULT_EMBEDDER, ModelFile, ModelSpec, list_models, model_spec
+from cluster.faces.thumbnail import thumbnail
 
 __all__ = [
     "DEFAULT_DETECTOR",
@@ -40,5 +41,6 @@ __all__ = [
     "pull",
     "read_image",
     "select_face",
+    "thumbnail",
     "walk_photos",
 ]

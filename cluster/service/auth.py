@@ -1,0 +1,129 @@
+"""Who asks: API keys looked up in the catalog, and remembered for a few seconds.
+
+A key that was revoked through another gateway is refused here within KEY_S. While the catalog is away, keys that were
+good are taken to be so for AWAY_S, so that queries go on; nobody new gets in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from coordinator.tenants import KeyRecord, TenantRecord, Tenants
+from shard.errors import HostUnavailable, StorageError, Unauthenticated, UnknownTenant
+
+KEY_S = 2.0
+"""How long a key that was looked up is taken to be as it was."""
+AWAY_S = 300.0
+"""How long a good key goes on being good while the catalog does not answer."""
+MAX_REMEMBERED = 10_000
+_SCHEME = "bearer "
+_AWAY = (HostUnavailable, StorageError)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks: a key, and the tenant that it belongs to (None: the operator's)."""
+
+    key: KeyRecord
+    tenant: TenantRecord | None
+
+    @property
+    def flow(self) -> str:
+        """Under which name its work takes turns."""
+        return "" if self.tenant is None else self.tenant.tenant_id
+
+    @property
+    def weight(self) -> float:
+        """Its share of the machine, relative to others that want it."""
+        return 10.0 if self.tenant is None else float(self.tenant.weight)
+
+
+def bearer(header: str | None) -> str:
+    """The key in an Authorization header. Unauthenticated if there is none or it is of another scheme."""
+    if header is None:
+        raise Unauthenticated("expected an API key in the header `Authorization: Bearer <key>`, got none")
+    if header[: len(_SCHEME)].lower() != _SCHEME:
+        raise Unauthenticated("expected `Authorization: Bearer <key>`, got another scheme")
+    return header[len(_SCHEME) :].strip()
+
+
+@dataclass(slots=True)
+class _Known:
+    principal: Principal | None
+    """None: it was refused."""
+    reason: str
+    at: float
+
+
+class Keys:
+    """Principals by key. Thread-safe. What is remembered is a digest of the key, never the key."""
+
+    def __init__(self, tenants: Tenants, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tenants = tenants
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+
+    def remembered(self, text: str) -> Principal | None:
+        """The key's principal if it was looked up a moment ago, else None. Unauthenticated if it was refused then."""
+        known = self._known.get(_digest(text))
+        if known is None or self._clock() - known.at > KEY_S:
+            return None
+        if known.principal is None:
+            raise Unauthenticated(known.reason)
+        self._check_expiry(known.principal.key)
+        return known.principal
+
+    def authenticate(self, text: str) -> Principal:
+        """Look the key up. Unauthenticated, or what the catalog raises. May block."""
+        digest = _digest(text)
+        try:
+            key = self._tenants.authenticate(text)
+            tenant = None if key.tenant is None else self._tenant(key)
+        except Unauthenticated as error:
+            self._remember(digest, _Known(None, str(error), self._clock()))
+            raise
+        except _AWAY:
+            known = self._known.get(digest)
+            if known is None or known.principal is None or self._clock() - known.at > AWAY_S:
+                raise
+            self._check_expiry(known.principal.key)
+            return known.principal
+        principal = Principal(key, tenant)
+        self._remember(digest, _Known(principal, "", self._clock()))
+        return principal
+
+    def forget(self) -> None:
+        """Look every key up again: keys or tenants were changed here."""
+        with self._lock:
+            self._known.clear()
+
+    def _tenant(self, key: KeyRecord) -> TenantRecord:
+        assert key.tenant is not None
+        try:
+            tenant = self._tenants.get(key.tenant)
+        except UnknownTenant:
+            raise Unauthenticated("the key's tenant is not there any more") from None
+        if tenant.tenant_id != key.tenant_id:
+            raise Unauthenticated("the key's tenant is not there any more")
+        return tenant
+
+    def _check_expiry(self, key: KeyRecord) -> None:
+        if key.expires_at is not None and time.time() >= key.expires_at:
+            raise Unauthenticated("the key has expired")
+
+    def _remember(self, digest: bytes, known: _Known) -> None:
+        with self._lock:
+            self._known[digest] = known
+            self._known.move_to_end(digest)
+            while len(self._known) > MAX_REMEMBERED:
+                self._known.popitem(last=False)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

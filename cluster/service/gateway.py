@@ -1,0 +1,177 @@
+"""`Gateway`: what one process of the service holds. A cluster, who may use it, and whose turn it is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from cluster.service.auth import Keys, Principal
+from cluster.service.metrics import Metrics
+from cluster.service.rates import RateLimits
+from cluster.service.scheduler import FairScheduler
+from cluster.service.searches import Searches
+from cluster.service.work import Work
+from coordinator.tenants import AuditEntry
+from shard.errors import FacegridError, QuotaExceeded, UnknownGallery
+
+if TYPE_CHECKING:
+    from cluster.api import Cluster
+    from cluster.gallery import Gallery
+
+_LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+SEARCH_THREADS = 2
+"""One call of the index uses all cores; a second one fills them while the first one's answer is put together."""
+WORK_THREADS = 16
+"""Writes wait for the disk most of their time."""
+GALLERY_S = 1.0
+"""How long a gallery that was looked up is taken to be as it was; who is told otherwise by a shard looks again."""
+AUDIT_S = 0.5
+"""How long an audited read may wait in memory. What changes something is written before it is answered."""
+MAX_AUDIT = 100_000
+USAGE_S = 5.0
+"""How old a tenant's usage may be when its quota is compared, besides what was enrolled here since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may be. Sizes in bytes, times in seconds."""
+
+    body_bytes: int = 64 << 20
+    bodies_bytes: int = 512 << 20
+    """Of all requests that are being read at once."""
+    body_s: float = 30.0
+    deadline_s: float = 60.0
+
+
+class Gateway:
+    """Shared by all requests of one event loop."""
+
+    def __init__(self, cluster: Cluster, *, limits: Limits | None = None, snapshot_store: str | None = None) -> None:
+        """cluster: stays the caller's to close. snapshot_store: where tenants' snapshots go; None: they have none."""
+        self.cluster = cluster
+        self.limits = limits or Limits()
+        self.snapshot_store = snapshot_store
+        self.keys = Keys(cluster.tenants)
+        self.rates = RateLimits()
+        self.metrics = Metrics()
+        self._search_turns = FairScheduler("search", SEARCH_THREADS)
+        self._work_turns = FairScheduler("work", WORK_THREADS)
+        self.searches = Searches(self._search_turns)
+        self._work = Work(self._work_turns)
+        self._galleries: dict[str, tuple[float, Gallery]] = {}
+        self._audit: deque[AuditEntry] = deque()
+        self._usage: dict[str, tuple[float, int, int]] = {}
+        self._usage_lock = threading.Lock()
+        self.is_stopping = False
+
+    async def run(self, principal: Principal, kind: str, call: Callable[[], T]) -> T:
+        """A blocking call in a worker's thread, when it is the tenant's turn."""
+        return await self._work.run(principal.flow, kind, principal.weight, call)
+
+    async def principal(self, text: str) -> Principal:
+        """Whose key it is; Unauthenticated."""
+        known = self.keys.remembered(text)
+        if known is None:
+            known = await asyncio.to_thread(self.keys.authenticate, text)
+        return known
+
+    async def gallery(self, principal: Principal, name: str) -> Gallery:
+        """A gallery by its full name; UnknownGallery."""
+        known = self._galleries.get(name)
+        if known is not None and time.monotonic() - known[0] < GALLERY_S:
+            return known[1]
+        try:
+            found = await self.run(principal, "lookup", lambda: self.cluster.gallery(name))
+        except UnknownGallery:
+            self._galleries.pop(name, None)
+            raise
+        if len(self._galleries) > 10_000:
+            self._galleries.clear()
+        if known is not None and known[1].gallery_id == found.gallery_id:
+            found = known[1]  # the same object, so that its searches travel together
+        self._galleries[name] = (time.monotonic(), found)
+        return found
+
+    def forget_gallery(self, name: str) -> None:
+        """It was dropped, or a shard says that it is not there."""
+        self._galleries.pop(name, None)
+
+    # Quotas
+
+    def check_room(self, principal: Principal, templates: int) -> None:
+        """QuotaExceeded if the tenant's quotas of templates or bytes do not hold so many more. May block."""
+        tenant = principal.tenant
+        if tenant is None or (tenant.quotas.templates is None and tenant.quotas.bytes is None):
+            return
+        with self._usage_lock:
+            at, held, size = self._usage.get(tenant.tenant_id, (float("-inf"), 0, 0))
+        if time.monotonic() - at > USAGE_S:
+            usage = self.cluster.usage(tenant.name)
+            at, held, size = time.monotonic(), usage.templates, usage.bytes
+        quotas = tenant.quotas
+        if quotas.templates is not None and held + templates > quotas.templates:
+            raise QuotaExceeded(
+                f"tenant {tenant.name} has {held} templates of the {quotas.templates} that its quota allows;"
+                f" {templates} more do not fit"
+            )
+        if quotas.bytes is not None and size >= quotas.bytes:
+            raise QuotaExceeded(f"tenant {tenant.name} has {size} bytes of the {quotas.bytes} that its quota allows")
+        with self._usage_lock:
+            self._usage[tenant.tenant_id] = (at, held + templates, size)
+
+    # Audit
+
+    def audit(self, entry: AuditEntry) -> None:
+        """Remember an entry to be written soon. Searches of one key in one gallery are counted together."""
+        last = self._audit[-1] if self._audit else None
+        if last is not None and _is_alike(last, entry):
+            self._audit[-1] = replace(last, count=(last.count or 0) + (entry.count or 0))
+        elif len(self._audit) < MAX_AUDIT:
+            self._audit.append(entry)
+        else:
+            self.metrics.audit_lost.inc()
+
+    def write_audit(self) -> None:
+        """Write what is remembered; what cannot be written now is kept. Blocks."""
+        entries = []
+        while self._audit:
+            entries.append(self._audit.popleft())
+        if not entries:
+            return
+        try:
+            self.cluster.tenants.record(entries)
+        except FacegridError:
+            self._audit.extendleft(reversed(entries))
+            _LOG.exception("the audit log cannot be written; %d entries wait", len(self._audit))
+
+    async def keep_audit(self) -> None:
+        """Write the audit log as it comes, until cancelled."""
+        while True:
+            await asyncio.sleep(AUDIT_S)
+            await asyncio.to_thread(self.write_audit)
+
+    def close(self) -> None:
+        """Finish what was begun, and write the audit log. The cluster stays open. Idempotent."""
+        self.is_stopping = True
+        self._search_turns.close()
+        self._work_turns.close()
+        self.write_audit()
+
+    def waiting(self) -> dict[str, int]:
+        """Searches that wait for their turn, by tenant id."""
+        return self._search_turns.waiting()
+
+
+def _is_alike(a: AuditEntry, b: AuditEntry) -> bool:
+    return (
+        (a.action, a.key_id, a.gallery, a.outcome, a.tenant) == (b.action, b.key_id, b.gallery, b.outcome, b.tenant)
+        and a.action.startswith("search")
+        and b.at - a.at < AUDIT_S
+    )

@@ -1,0 +1,56 @@
+"""Requests that may be repeated: what was answered under an Idempotency-Key is answered again, and not done again.
+
+The catalog remembers it (`coordinator.idempotency`), so it holds over restarts and between gateways. A process that
+dies between doing and remembering leaves a request that is done again: ids of new templates are made from the key, so
+that nothing is stored twice then either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from fastapi import Response
+
+from cluster.service.calls import Call
+from cluster.service.problems import HttpProblem, malformed
+
+Perform = Callable[[list[str] | None], Awaitable[dict[str, Any]]]
+MAX_KEY = 128
+
+
+async def once(call: Call, ids: int, perform: Perform, status: int = 200) -> Response:
+    """Do it, or answer as before. perform gets `ids` template ids that are this request's own, None without a key."""
+    key = call.request.headers.get("idempotency-key")
+    if key is None:
+        return call.reply(await perform(None), status)
+    if not 0 < len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
+        raise malformed(f"Idempotency-Key: expected 1 to {MAX_KEY} printable ASCII characters")
+    owner = call.principal.flow
+    store = call.gateway.cluster.idempotency
+    digest = _digest(call)
+    known = await call.run(lambda: store.begin(owner, key, digest))
+    if known is not None:
+        if known.digest != digest:
+            raise HttpProblem(
+                422, "idempotency_key_reused", "Idempotency-Key: another request was made with this key before"
+            )
+        if known.reply is not None:
+            return call.reply(orjson.loads(known.reply), status)
+    value = await perform([_made_id(owner, key, number) for number in range(ids)])
+    await call.run(lambda: store.finish(owner, key, orjson.dumps(value)))
+    return call.reply(value, status)
+
+
+def _digest(call: Call) -> bytes:
+    found = hashlib.sha256()
+    for part in (call.request.method.encode(), call.request.url.path.encode(), call.request.url.query.encode()):
+        found.update(len(part).to_bytes(4, "little") + part)
+    found.update(call.body_type.encode() + b"\0" + call.body)
+    return found.digest()
+
+
+def _made_id(owner: str, key: str, number: int) -> str:
+    return hashlib.blake2b(f"{owner}\0{key}\0{number}".encode(), digest_size=16).hexdigest()

@@ -1,0 +1,79 @@
+"""Whether the service lives, can serve, and how it does; the OpenAPI document. No key is needed, but for metrics."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+
+from cluster.service import media
+from cluster.service.calls import Asked
+from cluster.service.gateway import Gateway
+from cluster.service.operations import openapi, operation
+from cluster.service.schemas import Reply
+from cluster.service.shell import STATE
+from shard.errors import FacegridError
+
+router = APIRouter()
+READY_S = 2.0
+"""How long the catalog may take to answer before the service counts as not ready."""
+
+
+class HealthReply(Reply):
+    """status: ok, or what is wrong."""
+
+    status: str
+
+
+@operation(router, "GET", "/livez", "livez", reply=HealthReply, produces=(media.JSON,), is_public=True, tag="health")
+async def livez() -> Response:
+    """The process answers. A liveness probe: restart it if this fails."""
+    return _status("ok", 200)
+
+
+@operation(router, "GET", "/readyz", "readyz", reply=HealthReply, produces=(media.JSON,), is_public=True, tag="health")
+async def readyz(request: Request) -> Response:
+    """Queries can be served: the catalog answers and the service is not being stopped. A readiness probe."""
+    return await _ready(request)
+
+
+@operation(
+    router, "GET", "/healthz", "healthz", reply=HealthReply, produces=(media.JSON,), is_public=True, tag="health"
+)
+async def healthz(request: Request) -> Response:
+    """The same as /readyz."""
+    return await _ready(request)
+
+
+async def _ready(request: Request) -> Response:
+    gateway: Gateway = request.scope[STATE].gateway
+    if gateway.is_stopping:
+        return _status("stopping", 503)
+    try:
+        await asyncio.wait_for(asyncio.to_thread(gateway.cluster.coordinator.hosts), READY_S)
+    except (FacegridError, TimeoutError, asyncio.TimeoutError):
+        return _status("the control plane does not answer", 503)
+    return _status("ok", 200)
+
+
+def _status(text: str, status: int) -> Response:
+    return Response(media.encode({"status": text}, media.JSON), status, media_type=media.JSON)
+
+
+@operation(router, "GET", "/metrics", "metrics", reply=None, produces=("text/plain",), tag="health")
+async def metrics(call: Asked) -> Response:
+    """Prometheus metrics of this gateway. Needs a key of the operator."""
+    call.operator()
+    gateway = call.gateway
+    for rows in gateway.searches.taken_groups():
+        gateway.metrics.batch_rows.observe(rows)
+    gateway.metrics.waiting.clear()
+    for tenant_id, waiting in gateway.waiting().items():
+        gateway.metrics.waiting.labels(tenant_id).set(waiting)
+    return Response(gateway.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@operation(router, "GET", "/openapi.json", "openapi", reply=None, produces=(media.JSON,), is_public=True, tag="health")
+async def document(request: Request) -> Response:
+    """This document."""
+    return Response(media.encode(openapi(request.app, request.app.version), media.JSON), media_type=media.JSON)

@@ -1,0 +1,194 @@
+"""Photos: enroll them, search by them, see which faces are in them, compare two.
+
+Bytes only: no URL is ever fetched. What a photo is refused for is a reason of `cluster.faces`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Response
+
+from cluster import images
+from cluster.faces import Face
+from cluster.gallery import Gallery
+from cluster.results import Box
+from cluster.service import media, schemas
+from cluster.service.calls import Asked, Call
+from cluster.service.operations import operation
+from cluster.service.routes.galleries import ONE
+from cluster.service.routes.search import candidates, coverage, metadata_of, searched
+from cluster.thumbnails import check_own, thumbnail_of
+from shard.errors import InvalidImage, InvalidParameter, UnknownTemplate
+from shard.types import MAX_ID_BYTES, FloatArray
+
+router = APIRouter(prefix="/v1")
+GALLERY = f"/galleries{ONE}"
+_IDENTITY = Annotated[str | None, Query(min_length=1, max_length=MAX_ID_BYTES)]
+
+
+@operation(
+    router, "POST", f"{GALLERY}/images", "images.enroll",
+    body=schemas.ImagesBody, reply=schemas.ImagesReply, images=True, tag="photos",
+)  # fmt: skip
+async def enroll(call: Asked, tenant: str, gallery: str, identity: _IDENTITY = None) -> Response:
+    """Enroll the main face of each photo. A photo that is refused has its reason; the others are enrolled.
+
+    A template's id is a hash of the photo's bytes, so that the same photo twice is one template.
+    """
+    found = await call.gallery("write")
+    if call.body_type in media.IMAGES:
+        items = [(call.body, identity, None)]
+    else:
+        wanted = call.read(schemas.ImagesBody)
+        if identity is not None:
+            raise InvalidParameter("identity: expected with each image, not in the query, where the body is JSON")
+        for item in wanted.images:
+            check_own(item.metadata)
+        items = [
+            (decoded(item.data, f"images.{i}.data"), item.identity, item.metadata)
+            for i, item in enumerate(wanted.images)
+        ]
+    keeps = call.principal.tenant is not None and call.principal.tenant.keeps_thumbnails
+    results = [await _enrolled(call, found, *item, keeps) for item in items]
+    added = sum(result.get("is_new") is True for result in results)
+    refused = sum("reason" in result for result in results)
+    call.exchange.count = added
+    return call.reply(
+        {"results": results, "enrolled": added, "skipped": len(results) - added - refused, "refused": refused}
+    )
+
+
+async def _enrolled(
+    call: Call, gallery: Gallery, data: bytes, identity: str | None, metadata: dict[str, Any] | None, keeps: bool
+) -> dict[str, Any]:
+    def write() -> dict[str, Any]:
+        call.gateway.check_room(call.principal, 1)
+        result = gallery.enroll_image(data, identity=identity, metadata=metadata, keep_thumbnail=keeps)
+        return {"template_id": result.template_ids[0], "is_new": result.enrolled == 1}
+
+    try:
+        return await call.run(write, kind="photo")
+    except InvalidImage as error:
+        return {"reason": error.reason, "message": str(error)}
+
+
+@operation(
+    router, "GET", f"{GALLERY}/thumbnail", "images.thumbnail", reply=None, produces=("image/jpeg",), tag="photos"
+)
+async def thumbnail(
+    call: Asked, tenant: str, gallery: str, template_id: Annotated[str, Query(min_length=1, max_length=MAX_ID_BYTES)]
+) -> Response:
+    """A small picture of an enrolled face; 404 where the tenant keeps none."""
+    found = await call.gallery("read")
+    template = await call.run(lambda: found.get(template_id), kind="read")
+    jpeg = thumbnail_of(template.metadata)
+    if jpeg is None:
+        raise UnknownTemplate(f"template {template_id!r} has no thumbnail")
+    return Response(jpeg, media_type="image/jpeg")
+
+
+@operation(
+    router, "POST", f"{GALLERY}/search/image", "search.image",
+    body=schemas.ImageSearchBody, reply=schemas.ImageSearchReply, images=True, tag="search",
+)  # fmt: skip
+async def search_image(
+    call: Asked,
+    tenant: str,
+    gallery: str,
+    k: Annotated[int, Query(ge=1, le=1000)] = 10,
+    threshold: Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False)] = None,
+) -> Response:
+    """The k nearest templates to a face of a photo. k and threshold in the query count where the body is the image."""
+    found = await call.gallery("read")
+    which: int | Literal["largest"] = "largest"
+    if call.body_type in media.IMAGES:
+        data, wanted = call.body, schemas.SearchOptions(k=k, threshold=threshold)
+    else:
+        body = call.read(schemas.ImageSearchBody)
+        data, which, wanted = decoded(body.image, "image"), body.face, body
+    face, embedding = await probe_of(call, found, data, which)
+    batch = await searched(call, found, embedding[None, :], wanted)
+    records = await metadata_of(call, found, batch) if wanted.include else None
+    return call.reply(
+        {
+            "face": box_values(images.box_of(face)),
+            "candidates": candidates(batch.template_ids[0], batch.identities[0], batch.scores[0], records),
+            "coverage": coverage(batch),
+            "threshold": batch.threshold,
+        }
+    )
+
+
+@operation(
+    router, "POST", "/detect", "detect", body=schemas.DetectBody, reply=schemas.DetectReply, images=True, tag="photos"
+)
+async def detect(call: Asked) -> Response:
+    """The faces of a photo, largest first, and why one would not be enrolled. Nothing is kept."""
+    data = call.body if call.body_type in media.IMAGES else decoded(call.read(schemas.DetectBody).image, "image")
+    faces = await call.run(lambda: call.gateway.cluster.faces.faces(data), kind="photo")
+    return call.reply(
+        {
+            "faces": [
+                {
+                    "box": box_values(images.box_of(face)),
+                    "detector_score": face.detector_score,
+                    "is_usable": face.refused is None,
+                    "reason": face.refused,
+                }
+                for face in faces
+            ]
+        }
+    )
+
+
+@operation(router, "POST", "/verify", "verify", body=schemas.PairBody, reply=schemas.PairReply, tag="photos")
+async def verify(call: Asked) -> Response:
+    """Whether the main faces of two photos are the same person's. Nothing is kept."""
+    wanted = call.read(schemas.PairBody)
+    first, second = decoded(wanted.image_a, "image_a"), decoded(wanted.image_b, "image_b")
+    result = await call.run(
+        lambda: call.gateway.cluster.verify(first, second, threshold=wanted.threshold), kind="photo"
+    )
+    return call.reply(
+        {
+            "score": result.score,
+            "threshold": result.threshold,
+            "is_match": result.is_match,
+            "face_a": box_values(result.face_a),
+            "face_b": box_values(result.face_b),
+        }
+    )
+
+
+async def probe_of(
+    call: Call, gallery: Gallery, data: bytes, which: int | Literal["largest"]
+) -> tuple[Face, FloatArray]:
+    """A face of a photo and its embedding (dim,): the main one, or one by number, largest first. InvalidImage."""
+
+    def find() -> Face:
+        faces = call.gateway.cluster.faces_for(gallery).faces(data, embed_refused=True)
+        if which == "largest":
+            return images.probe_face(faces)
+        if not 0 <= which < len(faces):
+            raise InvalidParameter(f"face: the photo has {len(faces)} faces, got number {which}")
+        return faces[which]
+
+    face = await call.run(find, kind="photo")
+    assert face.embedding is not None, "refused faces were asked for with their embeddings"
+    return face, face.embedding
+
+
+def decoded(text: str, what: str) -> bytes:
+    """The bytes of a base64 text; InvalidParameter."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidParameter(f"{what}: expected base64, got {error}") from None
+
+
+def box_values(box: Box) -> dict[str, float]:
+    """A face's box as a body."""
+    return {"x": box.x, "y": box.y, "width": box.width, "height": box.height}

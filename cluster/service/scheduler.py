@@ -1,0 +1,122 @@
+"""Whose turn it is: weighted fair queueing of work over a few threads.
+
+Each flow (a tenant's single queries, its batches, its writes) has a queue. A piece of work is stamped with the virtual
+time at which it would start if every flow had its share of the machine all the time; the earliest stamp goes first. A
+flow that was idle starts at the present, so a tenant that asks rarely is served next, whatever the others have queued,
+and one that floods waits behind itself alone.
+Source: start-time fair queueing, Goyal, Vin and Cheng, SIGCOMM 1996. What a piece costs is guessed when it is queued and
+set right when it is done.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from shard.errors import RateLimited, ShardClosed
+
+MAX_WAITING = 2_048
+"""Pieces that one flow may have waiting; more are refused at once, with a time after which to try again."""
+
+
+@dataclass(slots=True)
+class Piece:
+    """Work to be done once in a worker's thread. run must not raise. cost_s: seconds that it is expected to take."""
+
+    run: Callable[[], None]
+    cost_s: float
+    start: float = 0.0
+
+
+@dataclass(slots=True)
+class _Flow:
+    name: tuple[str, str]
+    weight: float
+    waiting: deque[Piece] = field(default_factory=deque)
+    last_finish: float = 0.0
+
+
+class FairScheduler:
+    """Threads that take the next piece of the flow whose turn it is. Thread-safe."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._lock = threading.Condition()
+        self._flows: dict[tuple[str, str], _Flow] = {}
+        self._turns: list[tuple[float, int, _Flow]] = []
+        self._number = itertools.count()
+        self._now = 0.0
+        self._under_way = 0
+        self._is_closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"facegrid-{name}-{i}", daemon=True) for i in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, flow: tuple[str, str], weight: float, piece: Piece) -> None:
+        """Queue a piece of a flow, (tenant, kind of work). RateLimited if it has MAX_WAITING, ShardClosed at the end."""
+        with self._lock:
+            if self._is_closed:
+                raise ShardClosed("the service is being stopped")
+            found = self._flows.get(flow)
+            if found is None:
+                found = self._flows[flow] = _Flow(flow, weight)
+            found.weight = weight
+            if len(found.waiting) >= MAX_WAITING:
+                raise RateLimited(f"{MAX_WAITING} requests of this tenant are waiting for their turn", retry_after_s=1)
+            piece.start = max(self._now, found.last_finish)
+            found.last_finish = piece.start + piece.cost_s / weight
+            found.waiting.append(piece)
+            if len(found.waiting) == 1:
+                self._enter(found)
+            self._lock.notify()
+
+    def waiting(self) -> dict[str, int]:
+        """Pieces that wait, by tenant."""
+        with self._lock:
+            found: dict[str, int] = {}
+            for (tenant, _), flow in self._flows.items():
+                found[tenant] = found.get(tenant, 0) + len(flow.waiting)
+            return found
+
+    def close(self) -> None:
+        """Refuse new pieces, finish those that wait, end the threads."""
+        with self._lock:
+            self._is_closed = True
+            self._lock.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _enter(self, flow: _Flow) -> None:
+        heapq.heappush(self._turns, (flow.waiting[0].start, next(self._number), flow))
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                while not self._turns:
+                    if self._is_closed:
+                        return
+                    self._lock.wait()
+                _, _, flow = heapq.heappop(self._turns)
+                piece = flow.waiting.popleft()
+                self._now = max(self._now, piece.start)
+                self._under_way += 1
+                if flow.waiting:
+                    self._enter(flow)
+            began = time.perf_counter()
+            piece.run()
+            self._settle(flow, piece, time.perf_counter() - began)
+
+    def _settle(self, flow: _Flow, piece: Piece, took_s: float) -> None:
+        """Charge what it took instead of what was guessed. When nothing is left to do, nobody owes anything."""
+        with self._lock:
+            self._under_way -= 1
+            flow.last_finish += (took_s - piece.cost_s) / flow.weight
+            if not self._turns and not self._under_way:
+                self._flows.clear()
+                self._now = 0.0

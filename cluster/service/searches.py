@@ -1,0 +1,204 @@
+"""Searches on their way to the router: single queries travel together, long batches are cut into short pieces.
+
+Queries of one gallery with the same parameters that wait for a worker become one call of the index, which is several
+times cheaper per query. A batch is cut so that a piece takes about PIECE_S: nobody waits longer for a worker than that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from cluster.results import SearchBatch
+from cluster.service.scheduler import FairScheduler, Piece
+from coordinator.types import Coverage
+from shard.types import FloatArray
+
+PIECE_S = 0.004
+"""Seconds that a piece of a batch should take: what a single query of another tenant may have to wait for."""
+GROUP_ROWS = 64
+"""Probes that travel together at most. More do not make the index any faster (benchmarks.service)."""
+BATCH_ROWS = 8
+"""A request of more probes than this is a batch: it waits in its tenant's other queue."""
+FIRST_GUESS_S = 0.0005
+_SMOOTHING = 0.2
+
+Options = tuple[tuple[str, Any], ...]
+"""Keyword arguments of `Gallery.search`, sorted by name, hashable: requests with equal ones may travel together."""
+
+
+class Searchable(Protocol):
+    """What is asked of a gallery here."""
+
+    @property
+    def name(self) -> str:
+        """`tenant/gallery`."""
+
+    def search(self, probes: FloatArray, **options: Any) -> SearchBatch:
+        """See `cluster.Gallery.search`."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    probes: FloatArray
+    future: asyncio.Future[SearchBatch]
+    deadline: float
+
+
+@dataclass(slots=True)
+class _Group:
+    gallery: Searchable
+    options: Options
+    waiting: list[_Waiting] = field(default_factory=list)
+    rows: int = 0
+
+
+class Searches:
+    """Searches of one event loop. `search` is called in the loop; the work is done in the scheduler's threads."""
+
+    def __init__(self, scheduler: FairScheduler) -> None:
+        self._scheduler = scheduler
+        self._lock = threading.Lock()
+        self._open: dict[tuple[str, str, Options], _Group] = {}
+        self._row_s: dict[tuple[str, Options], float] = {}
+        self.group_rows: list[int] = []
+        """Sizes of the groups that were carried out since somebody looked; see `taken_groups`."""
+
+    async def search(
+        self, tenant: str, weight: float, gallery: Searchable, probes: FloatArray, options: Options, deadline: float
+    ) -> SearchBatch:
+        """Candidates of the probes (n, dim), in their order.
+
+        options: checked before. deadline: a time.monotonic() value. Raises what `Gallery.search` does.
+        """
+        if len(probes) <= BATCH_ROWS:
+            return await self._single(tenant, weight, gallery, probes, options, deadline)
+        cost = self._row_s.get((gallery.name, options), FIRST_GUESS_S)
+        rows = max(BATCH_ROWS, min(GROUP_ROWS, int(PIECE_S / cost)))
+        pieces = [probes[begin : begin + rows] for begin in range(0, len(probes), rows)]
+        found = await asyncio.gather(
+            *(self._submit(tenant, "batch", weight, gallery, piece, options, deadline) for piece in pieces)
+        )
+        return _joined(found)
+
+    def _single(
+        self, tenant: str, weight: float, gallery: Searchable, probes: FloatArray, options: Options, deadline: float
+    ) -> asyncio.Future[SearchBatch]:
+        """Join the group that waits for a worker, or begin one."""
+        key = (tenant, gallery.name, options)
+        waiting = _Waiting(probes, asyncio.get_running_loop().create_future(), deadline)
+        with self._lock:
+            group = self._open.get(key)
+            if group is not None and group.rows + len(probes) <= GROUP_ROWS and group.gallery is gallery:
+                group.waiting.append(waiting)
+                group.rows += len(probes)
+                return waiting.future
+            group = self._open[key] = _Group(gallery, options, [waiting], len(probes))
+        self._queue(tenant, "single", weight, group, key)
+        return waiting.future
+
+    def _submit(
+        self,
+        tenant: str,
+        kind: str,
+        weight: float,
+        gallery: Searchable,
+        probes: FloatArray,
+        options: Options,
+        deadline: float,
+    ) -> asyncio.Future[SearchBatch]:
+        waiting = _Waiting(probes, asyncio.get_running_loop().create_future(), deadline)
+        self._queue(tenant, kind, weight, _Group(gallery, options, [waiting], len(probes)), None)
+        return waiting.future
+
+    def _queue(
+        self, tenant: str, kind: str, weight: float, group: _Group, key: tuple[str, str, Options] | None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        row_s = self._row_s.get((group.gallery.name, group.options), FIRST_GUESS_S)
+
+        def run() -> None:
+            if key is not None:
+                with self._lock:
+                    if self._open.get(key) is group:
+                        del self._open[key]
+            self._carry_out(group, loop)
+
+        try:
+            self._scheduler.submit((tenant, kind), weight, Piece(run, row_s * group.rows))
+        except BaseException:
+            with self._lock:
+                if key is not None and self._open.get(key) is group:
+                    del self._open[key]
+            raise
+
+    def _carry_out(self, group: _Group, loop: asyncio.AbstractEventLoop) -> None:
+        """In a worker's thread."""
+        waiting = [one for one in group.waiting if not one.future.cancelled()]  # whose caller has gone
+        if not waiting:
+            return
+        began = time.perf_counter()
+        try:
+            probes = waiting[0].probes if len(waiting) == 1 else np.concatenate([one.probes for one in waiting])
+            left_ms = max(1.0, (max(one.deadline for one in waiting) - time.monotonic()) * 1000)
+            found = group.gallery.search(probes, deadline_ms=left_ms, **dict(group.options))
+            results: Sequence[SearchBatch | BaseException] = _split(found, [len(one.probes) for one in waiting])
+        except Exception as error:  # noqa: BLE001 - handed to each caller
+            results = [error] * len(waiting)
+        else:
+            self._learn(group, (time.perf_counter() - began) / len(probes), len(probes))
+        loop.call_soon_threadsafe(_resolve, waiting, results)
+
+    def _learn(self, group: _Group, row_s: float, rows: int) -> None:
+        key = (group.gallery.name, group.options)
+        with self._lock:
+            if len(self._row_s) > 10_000:
+                self._row_s.clear()
+            before = self._row_s.get(key, row_s)
+            self._row_s[key] = before + _SMOOTHING * (row_s - before)
+            if len(self.group_rows) < 100_000:
+                self.group_rows.append(rows)
+
+    def taken_groups(self) -> list[int]:
+        """Sizes of the groups carried out since the last call."""
+        with self._lock:
+            found, self.group_rows = self.group_rows, []
+        return found
+
+
+def _resolve(waiting: Sequence[_Waiting], results: Sequence[SearchBatch | BaseException]) -> None:
+    for one, result in zip(waiting, results, strict=True):
+        if one.future.done():
+            continue
+        if isinstance(result, BaseException):
+            one.future.set_exception(result)
+        else:
+            one.future.set_result(result)
+
+
+def _split(batch: SearchBatch, sizes: Sequence[int]) -> list[SearchBatch]:
+    if len(sizes) == 1:
+        return [batch]
+    found, begin = [], 0
+    for size in sizes:
+        rows = slice(begin, begin + size)
+        found.append(SearchBatch(batch.template_ids[rows], batch.scores[rows], batch.identities[rows], batch.coverage))
+        begin += size
+    return found
+
+
+def _joined(batches: Sequence[SearchBatch]) -> SearchBatch:
+    if len(batches) == 1:
+        return batches[0]
+    return SearchBatch(
+        tuple(row for batch in batches for row in batch.template_ids),
+        np.concatenate([batch.scores for batch in batches]),
+        tuple(row for batch in batches for row in batch.identities),
+        Coverage(min(batch.coverage.answered for batch in batches), batches[0].coverage.asked),
+    )

@@ -1,0 +1,122 @@
+"""Run the service: one uvicorn on uvloop, in this process, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from cluster.service.app import build_app
+from cluster.service.gateway import Gateway
+from shard.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from cluster.api import Cluster
+
+_LOG = logging.getLogger(__name__)
+GRACE_S = 10
+"""How long requests under way may take when the service is stopped."""
+KEEP_ALIVE_S = 75
+MAX_CONNECTIONS = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where the service listens. port 0: one that is free. certificate, key: PEM files; with them it speaks TLS."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    certificate: str | None = None
+    key: str | None = None
+
+    def bind(self) -> socket.socket:
+        """The listening socket; InvalidParameter if it cannot be had."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        found = socket.socket(family, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind((self.host, self.port))
+        except OSError as error:
+            found.close()
+            raise InvalidParameter(f"cannot listen on {self.host}:{self.port}: {error}") from None
+        return found
+
+
+class Service:
+    """A gateway behind a socket. `run` blocks until `stop` is called, or a signal comes where it handles them."""
+
+    def __init__(self, gateway: Gateway, listen: Listen) -> None:
+        self.gateway = gateway
+        self._socket = listen.bind()
+        self.address: tuple[str, int] = self._socket.getsockname()[:2]
+        self.scheme = "http" if listen.certificate is None else "https"
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                build_app(gateway),
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                date_header=True,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=GRACE_S,
+                limit_concurrency=MAX_CONNECTIONS,
+                backlog=1024,
+                ssl_certfile=listen.certificate,
+                ssl_keyfile=listen.key,
+            )
+        )
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        host, port = self.address
+        return f"{self.scheme}://[{host}]:{port}" if ":" in host else f"{self.scheme}://{host}:{port}"
+
+    def run(self, *, ready: Callable[[], None] | None = None) -> None:
+        """Serve until stopped; ready is called once it listens. The gateway is closed then, the cluster is not."""
+        try:
+            asyncio.run(self._serve(ready))
+        finally:
+            self.gateway.close()
+            self._socket.close()
+
+    async def _serve(self, ready: Callable[[], None] | None) -> None:
+        task = asyncio.ensure_future(self._server.serve(sockets=[self._socket]))
+        while not self._server.started and not task.done():
+            await asyncio.sleep(0.01)
+        if ready is not None and not task.done():
+            ready()
+        await task
+
+    def stop(self) -> None:
+        """Answer what is under way, then return from `run`. From any thread."""
+        self._server.should_exit = True
+
+
+def stop_on_signals(service: Service) -> None:
+    """SIGTERM and SIGINT stop the service in order. In the main thread only."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        _LOG.info("%s: answering what is under way, then stopping", signal.Signals(number).name)
+        service.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+def serve(cluster: Cluster, listen: Listen, *, snapshot_store: str | None, ready: Callable[[Service], None]) -> None:
+    """Serve an open cluster from the main thread until a signal."""
+    service = Service(Gateway(cluster, snapshot_store=snapshot_store), listen)
+    stop_on_signals(service)
+    service.run(ready=lambda: ready(service))

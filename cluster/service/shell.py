@@ -1,0 +1,272 @@
+"""`Shell`: what every request passes before FastAPI sees it, and every answer on its way out.
+
+Request id, limits on size and time of the body, gzip, headers that must not come twice, the key; metrics, access log
+and audit afterwards. An error that leaves the routes ends here as a problem document.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from cluster.service import problems
+from cluster.service.auth import Principal, bearer
+from cluster.service.gateway import Gateway, Limits
+from cluster.service.problems import HttpProblem, malformed
+from coordinator.tenants import AuditEntry
+
+_ACCESS = logging.getLogger("facegrid.access")
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+STATE = "facegrid.exchange"
+"""Under which key of the scope the `Exchange` is."""
+PUBLIC = ("/healthz", "/livez", "/readyz", "/openapi.json", "/console", "/")
+"""Paths that need no key. What lies below /console is public too: the page's own files, without any data."""
+_ONCE = (
+    b"authorization", b"content-type", b"content-length", b"content-encoding", b"transfer-encoding", b"host",
+    b"idempotency-key", b"x-request-id", b"accept",
+)  # fmt: skip
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and what becomes of it. The routes fill in what only they know."""
+
+    gateway: Gateway
+    request_id: str
+    body: bytes = b""
+    principal: Principal | None = None
+    operation: str = "unrouted"
+    gallery: str | None = None
+    tenant: str | None = None
+    count: int | None = None
+    is_audited: bool = False
+    status: int = 0
+    code: str = "ok"
+    began: float = field(default_factory=time.perf_counter)
+
+
+class _Gone(Exception):
+    """The caller closed the connection before the body was complete."""
+
+
+class Shell:
+    """ASGI application around the routes."""
+
+    def __init__(self, app: App, gateway: Gateway) -> None:
+        self._app, self._gateway = app, gateway
+        self._bodies = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection's event, as ASGI has it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._request(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = scope["headers"]
+        exchange = scope[STATE] = Exchange(self._gateway, _request_id(headers))
+        self._gateway.metrics.in_flight.inc()
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", exchange.request_id.encode()),
+                    *[header for header in _ALWAYS if header[0] not in given],
+                ]
+            await send(message)
+
+        try:
+            await self._admit(scope, receive, exchange)
+            await self._app(scope, _once(exchange.body), answer)
+        except _Gone:
+            exchange.status, exchange.code = 499, "gone"
+        except Exception as error:  # noqa: BLE001 - the boundary of the process
+            if not exchange.status:
+                await refuse(error, exchange, answer)
+        finally:
+            self._gateway.metrics.in_flight.dec()
+            self._finish(scope, exchange)
+
+    async def _admit(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
+        """Check the headers, who asks, and read the body: in this order, so that strangers send no bodies."""
+        headers = _single(scope["headers"])
+        if not is_public(scope["path"]):
+            given = headers.get(b"authorization")
+            exchange.principal = await self._gateway.principal(
+                bearer(None if given is None else given.decode("latin-1"))
+            )
+        if b"content-length" in headers or b"transfer-encoding" in headers:
+            exchange.body = await self._body(headers, receive)
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        limits = self._gateway.limits
+        stated = headers.get(b"content-length", b"0")
+        if not stated.isdigit():
+            raise malformed("Content-Length: expected a number")
+        if int(stated) > limits.body_bytes:
+            raise _too_large(limits)
+        if self._bodies + int(stated) > limits.bodies_bytes:
+            raise HttpProblem(503, "service_busy", "other large requests are being read; try again", is_retryable=True)
+        self._bodies += int(stated)
+        try:
+            with anyio.fail_after(limits.body_s):
+                body = await _read(receive, limits)
+        except TimeoutError:
+            raise HttpProblem(408, "request_timeout", f"the body took longer than {limits.body_s:g} s") from None
+        finally:
+            self._bodies -= int(stated)
+        return _inflated(body, headers.get(b"content-encoding"), limits)
+
+    def _finish(self, scope: Scope, exchange: Exchange) -> None:
+        seconds = time.perf_counter() - exchange.began
+        metrics = self._gateway.metrics
+        metrics.requests.labels(exchange.operation, exchange.status).inc()
+        metrics.seconds.labels(exchange.operation).observe(seconds)
+        if exchange.code != "ok":
+            metrics.refused.labels(exchange.code).inc()
+        key = exchange.principal.key if exchange.principal is not None else None
+        if _ACCESS.isEnabledFor(logging.INFO):
+            route = scope.get("route")
+            _ACCESS.info(
+                "request",
+                extra={
+                    "fields": {
+                        "request_id": exchange.request_id,
+                        "method": scope["method"],
+                        "route": getattr(route, "path", None),  # never the path itself, which may hold a template id
+                        "operation": exchange.operation,
+                        "status": exchange.status,
+                        "code": exchange.code,
+                        "ms": round(seconds * 1000, 3),
+                        "key_id": None if key is None else key.key_id,
+                        "gallery": exchange.gallery,
+                    }
+                },
+            )
+        if key is not None and not exchange.is_audited and exchange.operation != "unrouted":
+            self._gateway.audit(audit_entry(exchange))
+
+
+async def refuse(error: BaseException, exchange: Exchange, send: Send) -> None:
+    """Answer with the problem document of an error."""
+    problem = problems.problem_of(error)
+    exchange.code = problem.code
+    body = problems.document(problem, exchange.request_id)
+    headers = [*problems.headers(problem), (b"content-length", str(len(body)).encode())]
+    if problem.status in (408, 413):
+        headers.append((b"connection", b"close"))  # the rest of the body is not read
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def audit_entry(exchange: Exchange) -> AuditEntry:
+    """Who did what, and what came of it."""
+    key = exchange.principal.key if exchange.principal is not None else None
+    tenant = exchange.tenant
+    if tenant is None and key is not None:
+        tenant = key.tenant
+    if exchange.gallery is not None:
+        tenant = exchange.gallery.partition("/")[0]
+    return AuditEntry(
+        at=time.time(),
+        tenant=tenant,
+        key_id=None if key is None else key.key_id,
+        action=exchange.operation,
+        gallery=exchange.gallery,
+        count=exchange.count,
+        outcome=exchange.code,
+        request_id=exchange.request_id,
+    )
+
+
+def is_public(path: str) -> bool:
+    """Whether a path needs no key."""
+    return path in PUBLIC or path.startswith("/console/")
+
+
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return secrets.token_hex(8)
+
+
+def _single(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in found and name in _ONCE:
+            raise malformed(f"header {name.decode('latin-1')}: expected once, came twice")
+        found[name] = value
+    return found
+
+
+async def _read(receive: Receive, limits: Limits) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limits.body_bytes:
+            raise _too_large(limits)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _inflated(body: bytes, encoding: bytes | None, limits: Limits) -> bytes:
+    if encoding is None or encoding.strip().lower() == b"identity":
+        return body
+    if encoding.strip().lower() != b"gzip":
+        raise HttpProblem(415, "unsupported_media_type", "Content-Encoding: expected gzip or none")
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        data = inflater.decompress(body, limits.body_bytes + 1)
+    except zlib.error as error:
+        raise malformed(f"body: expected gzip, got {error}") from None
+    if len(data) > limits.body_bytes:
+        raise _too_large(limits)
+    if not inflater.eof or inflater.unused_data:
+        raise malformed("body: expected one whole gzip stream")
+    return data
+
+
+def _too_large(limits: Limits) -> HttpProblem:
+    return HttpProblem(413, "request_too_large", f"body: expected at most {limits.body_bytes} bytes")
+
+
+def _once(body: bytes) -> Receive:
+    """The body as one message; then the connection is taken to stay open."""
+    is_given = False
+
+    async def receive() -> Message:
+        nonlocal is_given
+        if is_given:
+            return {"type": "http.disconnect"}
+        is_given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive

@@ -1,0 +1,45 @@
+"""Thumbnails of enrolled photos, for tenants that keep them: part of a template's metadata, under a key of ours.
+
+So they are as durable, replicated, encrypted and erased as the template itself. Answers leave them out; they are asked
+for one by one.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from shard.errors import InvalidParameter
+
+RESERVED = "facegrid:"
+"""Keys of metadata that begin so are ours."""
+KEY = f"{RESERVED}thumbnail"
+
+
+def with_thumbnail(metadata: Mapping[str, Any] | None, jpeg: bytes | None) -> dict[str, Any] | None:
+    """Metadata that has the thumbnail too, or as it is without one."""
+    if jpeg is None:
+        return None if metadata is None else dict(metadata)
+    return {**(metadata or {}), KEY: base64.b64encode(jpeg).decode()}
+
+
+def without_thumbnail(metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Metadata as the user gave it; None where nothing is left."""
+    if metadata is None or KEY not in metadata:
+        return None if metadata is None else dict(metadata)
+    rest = {name: value for name, value in metadata.items() if name != KEY}
+    return rest or None
+
+
+def thumbnail_of(metadata: Mapping[str, Any] | None) -> bytes | None:
+    """The JPEG, None if there is none."""
+    text = None if metadata is None else metadata.get(KEY)
+    return base64.b64decode(text) if isinstance(text, str) else None
+
+
+def check_own(metadata: Mapping[str, Any] | None, *, where: str = "metadata") -> None:
+    """InvalidParameter if a user's metadata has keys of ours."""
+    for name in metadata or ():
+        if name.startswith(RESERVED):
+            raise InvalidParameter(f"{where}: keys that begin with {RESERVED!r} are reserved, got {name!r:.80}")
