@@ -28,11 +28,16 @@ from cluster.hosts import Progress
 from cluster.results import HostStatus, ShardReplicas, Verification
 from cluster.snapshots import Snapshots
 from coordinator.catalog import open_catalog
-from coordinator.coordinator import Coordinator, check_gallery_name
+from coordinator.coordinator import Coordinator
 from coordinator.home import Home
+from coordinator.idempotency import Idempotency
+from coordinator.names import check_gallery_name
 from coordinator.ray_cluster import RayCluster, RayCoordinator, RayOptions
+from coordinator.ray_idempotency import RayIdempotency
+from coordinator.ray_tenants import RayTenants
 from coordinator.router import Router
 from coordinator.runtime import LocalRuntime, Runtime
+from coordinator.tenants import Tenants
 from coordinator.types import GalleryRoute, GallerySpec, ReplicaErasure
 from shard.errors import AlreadyExists, FacegridError, InvalidParameter, ModelMismatch, ShardClosed, UnknownGallery
 from shard.index import use_kernel
@@ -67,7 +72,7 @@ class Cluster:
             self.router = Router(self.runtime, self.coordinator.gallery, self.coordinator.report)
             self.thresholds = Thresholds(self)
             self._closing = undo.pop_all()
-        self._submit(self._erase_due, "the cluster was closed meanwhile")
+        self._submit(self._remove_due, "the cluster was closed meanwhile")
 
     @classmethod
     def open(cls, home: str | Path | None = None, *, runtime: str | None = None, **settings: Any) -> Cluster:
@@ -180,9 +185,21 @@ class Cluster:
         """
         return images.verify(self.faces, a, b, threshold=threshold)
 
-    def galleries(self) -> list[Gallery]:
-        """Every gallery, by name."""
-        return [Gallery(self, route) for route in self.coordinator.galleries()]
+    def galleries(self, tenant: str | None = None) -> list[Gallery]:
+        """Every gallery, or every one of a tenant, by name; UnknownTenant."""
+        return [Gallery(self, route) for route in self.coordinator.galleries(tenant)]
+
+    @cached_property
+    def tenants(self) -> Tenants | RayTenants:
+        """Tenants, their API keys and the audit log; see `coordinator.tenants.Tenants`."""
+        self.check_open()
+        return self.coordinator.tenants
+
+    @property
+    def idempotency(self) -> Idempotency | RayIdempotency:
+        """Replies to requests that may be repeated; see `coordinator.idempotency`."""
+        self.check_open()
+        return self.coordinator.idempotency
 
     def drop(self, name: str) -> None:
         """Remove a gallery, its templates and its files; UnknownGallery."""
@@ -280,12 +297,13 @@ class Cluster:
             # The gallery stays searchable as it is, and the next enrollment tries again.
             _LOG.exception("training of %s in the background failed", name)
 
-    def _erase_due(self) -> None:
+    def _remove_due(self) -> None:
         try:
             self.coordinator.erase_due()
+            self.coordinator.tenants.trim_audit()
         except FacegridError:
             # It is tried again while the home is open, and when it is opened next.
-            _LOG.exception("removing the bytes of deleted templates failed")
+            _LOG.exception("removing the bytes of deleted templates, and old entries of the audit log, failed")
 
     def wait_until_idle(self) -> None:
         """Wait for work in the background: training that enrollments made due, erasing what was due at opening.
@@ -332,6 +350,7 @@ def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[
             kernel=settings.kernel,
             catalog=settings.catalog,
             erasure_s=settings.erasure_hours * 3600,
+            audit_s=settings.audit_days * 86_400,
         )
         undo.callback(ray.close)
         return ray.runtime, ray.coordinator
@@ -339,7 +358,9 @@ def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[
     names = {f"host-{i}" for i in range(settings.shard_hosts or 1)}
     runtime = LocalRuntime(home.hosts_directory, sorted(names | set(home.local_hosts())))
     undo.callback(runtime.close)
-    coordinator = Coordinator(catalog, runtime, erasure_s=settings.erasure_hours * 3600)
+    coordinator = Coordinator(
+        catalog, runtime, erasure_s=settings.erasure_hours * 3600, audit_s=settings.audit_days * 86_400
+    )
     undo.callback(coordinator.close)
     coordinator.watch(LOCAL_WATCH_S)
     return runtime, coordinator

@@ -40,6 +40,9 @@ class Settings(BaseModel):
     erasure_hours: float = Field(
         default=24.0, gt=0, le=24 * 365, description="Hours that bytes of deleted templates may stay in files."
     )
+    audit_days: float = Field(
+        default=400.0, gt=0, le=36_525, description="Days that entries of the audit log are kept."
+    )
     kernel: str | None = Field(default=None, description="SIMD kernel by name; the fastest that runs here if not set.")
     models: tuple[Path, ...] = Field(
         default=(), description="Directories to look for network files in, separated by `:`, before the cache."

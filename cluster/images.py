@@ -26,8 +26,8 @@ from cluster.faces import (
     thumbnail,
     walk_photos,
 )
-from cluster.thumbnails import with_thumbnail
 from cluster.results import Box, Candidate, EnrollResult, FolderReport, ImageSearch, Refusal, Template, Verification
+from cluster.thumbnails import with_thumbnail
 from shard.errors import InvalidImage, InvalidParameter
 from shard.types import FloatArray
 from shard.validate import check_label

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cluster.progress import Tell, show_progress
-from coordinator.coordinator import check_gallery_name
+from coordinator.names import check_gallery_name
 from coordinator.router import Router
 from coordinator.snapshot_catalog import SnapshotRecord
 from coordinator.snapshots.create import CreateReport, create_snapshot

@@ -8,21 +8,32 @@ here first.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from coordinator.catalog_rows import checked, configs, placed, replica_rows, routes
-from coordinator.catalog_tables import GALLERIES, HOSTS, META, METADATA, MODELS, REPLICAS, SHARDS, prepare
+from coordinator.catalog_rows import checked, configs, insert_new, placed, replica_rows, routes
+from coordinator.catalog_schema import prepare
+from coordinator.catalog_tables import GALLERIES, HOSTS, META, METADATA, MODELS, REPLICAS, SHARDS
 from coordinator.database import Database
 from coordinator.home import Home
+from coordinator.names import tenant_name
+from coordinator.tenant_rows import ensure_tenant, galleries_of, locked_tenant
+from coordinator.tenant_types import Usage
 from coordinator.types import HOST_STATES, UP, GalleryRoute, GallerySpec, HostRecord, ShardConfig
-from shard.errors import AlreadyExists, CorruptData, InvalidParameter, NotFound, StaleRoute, UnknownGallery
+from shard.errors import (
+    AlreadyExists,
+    CorruptData,
+    InvalidParameter,
+    NotFound,
+    StaleRoute,
+    UnknownGallery,
+    UnknownTenant,
+)
 
 __all__ = ["CREATING", "DROPPING", "LOOKED_AFTER", "METADATA", "READY", "RESTORING", "Catalog", "open_catalog"]
 
@@ -30,6 +41,8 @@ CREATING, READY, RESTORING, DROPPING = "creating", "ready", "restoring", "droppi
 """Not on every host yet; in use; templates of a snapshot are written into it, and nobody sees it; being removed."""
 LOOKED_AFTER = (READY, RESTORING)
 """Galleries in these states hold templates that must not get lost: their replicas are kept up."""
+_FEW = 100
+"""Ids that are named in a query; of more, all rows are read."""
 _PREPARING = 0x66616365
 """Key of the lock that PostgreSQL gives to one process at a time that creates or upgrades the tables."""
 
@@ -79,9 +92,11 @@ class Catalog:
             raise InvalidParameter(f"catalog: {self.shown} belongs to home {owner}, not to {home_id}")
 
     def add_gallery(self, gallery_id: str, spec: GallerySpec, placement: Sequence[Sequence[str]]) -> None:
-        """Enter a gallery in state CREATING; AlreadyExists if the name is taken.
+        """Enter a gallery in state CREATING, and its tenant where there is none of that name.
 
         placement: for each shard its hosts, all different, the primary first; they are in sync, at epoch 1.
+        Raises AlreadyExists if the name is taken, QuotaExceeded if the tenant has as many galleries as it may have,
+        UnknownTenant if the id is of another tenant than the name: it was dropped and created again meanwhile.
         """
         row = {
             "gallery_id": gallery_id, "name": spec.name, "state": CREATING, "dim": spec.dim,
@@ -96,21 +111,23 @@ class Catalog:
             for config in first
         ]
         with self.writing() as db:
-            if not insert_new(db, GALLERIES, [row], key="name"):
+            tenant_id = _tenant_with_room(db, gallery_id, tenant_name(spec.name))
+            if not insert_new(db, GALLERIES, [{**row, "tenant_id": tenant_id}], key="name"):
                 raise AlreadyExists(f"gallery {spec.name!r} exists")
             db.execute(SHARDS.insert(), shards)
             db.execute(REPLICAS.insert(), [row for config in first for row in replica_rows(config)])
 
     def set_state(self, gallery_id: str, state: str) -> None:
-        """Move a gallery to another state."""
+        """Move a gallery to another state; UnknownGallery if it is being dropped."""
+        change = _change(gallery_id, state=state).where(GALLERIES.c.state != DROPPING)
         with self.writing() as db:
-            db.execute(_changed(gallery_id).values(state=state, version=GALLERIES.c.version + 1))
+            if db.execute(change).rowcount != 1:
+                raise UnknownGallery(f"the gallery with the id {gallery_id!r} was dropped")
 
     def begin_drop(self, gallery_id: str) -> None:
         """Move a gallery to DROPPING and free its name; it is remembered until every host has removed it."""
         with self.writing() as db:
-            values = {"state": DROPPING, "name": f"#{gallery_id}", "version": GALLERIES.c.version + 1}
-            db.execute(_changed(gallery_id).values(**values))
+            db.execute(_change(gallery_id, state=DROPPING, name=f"#{gallery_id}"))
 
     def remove_gallery(self, gallery_id: str) -> None:
         """Remove a gallery's entries, and models that no gallery uses any more."""
@@ -125,7 +142,7 @@ class Catalog:
         """Make a model the gallery's, in one step with storing it. `templates`: how many there were at training."""
         with self.writing() as db:
             insert_new(db, MODELS, [{"model_id": model_id, "templates": templates, "data": data}])
-            db.execute(_changed(gallery_id).values(model_id=model_id, version=GALLERIES.c.version + 1))
+            db.execute(_change(gallery_id, model_id=model_id))
             remove_unused_models(db)
 
     def model_templates(self, model_id: str) -> int:
@@ -138,18 +155,32 @@ class Catalog:
         with self.reading() as db:
             return bytes(db.execute(sa.select(MODELS.c.data).where(MODELS.c.model_id == model_id)).scalar_one())
 
-    def gallery(self, name: str) -> GalleryRoute:
-        """A ready gallery by name; UnknownGallery otherwise."""
-        with self.reading() as db:
-            found = routes(db, self.shown, GALLERIES.c.name == name, GALLERIES.c.state == READY)
-        if not found:
+    def gallery(self, name: str, state: str = READY) -> GalleryRoute:
+        """A gallery by name, by an index; UnknownGallery if there is none that is in the state."""
+        found = self.find(name, state)
+        if found is None:
             raise UnknownGallery(f"no gallery {name!r}")
-        return found[0]
+        return found
 
-    def galleries(self, *states: str) -> list[GalleryRoute]:
-        """All galleries in these states, those that are ready if none is given, by name."""
+    def find(self, name: str, state: str = READY) -> GalleryRoute | None:
+        """A gallery by name, by an index; None if there is none that is in the state."""
         with self.reading() as db:
-            return routes(db, self.shown, GALLERIES.c.state.in_(states or (READY,)))
+            found = routes(db, self.shown, GALLERIES.c.name == name, GALLERIES.c.state == state)
+        return found[0] if found else None
+
+    def galleries(self, *states: str, tenant_id: str | None = None) -> list[GalleryRoute]:
+        """Galleries in these states, those that are ready if none is given, by name: of all tenants, or of one."""
+        own = () if tenant_id is None else (GALLERIES.c.tenant_id == tenant_id,)
+        with self.reading() as db:
+            return routes(db, self.shown, GALLERIES.c.state.in_(states or (READY,)), *own)
+
+    def min_in_sync(self, gallery_ids: Collection[str]) -> dict[str, int]:
+        """Gallery id to the copies that must have a write before it is acknowledged."""
+        query = sa.select(GALLERIES.c.gallery_id, GALLERIES.c.min_in_sync)
+        if len(gallery_ids) <= _FEW:
+            query = query.where(GALLERIES.c.gallery_id.in_(sorted(gallery_ids)))
+        with self.reading() as db:
+            return {str(gallery_id): int(least) for gallery_id, least in db.execute(query).all()}
 
     def shard(self, gallery_id: str, shard: int) -> ShardConfig:
         """A shard's configuration, whatever the state of its gallery; UnknownGallery if there is none."""
@@ -164,10 +195,11 @@ class Catalog:
         with self.reading() as db:
             return configs(db, self.shown, GALLERIES.c.state.in_(LOOKED_AFTER))
 
-    def shards_of(self, gallery_id: str) -> list[ShardConfig]:
-        """The shards of one gallery, by number; none unless it is ready."""
+    def shards_of(self, gallery_id: str, *states: str) -> list[ShardConfig]:
+        """The shards of one gallery, by number; none unless it is in one of these states, ready if none is given."""
         with self.reading() as db:
-            return configs(db, self.shown, GALLERIES.c.state == READY, SHARDS.c.gallery_id == gallery_id)
+            is_in = GALLERIES.c.state.in_(states or (READY,))
+            return configs(db, self.shown, is_in, SHARDS.c.gallery_id == gallery_id)
 
     def shards_on(self, host: str) -> list[ShardConfig]:
         """Those of `shards` that have a replica on a host, in sync or joining."""
@@ -186,7 +218,7 @@ class Catalog:
         where = (SHARDS.c.gallery_id == config.gallery_id, SHARDS.c.shard == config.shard)
         with self.writing() as db:
             is_kept = GALLERIES.c.state.in_(LOOKED_AFTER)
-            raised = db.execute(_changed(config.gallery_id).where(is_kept).values(version=GALLERIES.c.version + 1))
+            raised = db.execute(_change(config.gallery_id).where(is_kept))
             stored = db.execute(sa.select(SHARDS.c.epoch).where(*where)).scalar_one_or_none()
             if raised.rowcount != 1 or stored is None:
                 raise UnknownGallery(f"no shard {config.shard} of a gallery in use with the id {config.gallery_id!r}")
@@ -261,8 +293,22 @@ def open_catalog(home: Home, url: str | None) -> Catalog:
     return catalog
 
 
-def _changed(gallery_id: str) -> sa.Update:
-    return GALLERIES.update().where(GALLERIES.c.gallery_id == gallery_id)
+def _change(gallery_id: str, **values: object) -> sa.Update:
+    """Set columns of a gallery's row, and count the change."""
+    changed = GALLERIES.update().where(GALLERIES.c.gallery_id == gallery_id)
+    return changed.values(**values, version=GALLERIES.c.version + 1)
+
+
+def _tenant_with_room(db: Connection, gallery_id: str, name: str) -> str:
+    """The id of the tenant that a new gallery is of, with its row locked; see `Catalog.add_gallery`."""
+    ensure_tenant(db, name, time.time())
+    tenant = locked_tenant(db, name)
+    own = gallery_id.rpartition("-")[0]
+    if own and own != tenant.tenant_id:
+        raise UnknownTenant(f"tenant {name!r} with the id {own} was dropped meanwhile")
+    has = Usage(galleries_of(db, tenant.tenant_id, DROPPING), templates=0, bytes=0)
+    tenant.quotas.check(name, has, galleries=1)
+    return tenant.tenant_id
 
 
 def remove_unused_models(db: Connection) -> None:
@@ -274,14 +320,3 @@ def remove_unused_models(db: Connection) -> None:
         if key.column is MODELS.c.model_id and key.ondelete != "CASCADE"
     ]
     db.execute(MODELS.delete().where(MODELS.c.model_id.not_in(sa.union(*references))))
-
-
-def insert_new(db: Connection, table: sa.Table, rows: Sequence[Mapping[str, object]], key: str | None = None) -> bool:
-    """Insert rows unless their key, the primary one if not named, is there; whether the last of them was inserted."""
-    names = [column.name for column in table.primary_key] if key is None else [key]
-    is_new = False
-    for row in rows:
-        insert = (postgresql if db.dialect.name == "postgresql" else sqlite).insert(table).values(**row)
-        statement = insert.on_conflict_do_nothing(index_elements=names)
-        is_new = db.execute(statement, execution_options={"preserve_rowcount": True}).rowcount == 1
-    return is_new

@@ -1,13 +1,14 @@
-"""What the catalog's tables hold, as the dataclasses of `coordinator.types`, and back. Reads; decides nothing."""
+"""What the catalog's tables hold, as the dataclasses of `coordinator.types`, and back. Decides nothing."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
 from coordinator.catalog_tables import GALLERIES, IN_SYNC, JOINING, REPLICAS, SHARDS
@@ -102,3 +103,14 @@ def _route(row: Row[Any], shards: Sequence[ShardConfig], where: str) -> GalleryR
         replicas=row.replicas,
         min_in_sync=row.min_in_sync,
     )
+
+
+def insert_new(db: Connection, table: sa.Table, rows: Sequence[Mapping[str, object]], key: str | None = None) -> bool:
+    """Insert rows unless their key, the primary one if not named, is there; whether the last of them was inserted."""
+    names = [column.name for column in table.primary_key] if key is None else [key]
+    is_new = False
+    for row in rows:
+        insert = (postgresql if db.dialect.name == "postgresql" else sqlite).insert(table).values(**row)
+        statement = insert.on_conflict_do_nothing(index_elements=names)
+        is_new = db.execute(statement, execution_options={"preserve_rowcount": True}).rowcount == 1
+    return is_new

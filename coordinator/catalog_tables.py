@@ -1,30 +1,36 @@
-"""The catalog's tables, the version of their schema, and how a database is brought to it.
+"""The catalog's tables; `coordinator.catalog_schema` brings a database to them.
 
 Other modules may hang tables of their own on METADATA; those that were imported are created when a catalog is opened.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
-
-from shard.errors import CorruptData, FormatTooNew
-
-SCHEMA_VERSION = 2
-"""1: one host for each shard, no `meta`. 2: epochs, replicas, hosts, rollouts."""
 
 IN_SYNC, JOINING = "in_sync", "joining"
 
 METADATA = sa.MetaData()
+TENANTS = sa.Table(
+    "tenants",
+    METADATA,
+    sa.Column("tenant_id", sa.String(8), primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False, unique=True),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("dropped_at", sa.Double),
+    sa.Column("max_galleries", sa.BigInteger),
+    sa.Column("max_templates", sa.BigInteger),
+    sa.Column("max_queries_per_s", sa.Double),
+    sa.Column("max_bytes", sa.BigInteger),
+    sa.Column("weight", sa.Integer, nullable=False),
+    sa.Column("keeps_thumbnails", sa.Boolean, nullable=False),
+    sa.Column("is_encrypted", sa.Boolean, nullable=False),
+)
 GALLERIES = sa.Table(
     "galleries",
     METADATA,
     sa.Column("gallery_id", sa.String(32), primary_key=True),
     sa.Column("name", sa.String(130), nullable=False, unique=True),
-    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
     sa.Column("dim", sa.Integer, nullable=False),
     sa.Column("code_bits", sa.Integer, nullable=False),
     sa.Column("embedder", sa.String(64)),
@@ -32,6 +38,7 @@ GALLERIES = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("replicas", sa.Integer, nullable=False, server_default="1"),
     sa.Column("min_in_sync", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("tenant_id", sa.String(8), sa.ForeignKey("tenants.tenant_id"), index=True),
 )
 SHARDS = sa.Table(
     "shards",
@@ -112,54 +119,34 @@ RESTORES = sa.Table(
     sa.Column("snapshot_id", sa.String(32), nullable=False),
     sa.Column("gallery_id", sa.String(32)),
 )
-_TABLES = (GALLERIES, SHARDS, REPLICAS, HOSTS, MODELS, META)
-"""Those that a catalog cannot do without. One that has lost its rollouts goes on from the models of its galleries; what
-it says of snapshots can be read from their stores."""
-_FIRST_TABLES = ("galleries", "shards", "models")
-
-
-def prepare(db: Connection, where: str) -> None:
-    """Create the tables, or bring those of an older version to this one; in the caller's transaction.
-
-    where: the database, for messages. Raises FormatTooNew for a newer version, CorruptData for tables that are of no
-    version.
-    """
-    present = set(sa.inspect(db).get_table_names())
-    if META.name in present:
-        _check_version(db, where)
-        _check_complete(present, [table.name for table in _TABLES], where)
-    elif GALLERIES.name in present:
-        _check_complete(present, _FIRST_TABLES, where)
-        _upgrade_from_1(db)
-    else:
-        METADATA.create_all(db)
-        db.execute(META.insert(), {"name": "schema", "value": str(SCHEMA_VERSION)})
-    METADATA.create_all(db)
-
-
-def _check_version(db: Connection, where: str) -> None:
-    found = db.execute(sa.select(META.c.value).where(META.c.name == "schema")).scalar_one_or_none()
-    version = int(found) if found is not None and re.fullmatch("[0-9]{1,9}", found) else 0
-    if version > SCHEMA_VERSION:
-        raise FormatTooNew(f"{where} has schema {version}; this Facegrid reads up to {SCHEMA_VERSION}")
-    # The first version has no table meta and was told from it.
-    if version != SCHEMA_VERSION:
-        raise CorruptData(f"{where}: schema: expected {SCHEMA_VERSION} in the table meta, got {found!r}")
-
-
-def _check_complete(present: set[str], expected: Sequence[str], where: str) -> None:
-    missing = sorted(set(expected) - present)
-    if missing:
-        raise CorruptData(f"{where} has lost its tables {', '.join(missing)}")
-
-
-def _upgrade_from_1(db: Connection) -> None:
-    """Every shard gets epoch 1 and, in sync, the one replica it has."""
-    db.exec_driver_sql("ALTER TABLE galleries ADD COLUMN replicas INTEGER NOT NULL DEFAULT 1")
-    db.exec_driver_sql("ALTER TABLE galleries ADD COLUMN min_in_sync INTEGER NOT NULL DEFAULT 1")
-    db.exec_driver_sql('ALTER TABLE shards RENAME COLUMN host TO "primary"')
-    db.exec_driver_sql("ALTER TABLE shards ADD COLUMN epoch INTEGER NOT NULL DEFAULT 1")
-    METADATA.create_all(db, tables=[REPLICAS, HOSTS, META])
-    placed = sa.select(SHARDS.c.gallery_id, SHARDS.c.shard, SHARDS.c.primary, sa.literal(IN_SYNC))
-    db.execute(REPLICAS.insert().from_select(["gallery_id", "shard", "host", "state"], placed))
-    db.execute(META.insert(), {"name": "schema", "value": str(SCHEMA_VERSION)})
+API_KEYS = sa.Table(
+    "api_keys",
+    METADATA,
+    sa.Column("key_id", sa.String(12), primary_key=True),
+    sa.Column("tenant_id", sa.String(8), sa.ForeignKey("tenants.tenant_id"), index=True),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("scopes", sa.String(32), nullable=False),
+    sa.Column("galleries", sa.Text, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("previous_digest", sa.LargeBinary),
+    sa.Column("previous_until", sa.Double),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double),
+    sa.Column("revoked_at", sa.Double),
+)
+AUDIT = sa.Table(
+    "audit",
+    METADATA,
+    sa.Column("entry_id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("tenant", sa.String(64)),
+    sa.Column("tenant_id", sa.String(8)),
+    sa.Column("key_id", sa.String(12)),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("gallery", sa.String(130)),
+    sa.Column("count", sa.BigInteger),
+    sa.Column("outcome", sa.String(64), nullable=False),
+    sa.Column("request_id", sa.String(128), nullable=False),
+    sa.Index("ix_audit_at", "at", "entry_id"),
+    sa.Index("ix_audit_tenant_at", "tenant_id", "at", "entry_id"),
+)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import secrets
 import threading
 import time
@@ -19,13 +18,16 @@ from typing import TypeVar
 from coordinator.calibrations import Calibrations
 from coordinator.catalog import READY, Catalog
 from coordinator.erasure import Erasure
+from coordinator.idempotency import Idempotency
 from coordinator.messages import ActivateModel, CreateShard, PrepareModel
+from coordinator.names import check_gallery_name, tenant_name
 from coordinator.placement import place_replicas
 from coordinator.replication import Replication, ReplicationPolicy
 from coordinator.rollout import Rollouts
 from coordinator.rollout_catalog import Baseline, RolloutState
 from coordinator.runtime import Runtime
 from coordinator.snapshots.control import SnapshotControl
+from coordinator.tenants import AUDIT_S, Tenants
 from coordinator.training import (
     MIN_DRIFT_ROWS,
     GallerySizes,
@@ -71,7 +73,8 @@ CHORES_S = 5.0
 """Pause between two looks for what else is due."""
 COMPARE_EVERY_S = 3_600.0
 """Pause between two comparisons of the replicas with each other."""
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}")
+TRIM_EVERY_S = 24 * 3_600.0
+"""Pause between two looks for entries of the audit log that are too old."""
 _STATS_TIMEOUT_S = 60.0
 RETRY_GROWTH = 1.1
 """A training whose rollout failed is tried again by itself when the gallery has grown by this factor."""
@@ -93,10 +96,11 @@ class Coordinator:
         policy: ReplicationPolicy | None = None,
         *,
         erasure_s: float = ERASURE_S,
+        audit_s: float = AUDIT_S,
     ) -> None:
         """Finish or undo what an earlier process left half done, and open every shard.
 
-        erasure_s: how long bytes of deleted templates may stay in files.
+        erasure_s: how long bytes of deleted templates may stay in files. audit_s: how long the audit log is kept.
 
         Raises ClusterNotReady if a shard has no host in sync here, and what keeps its only replica from opening.
         """
@@ -107,6 +111,8 @@ class Coordinator:
         self._looking = threading.Lock()
         self.snapshots = SnapshotControl(self, catalog)
         self.calibrations = Calibrations(catalog, runtime, self.of_primaries)
+        self.idempotency = Idempotency(catalog)
+        self.tenants = Tenants(catalog, self._finish_drops, audit_s=audit_s)
         self._rollouts = Rollouts(catalog, runtime)
         self.replication = Replication(catalog, runtime, self._rollouts.bring, policy)
         self._looked_at: dict[str, GallerySizes] = {}
@@ -154,11 +160,12 @@ class Coordinator:
                 _LOG.exception("a round of looking after replicas failed unexpectedly")
 
     def _chores(self) -> None:
-        """Whatever is due of erasing, comparing and scrubbing."""
+        """Whatever is due of erasing, comparing, trimming and scrubbing."""
         now = time.monotonic()
         for name, pause_s, work in (
             ("erase", ERASE_EVERY_S, self.erasure.erase_due),
             ("compare", COMPARE_EVERY_S, self.replication.compare),
+            ("trim", TRIM_EVERY_S, self.tenants.trim_audit),
             ("scrub", self.replication.scrub_pause_s(), self.replication.scrub_next),
         ):
             if now - self._done_at.setdefault(name, now) > pause_s:
@@ -220,25 +227,26 @@ class Coordinator:
         """A gallery's route; UnknownGallery if there is none of that name."""
         return self._catalog.gallery(name)
 
-    def galleries(self) -> list[GalleryRoute]:
-        """Every gallery, by name."""
-        return self._catalog.galleries()
+    def galleries(self, tenant: str | None = None) -> list[GalleryRoute]:
+        """Every gallery, or every one of a tenant, by name; UnknownTenant."""
+        return self._catalog.galleries(tenant_id=None if tenant is None else self.tenants.get(tenant).tenant_id)
 
     def create_gallery(self, spec: GallerySpec, *, state: str = READY) -> GalleryRoute:
-        """Create an empty gallery; AlreadyExists, InvalidParameter.
+        """Create an empty gallery, and its tenant where there is none; AlreadyExists, InvalidParameter, QuotaExceeded.
 
         state: the one that it ends in. Only a gallery that is READY can be used.
         """
         spec = checked_spec(spec)
         with self._lock:
-            if any(route.name == spec.name for route in self._catalog.galleries()):
+            if self._catalog.find(spec.name) is not None:
                 raise AlreadyExists(f"gallery {spec.name!r} exists")
             self.snapshots.check_not_restoring(spec.name)
             self.replication.finish_drops()
-            gallery_id = secrets.token_hex(8)
+            own_id = secrets.token_hex(8)
             held = self._catalog.shards_per_host()
             here = [r.host for r in self.replication.hosts() if r.state == UP and r.host in self._runtime.hosts()]
-            places = place_replicas(gallery_id, spec.shards, spec.replicas, {host: held.get(host, 0) for host in here})
+            places = place_replicas(own_id, spec.shards, spec.replicas, {host: held.get(host, 0) for host in here})
+            gallery_id = f"{self.tenants.ensure(tenant_name(spec.name)).tenant_id}-{own_id}"
             with self.replication.creating(gallery_id):
                 self._catalog.add_gallery(gallery_id, spec, places)
                 self._runtime.control(
@@ -246,20 +254,19 @@ class Coordinator:
                 )
                 self._catalog.set_state(gallery_id, state)
             self.replication.tell(gallery_id)
-            return self._in_state(spec.name, state)
+            return self._catalog.gallery(spec.name, state)
 
     def drop_gallery(self, name: str, *, state: str = READY) -> None:
         """Remove a gallery that is in this state, and every file of it; UnknownGallery."""
         with self._lock:
-            route = self._in_state(name, state)
+            route = self._catalog.gallery(name, state)
             self._catalog.begin_drop(route.gallery_id)
             self.replication.finish_drops()
 
-    def _in_state(self, name: str, state: str) -> GalleryRoute:
-        for route in self._catalog.galleries(state):
-            if route.name == name:
-                return route
-        raise UnknownGallery(f"no gallery {name!r}")
+    def _finish_drops(self) -> None:
+        """Remove what the catalog says is being dropped, from the hosts that are there."""
+        with self._lock:
+            self.replication.finish_drops()
 
     # Models
 
@@ -441,16 +448,6 @@ class Coordinator:
             thread.join()
         self.replication.close()
         self._catalog.close()
-
-
-def check_gallery_name(name: str) -> str:
-    """`tenant/gallery`, each of lower-case letters, digits, '.', '_', '-'; InvalidParameter otherwise."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidParameter(
-            f"gallery name: expected 'tenant/gallery' of lower-case letters, digits, '.', '_' and '-', each part at"
-            f" most 63 long and starting with a letter or digit; got {name!r:.160}"
-        )
-    return name
 
 
 def checked_spec(spec: GallerySpec) -> GallerySpec:

@@ -17,6 +17,7 @@ from coordinator.coordinator import ERASURE_S, Coordinator
 from coordinator.outcome import Outcome, outcome_of
 from coordinator.ray_runtime import RayRuntime
 from coordinator.replication import ReplicationPolicy
+from coordinator.tenants import AUDIT_S
 from shard.errors import HostUnavailable, InvalidParameter
 
 METHODS = (
@@ -25,7 +26,10 @@ METHODS = (
     "erasure_report", "erase", "erase_due", "look_after", "compare", "snapshots.active_model",
     "snapshots.begin_restore", "snapshots.restoring", "snapshots.finish_restore", "snapshots.abandon_restore",
     "snapshots.was_restored_from", "snapshots.remember", "snapshots.forget", "snapshots.made",
-    "calibrations.draw", "calibrations.put", "calibrations.of",
+    "calibrations.draw", "calibrations.put", "calibrations.of", "idempotency.begin", "idempotency.finish",
+    "tenants.create", "tenants.get", "tenants.all", "tenants.update", "tenants.drop", "tenants.create_key",
+    "tenants.keys", "tenants.key", "tenants.rotate_key", "tenants.revoke_key", "tenants.authenticate",
+    "tenants.record", "tenants.audit", "tenants.trim_audit",
 )  # fmt: skip
 WATCH_S = 0.5
 """Pause between two rounds of looking after the hosts."""
@@ -50,12 +54,13 @@ class CoordinatorProcess:
         secret: bytes,
         erasure_s: float = ERASURE_S,
         policy: ReplicationPolicy | None = None,
+        audit_s: float = AUDIT_S,
     ) -> None:
         """catalog: its URL or SQLite file. hosts: the hosts' actors by host name. secret: the cluster's.
 
-        erasure_s, policy: see Coordinator.
+        erasure_s, policy, audit_s: see Coordinator.
         """
-        self._where, self._policy, self._erasure_s = catalog, policy, erasure_s
+        self._where, self._policy, self._erasure_s, self._audit_s = catalog, policy, erasure_s, audit_s
         self._hosts, self._secret = hosts, secret
         self._opening = threading.Lock()
         self._runtime: RayRuntime | None = None
@@ -120,7 +125,9 @@ class CoordinatorProcess:
                 catalog = Catalog(self._where)
                 try:
                     self._recall_hosts(catalog, self._runtime)
-                    coordinator = Coordinator(catalog, self._runtime, self._policy, erasure_s=self._erasure_s)
+                    coordinator = Coordinator(
+                        catalog, self._runtime, self._policy, erasure_s=self._erasure_s, audit_s=self._audit_s
+                    )
                 except BaseException:
                     catalog.close()
                     raise

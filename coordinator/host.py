@@ -1,7 +1,7 @@
 """`ShardHost`: the shards of many galleries in one directory and one process, and what can be asked of them.
 
-    <host>/galleries/<gallery id>/shard-0000/    one `shard.Shard`
-    <host>/models/<model id>.model               SearchModels that shards here use
+    <host>/tenants/<tenant id>/<16 hex>/shard-0000/    one `shard.Shard`; `coordinator.directories` has all places
+    <host>/models/<model id>.model                     SearchModels that shards here use
 
 It executes messages; it knows no network, no Ray, no catalog. Thread-safe.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from coordinator.directories import gallery_directory, shard_directory, shards_on, tenant_of
 from coordinator.host_models import HostModels
 from coordinator.messages import (
     AbsorbRequest,
@@ -108,7 +108,6 @@ from shard.types import EnrollReceipt, FloatArray, IdentityDraw
 _LOG = logging.getLogger(__name__)
 FETCH_S = 10.0
 """How long another replica may take to give rows that are damaged here."""
-_GALLERY_ID = re.compile(r"[0-9a-f]{16}")
 OPENED_AT_ONCE = 4
 """Shards that a starting host opens side by side: one waits for the disk while another encodes."""
 
@@ -303,10 +302,8 @@ class ShardHost:
 
     def inventory(self, request: InventoryRequest) -> InventoryReply:
         """Every shard that has a directory here."""
-        found = sorted(self._directory.glob("galleries/*/shard-*"))
-        return InventoryReply(
-            tuple(path.parent.name for path in found), tuple(int(path.name.removeprefix("shard-")) for path in found)
-        )
+        found = shards_on(self._directory)
+        return InventoryReply(tuple(gallery_id for gallery_id, _ in found), tuple(number for _, number in found))
 
     # Control requests
 
@@ -410,9 +407,11 @@ class ShardHost:
         with self._opening:
             for key in [key for key in self._replicas if key[0] == request.gallery_id]:
                 self._close(key)
-            directory = self._gallery_directory(request.gallery_id)
+            directory = gallery_directory(self._directory, request.gallery_id)
             if directory.exists():
                 remove_tree(directory)
+            if tenant_of(request.gallery_id) and directory.parent.exists() and not any(directory.parent.iterdir()):
+                remove_tree(directory.parent)
             self._remove_unused_models()
         return Done()
 
@@ -479,8 +478,8 @@ class ShardHost:
         with self._opening:
             try:
                 needed: set[str] = set()
-                for path in sorted((self._directory / "galleries").glob("*/shard-*")):
-                    needed |= self._replica(path.parent.name, int(path.name[6:])).shard.model_ids()
+                for key in shards_on(self._directory):
+                    needed |= self._replica(*key).shard.model_ids()
             except FacegridError as error:
                 # What a shard that does not open needs is not known, and a file too many does no harm.
                 _LOG.warning("shard host %s keeps every model file: %s", self.name, error)
@@ -573,14 +572,8 @@ class ShardHost:
         self._close((gallery_id, number))
         remove_tree(self._shard_directory(gallery_id, number))
 
-    def _gallery_directory(self, gallery_id: str) -> Path:
-        # It becomes a path, and one that is removed on demand: nothing but an id that a coordinator made may pass.
-        if not _GALLERY_ID.fullmatch(gallery_id):
-            raise InvalidParameter(f"gallery id: expected 16 hexadecimal digits, got {gallery_id!r:.80}")
-        return self._directory / "galleries" / gallery_id
-
     def _shard_directory(self, gallery_id: str, number: int) -> Path:
-        return self._gallery_directory(gallery_id) / f"shard-{number:04d}"
+        return shard_directory(self._directory, gallery_id, number)
 
 
 _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {

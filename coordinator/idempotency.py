@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from coordinator.catalog import Catalog, insert_new
+from coordinator.catalog import Catalog
+from coordinator.catalog_rows import insert_new
 from coordinator.catalog_tables import METADATA
 
 KEPT_S = 24 * 3600.0

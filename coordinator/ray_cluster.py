@@ -23,9 +23,12 @@ from coordinator.coordinator_process import CoordinatorProcess, host_title
 from coordinator.dataplane.handshake import checked_secret
 from coordinator.gallery_calibration import Calibration
 from coordinator.host_process import ShardHostProcess
+from coordinator.ray_idempotency import RayIdempotency
 from coordinator.ray_runtime import RayRuntime
+from coordinator.ray_tenants import RayTenants
 from coordinator.replication import ReplicationPolicy
 from coordinator.snapshot_catalog import SnapshotRecord
+from coordinator.tenants import AUDIT_S
 from coordinator.types import (
     GalleryRoute,
     GallerySpec,
@@ -105,6 +108,7 @@ class RayCluster:
         kernel: str | None = None,
         catalog: str | None = None,
         erasure_s: float = ERASURE_S,
+        audit_s: float = AUDIT_S,
     ) -> RayCluster:
         """Start or join Ray, start a host actor for each name and the coordinator, wait until all are open.
 
@@ -132,7 +136,7 @@ class RayCluster:
                 cluster.actors[name] = cluster._seat(name, seat)
             # Started before the hosts are waited for: processes take seconds to come up, and do so side by side.
             coordinator = _spawn_coordinator(
-                session, catalog or home / "catalog.db", secret, cluster.actors, erasure_s, options.replication
+                session, catalog or home / "catalog.db", secret, cluster.actors, erasure_s, options.replication, audit_s
             )
             undo.callback(_stop, coordinator)
             _wait_open(cluster.actors, options.start_timeout_s, needed)
@@ -185,6 +189,8 @@ class RayCoordinator:
         self.actor = actor
         self.snapshots = RaySnapshotControl(actor)
         self.calibrations = RayCalibrations(actor)
+        self.tenants = RayTenants(actor)
+        self.idempotency = RayIdempotency(actor)
 
     def hosts(self) -> tuple[str, ...]:
         """See Coordinator.hosts."""
@@ -196,9 +202,9 @@ class RayCoordinator:
         route: GalleryRoute = self._call("gallery", name)
         return route
 
-    def galleries(self) -> list[GalleryRoute]:
+    def galleries(self, tenant: str | None = None) -> list[GalleryRoute]:
         """See Coordinator.galleries."""
-        routes: list[GalleryRoute] = self._call("galleries")
+        routes: list[GalleryRoute] = self._call("galleries", tenant)
         return routes
 
     def create_gallery(self, spec: GallerySpec) -> GalleryRoute:
@@ -436,9 +442,10 @@ def _spawn_coordinator(
     hosts: dict[str, Actor],
     erasure_s: float,
     policy: ReplicationPolicy | None,
+    audit_s: float,
 ) -> Actor:
     """On this node, where the home is."""
-    args = (catalog, {name: actor.where for name, actor in hosts.items()}, secret, erasure_s, policy)
+    args = (catalog, {name: actor.where for name, actor in hosts.items()}, secret, erasure_s, policy, audit_s)
     return session.spawn(CoordinatorProcess, args, title="the coordinator", node_id=session.here())
 
 

@@ -293,12 +293,12 @@ class Replication:
         return self._tell(self._catalog.shards())
 
     def _tell(self, configs: Sequence[ShardConfig], released: tuple[str, ...] = ()) -> dict[tuple[str, Key], str]:
-        minima = {route.gallery_id: route.min_in_sync for route in self._catalog.galleries(*LOOKED_AFTER)}
         news: dict[str, list[ShardConfig]] = {}
         for config in configs:
             for host in (*config.in_sync, *config.joining):
                 if self._told.get((host, (config.gallery_id, config.shard)), 0) < config.epoch and self._is_there(host):
                     news.setdefault(host, []).append(config)
+        minima = self._catalog.min_in_sync({config.gallery_id for told in news.values() for config in told})
         faults: dict[tuple[str, Key], str] = {}
         with ThreadPoolExecutor(max(1, len(news))) as pool:
             asked = {
@@ -601,8 +601,7 @@ class Replication:
 
     def tell(self, gallery_id: str) -> None:
         """Tell the hosts of a new gallery what they hold."""
-        configs = [config for config in self._catalog.shards() if config.gallery_id == gallery_id]
-        for fault in self._tell(configs).values():
+        for fault in self._tell(self._catalog.shards_of(gallery_id, *LOOKED_AFTER)).values():
             code, _, message = fault.partition(": ")
             raise error_from_code(code, message)
 

@@ -15,7 +15,8 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from coordinator.catalog import Catalog, insert_new, remove_unused_models
+from coordinator.catalog import Catalog, remove_unused_models
+from coordinator.catalog_rows import insert_new
 from coordinator.catalog_tables import BASELINES, GALLERIES, MODELS, ROLLOUTS
 from coordinator.types import RolloutStatus
 from shard.drift import CodeStatistics

@@ -84,4 +84,4 @@ class SnapshotCatalog:
 
     def restoring(self, gallery: str) -> GalleryRoute | None:
         """The half restored gallery of that name, if there is one."""
-        return next((route for route in self._catalog.galleries(RESTORING) if route.name == gallery), None)
+        return self._catalog.find(gallery, RESTORING)

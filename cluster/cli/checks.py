@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from coordinator.directories import shard_directory
 from shard.errors import (
     CorruptData,
     FacegridError,
@@ -228,11 +229,6 @@ def _open_shard(host: Path, gallery_id: str, number: int, is_deep: bool) -> int:
             more = f"; {len(damages) - 1} more, see facegrid fsck" if len(damages) > 1 else ""
             raise CorruptData(f"{damages[0]}{more}", path=str(damages[0].path))
         return len(shard)
-
-
-def shard_directory(host: Path, gallery_id: str, number: int) -> Path:
-    """Where a host keeps a shard."""
-    return host / "galleries" / gallery_id / f"shard-{number:04d}"
 
 
 def model_loader(host: Path) -> Callable[[str], SearchModel]:

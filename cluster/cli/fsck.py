@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.cli.checks import model_loader, shard_directory
+from cluster.cli.checks import model_loader
 from cluster.cli.exits import ExitCode
 from cluster.cli.invocation import Invocation, invocation_of
 from cluster.cli.output import Grid
+from coordinator.directories import shard_directory
 from shard.errors import CorruptData, FacegridError, HomeLocked, NotFound, UnknownGallery
 
 if TYPE_CHECKING:

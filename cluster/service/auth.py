@@ -13,7 +13,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from coordinator.tenants import KeyRecord, TenantRecord, Tenants
+from coordinator.ray_tenants import RayTenants
+from coordinator.tenant_types import KeyRecord, TenantRecord
+from coordinator.tenants import Tenants
 from shard.errors import HostUnavailable, StorageError, Unauthenticated, UnknownTenant
 
 KEY_S = 2.0
@@ -63,7 +65,7 @@ class _Known:
 class Keys:
     """Principals by key. Thread-safe. What is remembered is a digest of the key, never the key."""
 
-    def __init__(self, tenants: Tenants, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, tenants: Tenants | RayTenants, clock: Callable[[], float] = time.monotonic) -> None:
         self._tenants = tenants
         self._clock = clock
         self._lock = threading.Lock()

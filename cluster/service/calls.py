@@ -17,7 +17,7 @@ from cluster.service import media
 from cluster.service.auth import Principal
 from cluster.service.gateway import Gateway
 from cluster.service.shell import STATE, Exchange, audit_entry
-from coordinator.coordinator import check_gallery_name
+from coordinator.names import check_gallery_name
 from shard.errors import (
     InvalidParameter,
     PermissionDenied,
@@ -58,7 +58,7 @@ class Call:
             raise PermissionDenied("this needs a key of the operator")
 
     def tenant(self, name: str) -> str:
-        """Manage a tenant, or read about it: UnknownTenant for another's, PermissionDenied without the scope `admin`."""
+        """Manage a tenant, or read about it: UnknownTenant for another's, PermissionDenied without the scope admin."""
         key = self.principal.key
         self.exchange.tenant = name
         if key.tenant is None:

@@ -17,8 +17,9 @@ from cluster.service.rates import RateLimits
 from cluster.service.scheduler import FairScheduler
 from cluster.service.searches import Searches
 from cluster.service.work import Work
-from coordinator.tenants import AuditEntry
-from shard.errors import FacegridError, QuotaExceeded, UnknownGallery
+from cluster.tenancy import usage
+from coordinator.tenant_types import AuditEntry, Usage
+from shard.errors import FacegridError, UnknownGallery
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
@@ -67,7 +68,7 @@ class Gateway:
         self._work = Work(self._work_turns)
         self._galleries: dict[str, tuple[float, Gallery]] = {}
         self._audit: deque[AuditEntry] = deque()
-        self._usage: dict[str, tuple[float, int, int]] = {}
+        self._usage: dict[str, tuple[float, Usage]] = {}
         self._usage_lock = threading.Lock()
         self.is_stopping = False
 
@@ -105,26 +106,24 @@ class Gateway:
 
     # Quotas
 
-    def check_room(self, principal: Principal, templates: int) -> None:
-        """QuotaExceeded if the tenant's quotas of templates or bytes do not hold so many more. May block."""
+    def check_room(self, principal: Principal, templates: int, size: int) -> None:
+        """QuotaExceeded if the tenant's quotas of templates or bytes (`size`) do not hold so many more. May block."""
         tenant = principal.tenant
         if tenant is None or (tenant.quotas.templates is None and tenant.quotas.bytes is None):
             return
         with self._usage_lock:
-            at, held, size = self._usage.get(tenant.tenant_id, (float("-inf"), 0, 0))
-        if time.monotonic() - at > USAGE_S:
-            usage = self.cluster.usage(tenant.name)
-            at, held, size = time.monotonic(), usage.templates, usage.bytes
-        quotas = tenant.quotas
-        if quotas.templates is not None and held + templates > quotas.templates:
-            raise QuotaExceeded(
-                f"tenant {tenant.name} has {held} templates of the {quotas.templates} that its quota allows;"
-                f" {templates} more do not fit"
-            )
-        if quotas.bytes is not None and size >= quotas.bytes:
-            raise QuotaExceeded(f"tenant {tenant.name} has {size} bytes of the {quotas.bytes} that its quota allows")
+            known = self._usage.get(tenant.tenant_id)
+        if known is None or time.monotonic() - known[0] > USAGE_S:
+            counted = (time.monotonic(), usage(self.cluster, tenant.name))
         with self._usage_lock:
-            self._usage[tenant.tenant_id] = (at, held + templates, size)
+            newest = self._usage.get(tenant.tenant_id)
+            if newest is known and (known is None or time.monotonic() - known[0] > USAGE_S):
+                newest = counted
+            assert newest is not None, "counted above, or by somebody else meanwhile"
+            at, held = newest
+            tenant.quotas.check(tenant.name, held, templates=templates, size=size)
+            held = Usage(held.galleries, held.templates + templates, held.bytes + size)
+            self._usage[tenant.tenant_id] = (at, held)
 
     # Audit
 

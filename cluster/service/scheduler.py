@@ -2,10 +2,9 @@
 
 Each flow (a tenant's single queries, its batches, its writes) has a queue. A piece of work is stamped with the virtual
 time at which it would start if every flow had its share of the machine all the time; the earliest stamp goes first. A
-flow that was idle starts at the present, so a tenant that asks rarely is served next, whatever the others have queued,
-and one that floods waits behind itself alone.
-Source: start-time fair queueing, Goyal, Vin and Cheng, SIGCOMM 1996. What a piece costs is guessed when it is queued and
-set right when it is done.
+flow that was idle starts at the present, so a tenant that asks rarely is served next, whatever others have queued, and
+one that floods waits behind itself alone. What a piece costs is guessed when it is queued and set right when it is
+done. Source: start-time fair queueing, Goyal, Vin and Cheng, SIGCOMM 1996.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class FairScheduler:
             thread.start()
 
     def submit(self, flow: tuple[str, str], weight: float, piece: Piece) -> None:
-        """Queue a piece of a flow, (tenant, kind of work). RateLimited if it has MAX_WAITING, ShardClosed at the end."""
+        """Queue a piece of a flow: (tenant, kind). RateLimited if it has MAX_WAITING, ShardClosed at the end."""
         with self._lock:
             if self._is_closed:
                 raise ShardClosed("the service is being stopped")

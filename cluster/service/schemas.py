@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from coordinator.router import DEFAULT_DEADLINE_MS
-from shard.types import DEFAULT_RECALL, MAX_DIM, MAX_ID_BYTES, MAX_IDENTITIES, MAX_K, MAX_PROBES, MIN_DIM
+from shard.types import DEFAULT_RECALL, MAX_DIM, MAX_ID_BYTES, MAX_IDENTITIES, MAX_K, MIN_DIM
 
 MAX_ENROLL = 8_192
 """Templates of one enrollment request."""
@@ -21,7 +21,7 @@ MAX_IMAGES = 64
 """Images of one request."""
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
-_EXAMPLE_ROW = [0.12, -0.4, 0.9]
+_EXAMPLE_ROW: list[Any] = [0.12, -0.4, 0.9]
 _ROWS_SCHEMA: dict[str, Any] = {
     "description": "In JSON, one list of numbers or a list of them. In msgpack, an object with the shape and the "
     "little-endian float32 values. Any norm; not zero, no NaN or infinity.",
@@ -66,10 +66,10 @@ class Reply(BaseModel):
 class QuotasBody(Body):
     """What a tenant may have; null: no limit."""
 
-    galleries: int | None = Field(None, ge=0, le=10_000_000)
-    templates: int | None = Field(None, ge=0, le=10**12)
-    queries_per_s: float | None = Field(None, gt=0, le=1e6, allow_inf_nan=False)
-    bytes: int | None = Field(None, ge=0, le=10**18)
+    galleries: int | None = Field(default=None, ge=0, le=10_000_000)
+    templates: int | None = Field(default=None, ge=0, le=10**12)
+    queries_per_s: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
+    bytes: int | None = Field(default=None, ge=0, le=10**18)
 
 
 class TenantBody(Body):
@@ -80,7 +80,7 @@ class TenantBody(Body):
     )
     name: str = Field(pattern=_NAME)
     quotas: QuotasBody = QuotasBody()
-    weight: int = Field(10, ge=1, le=100)
+    weight: int = Field(default=10, ge=1, le=100)
     keeps_thumbnails: bool = False
     is_encrypted: bool = False
 
@@ -90,7 +90,7 @@ class TenantChange(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"quotas": {"galleries": 50}, "weight": 20}]})
     quotas: QuotasBody | None = None
-    weight: int | None = Field(None, ge=1, le=100)
+    weight: int | None = Field(default=None, ge=1, le=100)
     keeps_thumbnails: bool | None = None
 
 
@@ -127,14 +127,14 @@ class KeyBody(Body):
     name: str = Field(min_length=1, max_length=63)
     scopes: list[Scope] = Field(min_length=1, max_length=3)
     galleries: list[Annotated[str, Field(pattern=_NAME)]] = Field(default=[], max_length=1000)
-    expires_at: float | None = Field(None, description="Unix seconds.", gt=0, le=1e11, allow_inf_nan=False)
+    expires_at: float | None = Field(default=None, description="Unix seconds.", gt=0, le=1e11, allow_inf_nan=False)
 
 
 class RotateBody(Body):
     """How long the old secret goes on beside the new one."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"overlap_s": 3600}]})
-    overlap_s: float = Field(0.0, ge=0, le=30 * 86_400, allow_inf_nan=False)
+    overlap_s: float = Field(default=0.0, ge=0, le=30 * 86_400, allow_inf_nan=False)
 
 
 class KeyReply(Reply):
@@ -185,12 +185,12 @@ class GalleryBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "acme/staff", "dim": 512, "shards": 4}]})
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}$")
-    dim: int | None = Field(None, ge=MIN_DIM, le=MAX_DIM)
-    embedder: str | None = Field(None, max_length=64)
-    shards: int | None = Field(None, ge=1, le=1024)
+    dim: int | None = Field(default=None, ge=MIN_DIM, le=MAX_DIM)
+    embedder: str | None = Field(default=None, max_length=64)
+    shards: int | None = Field(default=None, ge=1, le=1024)
     code_bits: Literal[128, 256, 512, 1024] | None = None
-    replicas: int | None = Field(None, ge=1, le=7)
-    min_in_sync: int | None = Field(None, ge=1, le=7)
+    replicas: int | None = Field(default=None, ge=1, le=7)
+    min_in_sync: int | None = Field(default=None, ge=1, le=7)
 
 
 class GalleryReply(Reply):
@@ -239,9 +239,9 @@ class EnrollBody(Body):
         }
     )
     embeddings: Rows
-    identities: list[Label | None] | None = Field(None, max_length=MAX_ENROLL)
-    template_ids: list[Label] | None = Field(None, max_length=MAX_ENROLL)
-    metadata: list[Metadata | None] | None = Field(None, max_length=MAX_ENROLL)
+    identities: list[Label | None] | None = Field(default=None, max_length=MAX_ENROLL)
+    template_ids: list[Label] | None = Field(default=None, max_length=MAX_ENROLL)
+    metadata: list[Metadata | None] | None = Field(default=None, max_length=MAX_ENROLL)
     if_exists: Literal["error", "skip"] = "error"
 
 
@@ -334,15 +334,15 @@ class TemplatesReply(Reply):
 class SearchOptions(Body):
     """How to search. threshold or target_fpir: leave out what is below; the latter needs a calibration."""
 
-    k: int = Field(10, ge=1, le=MAX_K)
-    recall: float = Field(DEFAULT_RECALL, gt=0, lt=1, allow_inf_nan=False)
+    k: int = Field(default=10, ge=1, le=MAX_K)
+    recall: float = Field(default=DEFAULT_RECALL, gt=0, lt=1, allow_inf_nan=False)
     exact: bool = False
     threshold: Cosine | None = None
-    target_fpir: float | None = Field(None, gt=0, lt=1, allow_inf_nan=False)
-    identities: list[Label] | None = Field(None, min_length=1, max_length=MAX_IDENTITIES)
-    where: dict[str, Any] | None = Field(None, description="A filter on metadata; see docs/api.md.")
+    target_fpir: float | None = Field(default=None, gt=0, lt=1, allow_inf_nan=False)
+    identities: list[Label] | None = Field(default=None, min_length=1, max_length=MAX_IDENTITIES)
+    where: dict[str, Any] | None = Field(default=None, description="A filter on metadata; see docs/api.md.")
     allow_partial: bool = False
-    deadline_ms: int = Field(DEFAULT_DEADLINE_MS, ge=1, le=60_000)
+    deadline_ms: int = Field(default=DEFAULT_DEADLINE_MS, ge=1, le=60_000)
     include: list[Literal["metadata"]] = Field(default=[], max_length=1)
 
 
@@ -359,8 +359,8 @@ class RangeBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"probes": [_EXAMPLE_ROW], "threshold": 0.5}]})
     probes: Rows
     threshold: Cosine
-    limit: int = Field(MAX_K, ge=1, le=MAX_K)
-    recall: float = Field(DEFAULT_RECALL, gt=0, lt=1, allow_inf_nan=False)
+    limit: int = Field(default=MAX_K, ge=1, le=MAX_K)
+    recall: float = Field(default=DEFAULT_RECALL, gt=0, lt=1, allow_inf_nan=False)
     exact: bool = False
     where: dict[str, Any] | None = None
 
@@ -410,7 +410,7 @@ class ImageSearchBody(SearchOptions):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"image": "/9j/4AAQSkZJRg==", "k": 5}]})
     image: str = Field(min_length=1, max_length=90_000_000)
-    face: int | Literal["largest"] = Field("largest", description="From 0; the largest face first.")
+    face: int | Literal["largest"] = Field(default="largest", description="From 0; the largest face first.")
 
 
 class ImageSearchReply(Reply):
@@ -428,7 +428,7 @@ class VerifyBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"probe": _EXAMPLE_ROW, "identity": "alice"}]})
     identity: Label
     probe: Rows | None = None
-    image: str | None = Field(None, min_length=1, max_length=90_000_000)
+    image: str | None = Field(default=None, min_length=1, max_length=90_000_000)
     threshold: Cosine | None = None
 
 
@@ -524,7 +524,7 @@ class CalibrateBody(Body):
     """How many labelled templates to compare."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"samples": 2000}]})
-    samples: int = Field(2000, ge=100, le=100_000)
+    samples: int = Field(default=2000, ge=100, le=100_000)
 
 
 class ThresholdReply(Reply):
@@ -553,7 +553,7 @@ class SnapshotBody(Body):
     """When it may be removed; null keeps it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"expires_at": 1893456000}]})
-    expires_at: float | None = Field(None, gt=0, le=1e11, allow_inf_nan=False)
+    expires_at: float | None = Field(default=None, gt=0, le=1e11, allow_inf_nan=False)
 
 
 class RestoreBody(Body):

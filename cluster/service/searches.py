@@ -10,8 +10,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from cluster.results import SearchBatch
 from cluster.service.scheduler import FairScheduler, Piece
 from coordinator.types import Coverage
 from shard.types import FloatArray
+
+if TYPE_CHECKING:
+    from cluster.gallery import Gallery
 
 PIECE_S = 0.004
 """Seconds that a piece of a batch should take: what a single query of another tenant may have to wait for."""
@@ -33,17 +36,6 @@ Options = tuple[tuple[str, Any], ...]
 """Keyword arguments of `Gallery.search`, sorted by name, hashable: requests with equal ones may travel together."""
 
 
-class Searchable(Protocol):
-    """What is asked of a gallery here."""
-
-    @property
-    def name(self) -> str:
-        """`tenant/gallery`."""
-
-    def search(self, probes: FloatArray, **options: Any) -> SearchBatch:
-        """See `cluster.Gallery.search`."""
-
-
 @dataclass(slots=True)
 class _Waiting:
     probes: FloatArray
@@ -53,7 +45,7 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Group:
-    gallery: Searchable
+    gallery: Gallery
     options: Options
     waiting: list[_Waiting] = field(default_factory=list)
     rows: int = 0
@@ -71,7 +63,7 @@ class Searches:
         """Sizes of the groups that were carried out since somebody looked; see `taken_groups`."""
 
     async def search(
-        self, tenant: str, weight: float, gallery: Searchable, probes: FloatArray, options: Options, deadline: float
+        self, tenant: str, weight: float, gallery: Gallery, probes: FloatArray, options: Options, deadline: float
     ) -> SearchBatch:
         """Candidates of the probes (n, dim), in their order.
 
@@ -88,7 +80,7 @@ class Searches:
         return _joined(found)
 
     def _single(
-        self, tenant: str, weight: float, gallery: Searchable, probes: FloatArray, options: Options, deadline: float
+        self, tenant: str, weight: float, gallery: Gallery, probes: FloatArray, options: Options, deadline: float
     ) -> asyncio.Future[SearchBatch]:
         """Join the group that waits for a worker, or begin one."""
         key = (tenant, gallery.name, options)
@@ -108,7 +100,7 @@ class Searches:
         tenant: str,
         kind: str,
         weight: float,
-        gallery: Searchable,
+        gallery: Gallery,
         probes: FloatArray,
         options: Options,
         deadline: float,
@@ -146,7 +138,7 @@ class Searches:
         began = time.perf_counter()
         try:
             probes = waiting[0].probes if len(waiting) == 1 else np.concatenate([one.probes for one in waiting])
-            left_ms = max(1.0, (max(one.deadline for one in waiting) - time.monotonic()) * 1000)
+            left_ms = max(1, int((max(one.deadline for one in waiting) - time.monotonic()) * 1000))
             found = group.gallery.search(probes, deadline_ms=left_ms, **dict(group.options))
             results: Sequence[SearchBatch | BaseException] = _split(found, [len(one.probes) for one in waiting])
         except Exception as error:  # noqa: BLE001 - handed to each caller
@@ -188,7 +180,14 @@ def _split(batch: SearchBatch, sizes: Sequence[int]) -> list[SearchBatch]:
     found, begin = [], 0
     for size in sizes:
         rows = slice(begin, begin + size)
-        found.append(SearchBatch(batch.template_ids[rows], batch.scores[rows], batch.identities[rows], batch.coverage))
+        found.append(
+            replace(
+                batch,
+                template_ids=batch.template_ids[rows],
+                scores=batch.scores[rows],
+                identities=batch.identities[rows],
+            )
+        )
         begin += size
     return found
 
@@ -196,9 +195,10 @@ def _split(batch: SearchBatch, sizes: Sequence[int]) -> list[SearchBatch]:
 def _joined(batches: Sequence[SearchBatch]) -> SearchBatch:
     if len(batches) == 1:
         return batches[0]
-    return SearchBatch(
-        tuple(row for batch in batches for row in batch.template_ids),
-        np.concatenate([batch.scores for batch in batches]),
-        tuple(row for batch in batches for row in batch.identities),
-        Coverage(min(batch.coverage.answered for batch in batches), batches[0].coverage.asked),
+    return replace(
+        batches[0],
+        template_ids=tuple(row for batch in batches for row in batch.template_ids),
+        scores=np.concatenate([batch.scores for batch in batches]),
+        identities=tuple(row for batch in batches for row in batch.identities),
+        coverage=Coverage(min(batch.coverage.answered for batch in batches), batches[0].coverage.asked),
     )

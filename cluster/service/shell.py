@@ -21,7 +21,9 @@ from cluster.service import problems
 from cluster.service.auth import Principal, bearer
 from cluster.service.gateway import Gateway, Limits
 from cluster.service.problems import HttpProblem, malformed
-from coordinator.tenants import AuditEntry
+from coordinator.names import check_tenant_name, tenant_name
+from coordinator.tenant_types import AuditEntry
+from shard.errors import InvalidParameter
 
 _ACCESS = logging.getLogger("facegrid.access")
 Scope = MutableMapping[str, Any]
@@ -187,7 +189,9 @@ def audit_entry(exchange: Exchange) -> AuditEntry:
     if tenant is None and key is not None:
         tenant = key.tenant
     if exchange.gallery is not None:
-        tenant = exchange.gallery.partition("/")[0]
+        tenant = tenant_name(exchange.gallery)
+    if not _is_name(tenant):
+        tenant = None  # what was asked for cannot be a tenant
     return AuditEntry(
         at=time.time(),
         tenant=tenant,
@@ -198,6 +202,13 @@ def audit_entry(exchange: Exchange) -> AuditEntry:
         outcome=exchange.code,
         request_id=exchange.request_id,
     )
+
+
+def _is_name(tenant: str | None) -> bool:
+    try:
+        return tenant is not None and bool(check_tenant_name(tenant))
+    except InvalidParameter:
+        return False
 
 
 def is_public(path: str) -> bool:

@@ -42,7 +42,7 @@ class SnapshotControl:
         with self._lock:
             half = self._snapshots.restoring(spec.name)
             if half is None:
-                if any(route.name == spec.name for route in self._catalog.galleries()):
+                if self._catalog.find(spec.name) is not None:
                     raise AlreadyExists(f"gallery {spec.name!r} exists")
                 self._snapshots.put_restore(RestoreRecord(spec.name, snapshot_id, None))
                 route = self._coordinator.create_gallery(spec, state=RESTORING)
@@ -101,13 +101,12 @@ class SnapshotControl:
 
     def was_restored_from(self, gallery: str, snapshot_id: str) -> bool:
         """Whether the gallery of that name is there and was restored, completely, from that snapshot."""
-        record = self._snapshots.restore(gallery)
-        routes = {route.name: route.gallery_id for route in self._catalog.galleries()}
+        record, route = self._snapshots.restore(gallery), self._catalog.find(gallery)
         return (
             record is not None
+            and route is not None
             and record.snapshot_id == snapshot_id
-            and record.gallery_id is not None
-            and record.gallery_id == routes.get(gallery)
+            and record.gallery_id == route.gallery_id
         )
 
     def remember(self, record: SnapshotRecord) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from coordinator.coordinator import check_gallery_name
+from coordinator.names import check_gallery_name
 from shard.errors import CorruptData, FormatTooNew, InvalidParameter
 
 SNAPSHOT_FORMAT = 1

@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
 
-from coordinator.coordinator import check_gallery_name
+from coordinator.names import check_gallery_name
 from coordinator.snapshots.manifest import (
     Manifest,
     ObjectRef,

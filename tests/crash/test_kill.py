@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from cluster import Cluster
+from coordinator.directories import gallery_directories
 from coordinator.host import ShardHost
 from coordinator.runtime import LocalRuntime
 from shard.check import check_shard
@@ -154,8 +155,7 @@ def check_galleries(home: Path, grid: Cluster, history: History, pending: Operat
     doubt = set(pending.names) if pending and pending.verb in ("create", "drop") else set()
     assert set(galleries) - doubt == history.galleries - doubt
     history.galleries = set(galleries)
-    folders = {path.name for path in (home / "hosts" / "host-0" / "galleries").glob("*")}
-    assert folders == set(galleries.values())
+    assert set(gallery_directories(home / "hosts" / "host-0")) == set(galleries.values())
 
 
 def host_of(grid: Cluster) -> ShardHost:

@@ -449,7 +449,7 @@ def test_many_may_open_a_new_catalog_or_upgrade_an_old_one_at_the_same_time(url:
         catalog.close()
 
 
-@pytest.mark.parametrize(("version", "error"), [("3", FormatTooNew), ("1", CorruptData), ("new", CorruptData)])
+@pytest.mark.parametrize(("version", "error"), [("4", FormatTooNew), ("1", CorruptData), ("new", CorruptData)])
 def test_a_version_that_is_not_known_is_refused(url: str, version: str, error: type[FacegridError]) -> None:
     Catalog(url).close()
     execute(url, f"UPDATE meta SET value = '{version}' WHERE name = 'schema'")

@@ -229,7 +229,7 @@ def test_hosts_are_drained_and_the_deleted_erased(
     assert answer("enroll", "acme/staff", employees)[1]["enrolled"] == 3
     code, drained = process("cluster", "drain", "host-0", "--timeout", "120")
     assert (code, drained["state"], drained["left"]) == (0, "draining", 0)
-    assert not list((tmp_path / "home" / "hosts" / "host-0").glob("galleries/*/shard-*"))
+    assert not list((tmp_path / "home" / "hosts" / "host-0").glob("tenants/*/*/shard-*"))
     found = answer("search", "acme/staff", photos / HELD_OUT, "-k", 1)[1]
     assert [candidate["identity"] for candidate in found["candidates"]] == ["Ann"]
 

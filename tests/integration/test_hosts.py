@@ -63,7 +63,7 @@ def found_ids(gallery: Gallery) -> set[str]:
 
 
 def shard_files(grid: Cluster, host: str) -> list[Path]:
-    return list((grid.home.hosts_directory / host).glob("galleries/*/shard-*"))
+    return list((grid.home.hosts_directory / host).glob("tenants/*/*/shard-*"))
 
 
 def state_of(grid: Cluster, host: str) -> str:

@@ -24,6 +24,7 @@ import pytest
 from coordinator.catalog import Catalog
 from coordinator.coordinator import Coordinator
 from coordinator.dataplane.client import ClientLoop, DataClient
+from coordinator.directories import shard_directory
 from coordinator.messages import (
     ControlRequest,
     DataRequest,
@@ -384,7 +385,7 @@ def test_the_files_hold_exactly_what_was_acknowledged(grid: Grid) -> None:
     found: list[dict[str, bytes]] = [{}, {}]
     for config in configs:
         for number, host in enumerate(config.in_sync):
-            directory = grid.directory / host / "galleries" / config.gallery_id / f"shard-{config.shard:04d}"
+            directory = shard_directory(grid.directory / host, config.gallery_id, config.shard)
             with Shard(directory, _no_model) as shard:
                 for stored in shard.templates_between(0, shard.index.rows):
                     assert stored.template_id not in found[number]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from coordinator.actors import HEALTH
+from coordinator.directories import shard_directory
 from coordinator.home import Home
 from coordinator.messages import DigestReply, DigestRequest
 from coordinator.ray_cluster import RayCluster, RayOptions
@@ -261,7 +262,7 @@ def check_files(home: Home, configs: list[ShardConfig], expected: dict[str, byte
     found: list[dict[str, bytes]] = [{}, {}]
     for config in configs:
         for number, host in enumerate(config.in_sync):
-            directory = home.hosts_directory / host / "galleries" / config.gallery_id / f"shard-{config.shard:04d}"
+            directory = shard_directory(home.hosts_directory / host, config.gallery_id, config.shard)
             with Shard(directory, model_of(home, host)) as shard:
                 for stored in shard.templates_between(0, shard.index.rows):
                     assert stored.template_id not in found[number]

@@ -18,6 +18,7 @@ from coordinator.actors import HEALTH
 from coordinator.catalog import Catalog
 from coordinator.coordinator import Coordinator
 from coordinator.dataplane.client import ClientLoop, DataClient
+from coordinator.directories import gallery_directories
 from coordinator.home import Home
 from coordinator.messages import ScrubShards, StatsReply, StatsRequest
 from coordinator.ray_cluster import RayCluster, RayOptions
@@ -191,7 +192,9 @@ def test_training_ships_the_model_to_every_host(cluster: RayCluster, home: Home)
     assert {stats.model_id for stats in router.stats(route)} == {report.model_id}
     assert found(router, route, rows[:4]) == expected_prefix(rows, rows[:4], "u")
     cluster.coordinator.drop_gallery("acme/large")
-    assert not list(home.hosts_directory.glob(f"*/galleries/{route.gallery_id}"))
+    hosts = list(home.hosts_directory.iterdir())
+    assert hosts
+    assert not [host for host in hosts if route.gallery_id in gallery_directories(host)]
 
 
 def expected_prefix(rows: np.ndarray, probes: np.ndarray, prefix: str) -> list[tuple[str, ...]]:

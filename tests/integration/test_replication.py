@@ -279,7 +279,7 @@ def test_a_drained_host_is_emptied_and_a_new_one_filled(tmp_path: Path) -> None:
     grid.tick_until(lambda: "c" in grid.catalog.shards_per_host() and grid.is_whole())
     grid.coordinator.replication.drain("a")
     grid.tick_until(lambda: grid.coordinator.replication.left_on("a") == 0 and grid.is_whole())
-    assert not list((tmp_path / "hosts" / "a").glob("galleries/*/shard-*"))
+    assert not list((tmp_path / "hosts" / "a").glob("tenants/*/*/shard-*"))
     assert [len(told) for told in grid.digests()] == [1] * 4
     assert len(grid.ids()) == 200
     grid.close()
@@ -290,7 +290,7 @@ def test_a_lost_directory_is_copied_from_the_other_replica(grid: Grid, tmp_path:
     grid.enroll(batch_of(unit_rows(60, DIM, seed=1), prefix="a"))
     primary, _ = route.in_sync[0]
     grid.runtime.kill(primary)
-    database = next((tmp_path / "hosts" / primary).glob("galleries/*/shard-0000/shard.db"))
+    database = next((tmp_path / "hosts" / primary).glob("tenants/*/*/shard-0000/shard.db"))
     database.write_bytes(b"no database" * 1_000)
     grid.runtime.start(primary)
     grid.tick_until(lambda: grid.route().in_sync[0][0] != primary and grid.is_whole())
@@ -372,7 +372,7 @@ def test_damage_that_a_read_comes_upon_is_mended_from_another_replica(grid: Grid
     before = grid.ids()
     grid.coordinator.watch(0.1)
     for host in route.in_sync[0]:
-        floats = next((tmp_path / "hosts" / host).glob("galleries/*/shard-0000/segment-000001/floats.f32"))
+        floats = next((tmp_path / "hosts" / host).glob("tenants/*/*/shard-0000/segment-000001/floats.f32"))
         grid.runtime.kill(host)
         sound = floats.read_bytes()
         floats.write_bytes(sound[:1_000] + bytes([sound[1_000] ^ 4]) + sound[1_001:])
@@ -439,7 +439,7 @@ def test_damage_that_nobody_has_met_is_mended_in_its_turn(grid: Grid, tmp_path: 
     grid.enroll(batch_of(unit_rows(60, DIM, seed=1), prefix="a"))
     grid.router.flush(route)
     for host in route.in_sync[0]:
-        floats = next((tmp_path / "hosts" / host).glob("galleries/*/shard-0000/segment-000001/floats.f32"))
+        floats = next((tmp_path / "hosts" / host).glob("tenants/*/*/shard-0000/segment-000001/floats.f32"))
         sound = floats.read_bytes()
         with floats.open("r+b") as file:
             file.seek(1_000)

@@ -156,7 +156,7 @@ def test_a_primary_whose_file_is_damaged_is_followed(grid: Grid, store: Snapshot
     grid.enroll(batch_of(rows, prefix="a"))
     grid.router.flush(grid.route())
     primary, backup = grid.route().in_sync[0]
-    (file,) = (grid.directory / "hosts" / primary).glob("galleries/*/shard-0000/segment-000001/floats.f32")
+    (file,) = (grid.directory / "hosts" / primary).glob("tenants/*/*/shard-0000/segment-000001/floats.f32")
     with file.open("r+b") as floats:
         floats.seek(300 * DIM * 4)
         floats.write(b"damage")

@@ -171,7 +171,7 @@ class GalleryMachine(RuleBasedStateMachine):
             configs = self.grid.coordinator.shard_configs()
             assert time.monotonic() < until, f"{self.draining} is not empty: {configs}"
             self._tick()
-        left = (self.directory / "home" / "hosts" / self.draining).glob("galleries/*/shard-*")
+        left = (self.directory / "home" / "hosts" / self.draining).glob("tenants/*/*/shard-*")
         assert not list(left)
         self.grid.coordinator.undrain(self.draining)
         self.draining = None

@@ -177,7 +177,7 @@ def test_hosts_are_shown_drained_and_undrained(answer: Any, replicated: str) -> 
     assert (code, marked) == (0, {"host": "host-1", "state": "draining", "replicas": held, "left": held})
     code, drained, _ = answer("cluster", "drain", "host-1")
     assert (code, drained) == (0, {"host": "host-1", "state": "draining", "replicas": held, "left": 0})
-    assert not list(Path("facegrid-home/hosts/host-1").glob("galleries/*/shard-*"))
+    assert not list(Path("facegrid-home/hosts/host-1").glob("tenants/*/*/shard-*"))
     status = answer("status")[1]
     assert status["hosts"] == ["host-0", "host-1", "host-2"]
     assert status["host_states"] == {"host-0": "up", "host-1": "draining", "host-2": "up"}

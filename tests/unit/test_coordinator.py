@@ -9,6 +9,7 @@ import pytest
 
 from coordinator.catalog import DROPPING, Catalog
 from coordinator.coordinator import Coordinator
+from coordinator.directories import gallery_directories, gallery_directory
 from coordinator.home import Home
 from coordinator.runtime import LocalRuntime
 from coordinator.types import GallerySpec
@@ -54,7 +55,7 @@ def test_a_name_whose_removal_failed_can_be_created_again(
     catalog.set_state(old.gallery_id, DROPPING)
     new = coordinator.create_gallery(SPEC)
     assert new.gallery_id != old.gallery_id
-    assert [path.name for path in (tmp_path / "hosts/host-0/galleries").iterdir()] == [new.gallery_id]
+    assert list(gallery_directories(tmp_path / "hosts/host-0")) == [new.gallery_id]
 
 
 def test_a_catalog_that_refuses_a_write_is_a_named_error(
@@ -78,7 +79,7 @@ def test_a_gallery_whose_directory_is_lost_does_not_open(
 ) -> None:
     route = Coordinator(catalog, runtime).create_gallery(SPEC)
     runtime.close()
-    (tmp_path / "hosts/host-0/galleries" / route.gallery_id).rename(tmp_path / "elsewhere")
+    gallery_directory(tmp_path / "hosts/host-0", route.gallery_id).rename(tmp_path / "elsewhere")
     again = LocalRuntime(tmp_path / "hosts", ["host-0"])
     with pytest.raises(CorruptData, match=route.gallery_id):
         Coordinator(catalog, again)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.catalog import Catalog
-from coordinator.catalog_tables import SCHEMA_VERSION
+from coordinator.catalog_schema import SCHEMA_VERSION
 from coordinator.home import HOME_FORMAT
 from shard import model, schema
 from shard.store import Store

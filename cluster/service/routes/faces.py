@@ -9,8 +9,8 @@ from fastapi import APIRouter, Query, Response
 from cluster.results import Template
 from cluster.service import media, schemas
 from cluster.service.calls import Asked
-from cluster.service.operations import operation
 from cluster.service.once import once
+from cluster.service.operations import operation
 from cluster.service.routes.galleries import ONE
 from cluster.thumbnails import without_thumbnail
 from shard.errors import InvalidParameter, UnknownTemplate
@@ -34,7 +34,7 @@ async def enroll(call: Asked, tenant: str, gallery: str) -> Response:
         is_repeatable = made_ids is not None and wanted.template_ids is None
 
         def write() -> dict[str, Any]:
-            call.gateway.check_room(call.principal, len(embeddings))
+            call.gateway.check_room(call.principal, len(embeddings), embeddings.nbytes)
             result = found.enroll(
                 embeddings,
                 identities=wanted.identities,

@@ -12,7 +12,7 @@ from cluster.results import GalleryStats
 from cluster.service import schemas
 from cluster.service.calls import Asked, Call
 from cluster.service.operations import operation
-from shard.errors import AlreadyExists, InvalidParameter, PermissionDenied, UnknownGallery
+from shard.errors import AlreadyExists, InvalidParameter, PermissionDenied, UnknownGallery, UnknownTenant
 
 router = APIRouter(prefix="/v1/galleries")
 ONE = "/{tenant}/{gallery}"
@@ -65,13 +65,12 @@ def _exists(call: Call, name: str) -> bool:
 async def list_galleries(call: Asked, tenant: Annotated[str | None, Query(max_length=63)] = None) -> Response:
     """The galleries that the key may use, by name."""
     key = call.principal.key
-    found = await call.run(call.gateway.cluster.galleries)
-    wanted = key.tenant if key.tenant is not None else tenant
-    visible = [g for g in found if wanted is None or g.name.partition("/")[0] == wanted]
-    if key.tenant is not None and tenant not in (None, key.tenant):
-        visible = []
+    wanted = tenant if key.tenant is None else key.tenant
+    if tenant not in (None, wanted):
+        raise UnknownTenant(f"no tenant {tenant!r:.80}")
+    visible = await call.run(lambda: call.gateway.cluster.galleries(wanted))
     if key.galleries:
-        visible = [g for g in visible if g.name.partition("/")[2] in key.galleries]
+        visible = [gallery for gallery in visible if gallery.name.partition("/")[2] in key.galleries]
     return call.reply({"galleries": [_summary(gallery) for gallery in visible]})
 
 

@@ -40,7 +40,7 @@ async def enroll(call: Asked, tenant: str, gallery: str, identity: _IDENTITY = N
     """
     found = await call.gallery("write")
     if call.body_type in media.IMAGES:
-        items = [(call.body, identity, None)]
+        items: list[tuple[bytes, str | None, dict[str, Any] | None]] = [(call.body, identity, None)]
     else:
         wanted = call.read(schemas.ImagesBody)
         if identity is not None:
@@ -65,7 +65,7 @@ async def _enrolled(
     call: Call, gallery: Gallery, data: bytes, identity: str | None, metadata: dict[str, Any] | None, keeps: bool
 ) -> dict[str, Any]:
     def write() -> dict[str, Any]:
-        call.gateway.check_room(call.principal, 1)
+        call.gateway.check_room(call.principal, 1, gallery.dim * 4)
         result = gallery.enroll_image(data, identity=identity, metadata=metadata, keep_thumbnail=keeps)
         return {"template_id": result.template_ids[0], "is_new": result.enrolled == 1}
 

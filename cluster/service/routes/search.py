@@ -129,7 +129,7 @@ def rows(batch: SearchBatch, records: dict[str, Template] | None) -> dict[str, A
 
 def columns(batch: SearchBatch, records: dict[str, Template] | None) -> dict[str, Any]:
     """The answer as columns: lists of ids and identities a probe, and one array of scores padded with NaN."""
-    found = {
+    found: dict[str, Any] = {
         "template_ids": batch.template_ids,
         "identities": batch.identities,
         "scores": batch.scores,

@@ -62,8 +62,7 @@ async def create(call: Asked, tenant: str, gallery: str) -> Response:
 
     def make() -> SnapshotInfo:
         store = _store(call, tenant)
-        report = store.create(name, expires_at=expires_at, progress=False)
-        return snapshot_info(store.store.snapshot(report.snapshot_id))
+        return snapshot_info(store.create(name, expires_at=expires_at, progress=False).manifest)
 
     made = await call.run(make, kind="snapshot")
     await call.audit_now()

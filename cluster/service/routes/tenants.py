@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
+from cluster import tenancy
 from cluster.service import schemas
 from cluster.service.calls import Asked, Call
 from cluster.service.operations import operation
-from coordinator.tenants import KeyRecord, Quotas, TenantRecord
+from coordinator.tenant_types import KeyRecord, Quotas, TenantRecord
 from shard.errors import UnknownKey
 
 router = APIRouter(prefix="/v1")
@@ -73,7 +74,7 @@ async def show_tenant(call: Asked, tenant: str) -> Response:
 async def usage(call: Asked, tenant: str) -> Response:
     """How many galleries, templates and bytes a tenant has."""
     name = call.tenant(tenant)
-    return call.reply(asdict(await call.run(lambda: call.gateway.cluster.usage(name))))
+    return call.reply(asdict(await call.run(lambda: tenancy.usage(call.gateway.cluster, name))))
 
 
 @operation(
