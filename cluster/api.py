@@ -21,7 +21,7 @@ from typing import Any
 
 from cluster import hosts, images
 from cluster.calibration import Thresholds
-from cluster.config import Settings, load_settings, pipeline_options
+from cluster.config import Settings, key_source, load_settings, pipeline_options
 from cluster.faces import FacePipeline, ImageSource, model_spec
 from cluster.gallery import Gallery
 from cluster.hosts import Progress
@@ -334,7 +334,8 @@ class Cluster:
 
 def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[Runtime, Coordinator | RayCoordinator]:
     """The shard hosts and the control plane, as the settings ask; closed by `undo`."""
-    catalog = open_catalog(home, settings.catalog)
+    source = key_source(settings)
+    catalog = open_catalog(home, settings.catalog, source.service())
     if settings.runtime == "ray":
         with contextlib.closing(catalog):
             known = tuple(catalog.shards_per_host())
@@ -351,6 +352,7 @@ def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[
             catalog=settings.catalog,
             erasure_s=settings.erasure_hours * 3600,
             audit_s=settings.audit_days * 86_400,
+            key_source=source,
         )
         undo.callback(ray.close)
         return ray.runtime, ray.coordinator

@@ -14,12 +14,14 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from coordinator.directories import gallery_directory, shard_directory, shards_on, tenant_of
+from coordinator.host_keys import HostKeys
 from coordinator.host_models import HostModels
 from coordinator.messages import (
     AbsorbRequest,
@@ -76,6 +78,7 @@ from coordinator.messages import (
     ScrubShards,
     SearchReply,
     SearchRequest,
+    SetKeys,
     SetPeers,
     ShardHealth,
     StatsReply,
@@ -92,6 +95,7 @@ from shard.errors import (
     FacegridError,
     HostUnavailable,
     InvalidParameter,
+    KeyUnavailable,
     ShardClosed,
     StaleRoute,
     UnknownGallery,
@@ -142,6 +146,7 @@ class ShardHost:
         self._opening = threading.RLock()
         self._replicas: dict[tuple[str, int], Replica] = {}
         self._models = HostModels(directory / "models", name)
+        self._keys = HostKeys(name)
         self._switching = threading.Lock()
         self._peers: Peers = peers or _Alone(name)
         self._leases = leases
@@ -260,9 +265,11 @@ class ShardHost:
         model = replica.shard.model
         with self._opening, contextlib.ExitStack() as stack:
             if model is not None:
-                stack.enter_context(self._models.using(model.model_id))
+                stack.enter_context(self._models.using(model.model_id, self._keys.of(request.gallery_id)))
+            is_encrypted = replica.shard.is_encrypted
+            self._checked_key(request.gallery_id, is_encrypted)
             self._remove(request.gallery_id, request.shard)
-            shard = self._create(request.gallery_id, request.shard, replica.shard.dim)
+            shard = self._create(request.gallery_id, request.shard, replica.shard.dim, is_encrypted)
             if model is not None:
                 shard.activate(model)  # before there is a row, so that each is encoded when it comes
             fresh = self._replicas[request.gallery_id, request.shard]
@@ -311,7 +318,7 @@ class ShardHost:
         """Create a shard, or leave the same one as it is. It answers nothing before it is configured."""
         with self._opening:
             if (request.gallery_id, request.shard) not in self._replicas:
-                self._create(request.gallery_id, request.shard, request.dim)
+                self._create(request.gallery_id, request.shard, request.dim, request.is_encrypted)
         return Done()
 
     def configure_shards(self, request: ConfigureShards) -> ConfiguredReply:
@@ -338,6 +345,15 @@ class ShardHost:
         self._replica(request.gallery_id, request.shard).admit(request.epoch, request.host)
         if self._beacons is not None:
             self._beacons.start_for((request.host,))  # it counts from now on
+        return Done()
+
+    def set_keys(self, request: SetKeys) -> Done:
+        """Take over the data keys. Shards whose key is not among them any more are closed."""
+        self._keys.give(dict(zip(request.tenant_ids, request.keys, strict=True)))
+        with self._opening:
+            for key, replica in tuple(self._replicas.items()):
+                if replica.shard.is_encrypted and self._keys.of(key[0]) is None:
+                    self._close(key)
         return Done()
 
     def set_peers(self, request: SetPeers) -> Done:
@@ -443,7 +459,7 @@ class ShardHost:
     def prepare_model(self, request: PrepareModel) -> Done:
         """Store the model, and the codes it makes of every sealed row."""
         shards = self._open_all(request.gallery_id, request.shards)
-        with self._models.storing(request.model) as model:
+        with self._models.storing(request.model, self._keys.of(request.gallery_id)) as model:
             for shard in shards:
                 shard.prepare(model)
         return Done()
@@ -453,7 +469,8 @@ class ShardHost:
         shards = self._open_all(request.gallery_id, request.shards)
         with self._switching, contextlib.ExitStack() as stack:
             wanted = request.model_id
-            model = None if wanted is None else stack.enter_context(self._models.using(wanted))
+            key = self._keys.of(request.gallery_id)
+            model = None if wanted is None else stack.enter_context(self._models.using(wanted, key))
             late = [shard for shard in shards if (shard.model and shard.model.model_id) != wanted]
             for shard, staged in [(shard, shard.stage(model)) for shard in late]:
                 shard.switch(staged)
@@ -534,8 +551,22 @@ class ShardHost:
                     raise CorruptData(
                         f"shard host {self.name} has no shard {number} of gallery {gallery_id}: expected {directory}"
                     )
-                self._add(gallery_id, number, Shard(directory, self._models.load))
+                self._add(gallery_id, number, self._open(gallery_id, number))
             return self._replicas[gallery_id, number]
+
+    def _open(self, gallery_id: str, number: int) -> Shard:
+        key = self._keys.of(gallery_id)
+        try:
+            return Shard(self._shard_directory(gallery_id, number), partial(self._models.load, key=key), key=key)
+        except KeyUnavailable:
+            raise self._keys.missing(gallery_id) from None
+
+    def _checked_key(self, gallery_id: str, is_encrypted: bool) -> bytes | None:
+        """The key for a new shard; KeyUnavailable rather than a shard in the clear, if it is not here."""
+        key = self._keys.of(gallery_id)
+        if is_encrypted and key is None:
+            raise self._keys.missing(gallery_id)
+        return key
 
     def _open_ahead(self, keys: Sequence[tuple[str, int]]) -> None:
         """Open those of the shards that are there and closed, side by side.
@@ -547,14 +578,14 @@ class ShardHost:
             if self._is_closed or len(closed) < 2:
                 return
             with ThreadPoolExecutor(min(len(closed), OPENED_AT_ONCE), thread_name_prefix="facegrid-open") as pool:
-                opened = [(key, pool.submit(Shard, self._shard_directory(*key), self._models.load)) for key in closed]
+                opened = [(key, pool.submit(self._open, *key)) for key in closed]
             for key, shard in opened:
                 if shard.exception() is None:
                     self._add(*key, shard.result())
 
-    def _create(self, gallery_id: str, number: int, dim: int) -> Shard:
-        directory = self._shard_directory(gallery_id, number)
-        shard = Shard.create(directory, dim=dim, load_model=self._models.load)
+    def _create(self, gallery_id: str, number: int, dim: int, is_encrypted: bool) -> Shard:
+        directory, key = self._shard_directory(gallery_id, number), self._checked_key(gallery_id, is_encrypted)
+        shard = Shard.create(directory, dim=dim, load_model=partial(self._models.load, key=key), key=key)
         self._add(gallery_id, number, shard)
         return shard
 
@@ -595,6 +626,7 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     CreateShard: ShardHost.create_shard,
     ConfigureShards: ShardHost.configure_shards,
     SetPeers: ShardHost.set_peers,
+    SetKeys: ShardHost.set_keys,
     AdmitReplica: ShardHost.admit_replica,
     DropShard: ShardHost.drop_shard,
     CompactShards: ShardHost.compact_shards,

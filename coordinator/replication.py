@@ -33,13 +33,22 @@ from coordinator.messages import (
     InventoryReply,
     InventoryRequest,
     Reply,
+    SetKeys,
     SetPeers,
     ShardHealth,
 )
 from coordinator.placement import balance_moves, spare_host
 from coordinator.runtime import Runtime
 from coordinator.types import DOWN, DRAINING, GONE, UP, HostRecord, ShardConfig
-from shard.errors import CorruptData, FacegridError, InvalidParameter, StaleRoute, error_from_code
+from shard.errors import (
+    CorruptData,
+    FacegridError,
+    InvalidParameter,
+    KeyUnavailable,
+    StaleRoute,
+    WrongKey,
+    error_from_code,
+)
 
 PROBE_S = 1.0
 """How long a host may take to say that it is there."""
@@ -52,6 +61,8 @@ SCRUB_PAUSE_S = 30.0
 Key = tuple[str, int]
 Bring = Callable[[str, int, str], None]
 """Has a shard of a gallery (id, number) on a host be searched by the gallery's model as the catalog says now."""
+_LOCKED = (KeyUnavailable.code, WrongKey.code)
+"""Faults of a shard whose key is not to be had: nothing of it is lost, and no other replica could do better."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -87,6 +98,8 @@ class Replication:
         self._present: frozenset[str] = frozenset()
         self._addresses: dict[str, tuple[str, int]] = {}
         self._incarnations: dict[str, int] = {}
+        self._keyed: dict[str, tuple[int, dict[str, bytes]]] = {}
+        self._keyless: dict[str, FacegridError] = {}
         self._told: dict[tuple[str, Key], int] = {}
         self._left: dict[Key, str] = {}
         self._copying: dict[tuple[Key, str], Future[None]] = {}
@@ -154,6 +167,7 @@ class Replication:
         replies = self._probe(self._runtime.hosts(), "", ())
         self._present = frozenset(replies)
         self._introduce(replies)
+        self._hand_keys(replies)
         for host in replies:
             self._seen[host] = self._clock()
         for host in self._started(replies):
@@ -176,6 +190,22 @@ class Replication:
         for host in told:
             with contextlib.suppress(FacegridError):  # silent by now; it is told when it is seen again
                 self._runtime.control([(host, message)])
+
+    def _hand_keys(self, replies: dict[str, HealthReply]) -> None:
+        """Give the hosts the keys of encrypted tenants: those that have just started, and all if there are others."""
+        keys, failures = self._catalog.keys.all()
+        for tenant_id in failures.keys() - self._keyless.keys():
+            _LOG.error("tenant %s cannot be served: %s", tenant_id, failures[tenant_id])
+        self._keyless = failures
+        for host, reply in replies.items():
+            if self._keyed.get(host) != (reply.incarnation, keys):
+                with contextlib.suppress(FacegridError):  # silent by now; it is told when it is seen again
+                    self._runtime.control([(host, SetKeys(tuple(keys), tuple(keys.values())))])
+                    self._keyed[host] = (reply.incarnation, keys)
+
+    def hand_keys(self) -> None:
+        """Give the hosts that are there the keys as they are now; those that are not get them when they come."""
+        self._hand_keys(self._probe(self._runtime.hosts(), "", ()))
 
     def _started(self, replies: dict[str, HealthReply]) -> list[str]:
         return [host for host, reply in replies.items() if self._incarnations.get(host) != reply.incarnation]
@@ -317,7 +347,7 @@ class Replication:
                 key = (config.gallery_id, config.shard)
                 if not fault:
                     self._told[host, key] = config.epoch
-                elif host in config.in_sync:
+                elif host in config.in_sync and fault.partition(":")[0] not in _LOCKED:
                     faults[host, key] = fault
         return faults
 
@@ -358,7 +388,8 @@ class Replication:
             route = next((r for r in self._catalog.galleries(*LOOKED_AFTER) if r.gallery_id == key[0]), None)
             if route is None or host not in config.joining:
                 return
-            self._runtime.control([(host, CreateShard(*key, route.dim))])
+            is_encrypted = self._catalog.keys.is_encrypted(key[0])
+            self._runtime.control([(host, CreateShard(*key, route.dim, is_encrypted))])
             # Before the rows come, so that each is encoded as it does.
             self._bring(*key, host)
             self._tell([config])

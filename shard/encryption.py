@@ -196,3 +196,30 @@ def _aes_gcm(key: bytes) -> AESGCM:
     except ImportError as error:
         raise MissingExtra(f"encrypted shards need the extra `encryption`: {error}") from error
     return AESGCM(key)
+
+
+_SEALED = b"FGSEAL1\n"
+
+
+def seal(key: bytes, purpose: str, data: bytes) -> bytes:
+    """The data encrypted as a whole under a key derived for this purpose, which `unseal` has to name too."""
+    return _SEALED + BlockCipher(_aes_gcm(_for_purpose(key, purpose)), max(len(data), 1)).encrypt(0, data)
+
+
+def unseal(key: bytes, purpose: str, sealed: bytes) -> bytes:
+    """What was sealed; WrongKey if it was not sealed with this key for this purpose, or is not what was written."""
+    body = memoryview(sealed)[len(_SEALED) :]
+    if bytes(sealed[: len(_SEALED)]) == _SEALED and len(body) > OVERHEAD:
+        data, wrong = BlockCipher(_aes_gcm(_for_purpose(key, purpose)), len(body) - OVERHEAD).decrypt(0, body)
+        if not wrong:
+            return data
+    raise WrongKey(f"{purpose}: not what was sealed with this key")
+
+
+def key_tag(key: bytes) -> str:
+    """16 hex digits that tell keys apart and nothing else about them."""
+    return _for_purpose(key, "tag").hex()[:16]
+
+
+def _for_purpose(key: bytes, purpose: str) -> bytes:
+    return hmac.digest(check_key(key), f"facegrid seal 1 {purpose}".encode(), "sha256")

@@ -215,13 +215,17 @@ def test_a_damaged_tail_does_not_open(directory: Path) -> None:
 def test_a_damaged_database_or_header_is_corrupt_data(directory: Path) -> None:
     whole = (directory / "shard.db").read_bytes()
     flip(directory / "shard.db", 4_096 + 100)
-    with pytest.raises(CorruptData), opened(directory) as shard:
-        shard.templates_between(0, N)
-        assert check_shard(shard) == []
+    with pytest.raises(CorruptData):
+        read_all(directory)
     (directory / "shard.db").write_bytes(whole)
     flip(directory / "encryption.json", 60)
     with pytest.raises(StorageError):
         opened(directory)
+
+
+def read_all(directory: Path) -> None:
+    with opened(directory) as shard:
+        shard.templates_between(0, N)
 
 
 def test_plaintext_in_an_encrypted_shards_directory_is_foreign(directory: Path) -> None:
