@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cluster.api import Cluster
     from cluster.gallery import Gallery
+    from coordinator.tenant_types import Quotas
     from shard.errors import FacegridError
 
-__all__ = ["Cluster", "FacegridError", "Gallery"]
+__all__ = ["Cluster", "FacegridError", "Gallery", "Quotas"]
 
-_HOMES = {"Cluster": "cluster.api", "FacegridError": "shard.errors", "Gallery": "cluster.gallery"}
+_HOMES = {
+    "Cluster": "cluster.api",
+    "FacegridError": "shard.errors",
+    "Gallery": "cluster.gallery",
+    "Quotas": "coordinator.tenant_types",
+}
 
 
 def __getattr__(name: str) -> object:

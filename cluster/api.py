@@ -27,6 +27,7 @@ from cluster.gallery import Gallery
 from cluster.hosts import Progress
 from cluster.results import HostStatus, ShardReplicas, Verification
 from cluster.snapshots import Snapshots
+from coordinator.attachment import Attached, Attachment
 from coordinator.catalog import open_catalog
 from coordinator.coordinator import Coordinator
 from coordinator.home import Home
@@ -52,11 +53,13 @@ _LOG = logging.getLogger(__name__)
 class Cluster:
     """An open home. Use as a context manager, or call `close`. Thread-safe; one process at a time (HomeLocked)."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Open or create `settings.home`; see `Cluster.open`."""
+    def __init__(self, settings: Settings, attachment: Attachment | None = None) -> None:
+        """Open or create `settings.home`; see `Cluster.open`. attachment: join one that is open instead."""
         self.settings = settings
         self._closing = contextlib.ExitStack()
         self._is_closed = False
+        self._home: Home | None = None
+        self._ray: RayCluster | None = None
         self._maintenance = ThreadPoolExecutor(1, thread_name_prefix="facegrid-maintenance")
         self._due: set[str] = set()
         self._due_lock = threading.Lock()
@@ -65,14 +68,50 @@ class Cluster:
         with contextlib.ExitStack() as undo:
             if settings.kernel is not None:
                 use_kernel(settings.kernel)
-            self.home = Home(settings.home)
-            undo.callback(self.home.close)
-            self.runtime, self.coordinator = _start(self.home, settings, undo)
+            self.runtime, self.coordinator = self._opened(undo) if attachment is None else _joined(attachment, undo)
             undo.callback(self._maintenance.shutdown)
-            self.router = Router(self.runtime, self.coordinator.gallery, self.coordinator.report)
+            # Where there are several gateways, this process is one of those that enroll.
+            claims = None if isinstance(self.coordinator, Coordinator) else self.coordinator.claims
+            self.router = Router(self.runtime, self.coordinator.gallery, self.coordinator.report, claims)
             self.thresholds = Thresholds(self)
             self._closing = undo.pop_all()
-        self._submit(self._remove_due, "the cluster was closed meanwhile")
+        if attachment is None:
+            self._submit(self._remove_due, "the cluster was closed meanwhile")
+
+    def _opened(self, undo: contextlib.ExitStack) -> tuple[Runtime, Coordinator | RayCoordinator]:
+        self._home = Home(self.settings.home)
+        undo.callback(self._home.close)
+        if self.settings.runtime == "ray":
+            self._ray = _start_ray(self._home, self.settings, undo)
+            return self._ray.runtime, self._ray.coordinator
+        return _start(self._home, self.settings, undo)
+
+    @classmethod
+    def attach(cls, settings: Settings, attachment: Attachment) -> Cluster:
+        """Join a cluster on Ray that another process has open, and keeps open. Any number of processes may.
+
+        Raises HostUnavailable if its coordinator is not running.
+        """
+        return cls(settings, attachment)
+
+    @property
+    def home(self) -> Home:
+        """The home, in the process that opened it. InvalidParameter in one that joined."""
+        if self._home is None:
+            raise InvalidParameter("the home is open in another process; this one has joined its cluster")
+        return self._home
+
+    @property
+    def ray(self) -> RayCluster | None:
+        """The actors, in the process that started them; None on one machine."""
+        return self._ray
+
+    def attachment(self) -> Attachment:
+        """What another process needs to join this cluster on Ray; InvalidParameter where there is no Ray."""
+        if self._ray is None:
+            raise InvalidParameter("expected a home that was opened with runtime='ray'")
+        coordinator = self._ray.coordinator.actor.where
+        return Attachment(str(self.home.directory), coordinator, self._ray.host_actors, self.home.secret)
 
     @classmethod
     def open(cls, home: str | Path | None = None, *, runtime: str | None = None, **settings: Any) -> Cluster:
@@ -316,7 +355,7 @@ class Cluster:
     def check_open(self) -> None:
         """ShardClosed after `close`."""
         if self._is_closed:
-            raise ShardClosed(f"the cluster of {self.home.directory} is closed")
+            raise ShardClosed(f"the cluster of {self.settings.home} is closed")
 
     def close(self) -> None:
         """Finish background work, stop the runtime, release the home. Nothing acknowledged is lost. Idempotent."""
@@ -332,30 +371,41 @@ class Cluster:
         self.close()
 
 
-def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[Runtime, Coordinator | RayCoordinator]:
-    """The shard hosts and the control plane, as the settings ask; closed by `undo`."""
+def _joined(attachment: Attachment, undo: contextlib.ExitStack) -> tuple[Runtime, Coordinator | RayCoordinator]:
+    """Connections to a cluster that is open elsewhere; closed by `undo`."""
+    joined = Attached(attachment)
+    undo.callback(joined.close)
+    return joined.runtime, joined.coordinator
+
+
+def _start_ray(home: Home, settings: Settings, undo: contextlib.ExitStack) -> RayCluster:
+    """Shard hosts and coordinator as actors; closed by `undo`."""
     source = key_source(settings)
-    catalog = open_catalog(home, settings.catalog, source.service())
-    if settings.runtime == "ray":
-        with contextlib.closing(catalog):
-            known = tuple(catalog.shards_per_host())
-            needed = {config.primary for config in catalog.shards() if len(config.in_sync) == 1}
-        options = RayOptions(address=settings.ray_address, shard_hosts=settings.shard_hosts)
-        ray = RayCluster.start(
-            options,
-            home.directory,
-            home.home_id,
-            home.secret,
-            known,
-            needed_hosts=sorted(needed),
-            kernel=settings.kernel,
-            catalog=settings.catalog,
-            erasure_s=settings.erasure_hours * 3600,
-            audit_s=settings.audit_days * 86_400,
-            key_source=source,
-        )
-        undo.callback(ray.close)
-        return ray.runtime, ray.coordinator
+    source.service()  # what is wrong with it is said here, and not by an actor
+    with contextlib.closing(open_catalog(home, settings.catalog)) as catalog:
+        known = tuple(catalog.shards_per_host())
+        needed = {config.primary for config in catalog.shards() if len(config.in_sync) == 1}
+    options = RayOptions(address=settings.ray_address, shard_hosts=settings.shard_hosts)
+    ray = RayCluster.start(
+        options,
+        home.directory,
+        home.home_id,
+        home.secret,
+        known,
+        needed_hosts=sorted(needed),
+        kernel=settings.kernel,
+        catalog=settings.catalog,
+        erasure_s=settings.erasure_hours * 3600,
+        audit_s=settings.audit_days * 86_400,
+        key_source=source,
+    )
+    undo.callback(ray.close)
+    return ray
+
+
+def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[Runtime, Coordinator | RayCoordinator]:
+    """Shard hosts and coordinator in this process; closed by `undo`."""
+    catalog = open_catalog(home, settings.catalog, key_source(settings).service())
     undo.callback(catalog.close)
     names = {f"host-{i}" for i in range(settings.shard_hosts or 1)}
     runtime = LocalRuntime(home.hosts_directory, sorted(names | set(home.local_hosts())))

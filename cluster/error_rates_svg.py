@@ -1,11 +1,12 @@
 """A calibration as a picture: FMR and FNMR over thresholds, and FPIR at the gallery's size.
 
 One self-contained SVG: no style sheet, no script, no font or image from elsewhere, so that it may be shown under a
-strict content security policy. Lines differ in their dashes too, and are named where they end, for readers without colours.
+strict content security policy. Lines differ in their dashes too, and are named where they end.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
@@ -108,7 +109,7 @@ class _Panel:
         return self._left + _PANEL * (threshold - self._low) / (self._high - self._low)
 
     def _y(self, rate: float) -> float:
-        return _TOP - (_BOTTOM - _TOP) * np.log10(max(rate, self._floor)) / self._decades
+        return _TOP - (_BOTTOM - _TOP) * math.log10(max(rate, self._floor)) / self._decades
 
     def _axes(self) -> list[str]:
         right = self._left + _PANEL

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster import calibration, images, rollouts
+from cluster.cursors import read_cursor, write_cursor
 from cluster.faces import ImageSource
 from cluster.images import Progress
 from cluster.progress import show_progress
-from cluster.results import EnrollResult, FolderReport, GalleryStats, ImageSearch, SearchBatch, Template
+from cluster.results import EnrollResult, FolderReport, GalleryStats, ImageSearch, SearchBatch, Template, TemplatePage
 from coordinator.gallery_calibration import Calibration
 from coordinator.measuring import DEFAULT_SAMPLES
 from coordinator.router import DEFAULT_DEADLINE_MS
@@ -21,11 +22,14 @@ from shard.drift import Drift
 from shard.errors import InvalidParameter, UnknownTemplate
 from shard.types import DEFAULT_RECALL, EnrollBatch, FloatArray, IdentityCount, SearchParams
 from shard.validate import check_embeddings, check_label, normalised
+from shard.where import canonical
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
 
 _PAGE = 1_000
+MAX_LISTED = 1_000
+"""Most templates of one page."""
 
 
 class Gallery:
@@ -123,6 +127,7 @@ class Gallery:
         exact: bool = False,
         threshold: float | None = None,
         identities: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
         allow_partial: bool = False,
         deadline_ms: int = DEFAULT_DEADLINE_MS,
         target_fpir: float | None = None,
@@ -132,9 +137,11 @@ class Gallery:
         probes: (n, dim) float32, n >= 1, scaled to unit norm here. recall: recall@k against exhaustive search to aim
         at, in (0, 1); exact: scan every float instead. threshold: leave out candidates of a lower cosine; with k=1000
         it is a range search, and the recall is that of the templates above it. identities: search among these only.
+        where: among templates whose metadata meets this filter (docs/metadata.md), e.g. {"site": "north", "age":
+        {"gte": 18}}.
         allow_partial: answer with the shards there are when some do not answer; see `.coverage`. target_fpir, instead
         of threshold: the share of probes of people who are not here that may have a candidate, from the gallery's
-        calibration and its present size, whatever `identities` are searched; `.threshold` says which was used.
+        calibration and its present size, whatever is searched among; `.threshold` says which was used.
         Raises InvalidEmbedding, InvalidParameter, IncompleteCoverage, DeadlineExceeded; NotEnoughData if the gallery is
         not calibrated, or not for so low a target.
         """
@@ -142,7 +149,7 @@ class Gallery:
         outcome = self._cluster.router.search(
             self._route,
             normalised(check_embeddings(probes, self.dim, what="probes")),
-            SearchParams(k, recall, exact, threshold, _among(identities)),
+            SearchParams(k, recall, exact, threshold, _among(identities), _filter(where)),
             allow_partial=allow_partial,
             deadline_ms=deadline_ms,
         )
@@ -190,12 +197,13 @@ class Gallery:
         exact: bool = False,
         threshold: float | None = None,
         identities: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
         target_fpir: float | None = None,
     ) -> ImageSearch:
         """The k nearest templates to the main face of an image, a path or bytes, with their metadata.
 
-        recall, exact, threshold, identities, target_fpir: as in `search`. Raises InvalidImage (reason no_face where
-        there is none), and what `search` does.
+        recall, exact, threshold, identities, where, target_fpir: as in `search`. Raises InvalidImage (reason no_face
+        where there is none), and what `search` does.
         """
         return images.search_image(
             self,
@@ -207,6 +215,7 @@ class Gallery:
             threshold=threshold,
             identities=identities,
             target_fpir=target_fpir,
+            where=where,
         )
 
     def delete(
@@ -224,6 +233,15 @@ class Gallery:
         for label in (*names, *template_ids):
             check_label(label, what="delete")
         return self._cluster.router.delete(self._route, template_ids=tuple(template_ids), identities=names)
+
+    def update(self, template_id: str, metadata: Mapping[str, Any] | None) -> Template:
+        """Replace a template's metadata, None for none; durable, and what filters see, when it returns.
+
+        The old metadata leaves the files by the deadline of erasure. Raises UnknownTemplate, InvalidParameter.
+        """
+        if not self._cluster.router.amend(self._route, template_id, _to_json(metadata)):
+            raise UnknownTemplate(f"{self.name} has no template {template_id!r}")
+        return self.get(template_id)
 
     def get(self, template_id: str) -> Template:
         """A template's labels and metadata; UnknownTemplate if it is not there."""
@@ -333,6 +351,25 @@ class Gallery:
         """Seal the open segment of every shard. Nothing is lost without it; sealed files are checksummed."""
         self._cluster.router.flush(self._route)
 
+    # The last one: after it, `list` in an annotation of this class would be this method.
+    def list(self, *, cursor: str | None = None, limit: int = 100, identity: str | None = None) -> TemplatePage:
+        """A page of up to `limit` templates, 1 to 1,000: all of the gallery, or those of an identity.
+
+        cursor: `.cursor` of the page before, None for the first. The order is one of ids that looks random and stays
+        as it is: each template that is there throughout is in exactly one page, whatever is written meanwhile. A page
+        may be short, or empty, before the last. Raises InvalidParameter for a cursor of another listing.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LISTED:
+            raise InvalidParameter(f"limit: expected an integer from 1 to {MAX_LISTED}, got {limit!r}")
+        if identity is not None:
+            check_label(identity, what="identity")
+        scope = (self._route.gallery_id, identity)
+        after = "" if cursor is None else read_cursor(cursor, scope)
+        # One more than asked for tells whether there is another page.
+        ids = self._cluster.router.template_ids(self._route, after=after, limit=limit + 1, identity=identity)
+        more = write_cursor(ids[limit - 1], scope) if len(ids) > limit else None
+        return TemplatePage(tuple(self.templates(ids[:limit])), more)
+
 
 def _to_json(value: Mapping[str, Any] | None) -> bytes | None:
     if value is None:
@@ -364,3 +401,7 @@ def _among(identities: Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(identities, str) or len(identities) == 0:
         raise InvalidParameter(f"identities: expected a list of at least one to search among, got {identities!r}")
     return tuple(identities)
+
+
+def _filter(where: Mapping[str, Any] | None) -> bytes:
+    return b"" if where is None else canonical(where)

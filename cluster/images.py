@@ -240,12 +240,20 @@ def search_image(
     exact: bool,
     threshold: float | None,
     identities: Sequence[str] | None,
+    where: Mapping[str, Any] | None,
     target_fpir: float | None = None,
 ) -> ImageSearch:
     """Candidates for the main face of an image, with their metadata."""
     probes = _embedding(face := _probe(pipeline, image))[None, :]
     batch = gallery.search(
-        probes, k, recall=recall, exact=exact, threshold=threshold, identities=identities, target_fpir=target_fpir
+        probes,
+        k,
+        recall=recall,
+        exact=exact,
+        threshold=threshold,
+        identities=identities,
+        where=where,
+        target_fpir=target_fpir,
     )
     records = {t.template_id: t for t in gallery.templates(batch.template_ids[0])}
     candidates = tuple(_candidates(batch.template_ids[0], batch.scores[0], records))

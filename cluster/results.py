@@ -108,6 +108,20 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplatePage:
+    """Templates of one page of a listing, and the cursor of the next one; None after the last."""
+
+    templates: tuple[Template, ...]
+    cursor: str | None
+
+    def __len__(self) -> int:
+        return len(self.templates)
+
+    def __iter__(self) -> Iterator[Template]:
+        return iter(self.templates)
+
+
+@dataclass(frozen=True, slots=True)
 class Verification:
     """Whether two images show the same person: cosine score of their largest faces against a threshold."""
 

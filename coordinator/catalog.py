@@ -16,16 +16,23 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from coordinator.catalog_rows import checked, configs, insert_new, placed, replica_rows, routes
+from coordinator.catalog_rows import (
+    checked,
+    configs,
+    insert_new,
+    placed,
+    remove_unused_models,
+    replica_rows,
+    routes,
+)
 from coordinator.catalog_schema import prepare
-from coordinator.catalog_tables import GALLERIES, HOSTS, META, METADATA, MODELS, REPLICAS, SHARDS
+from coordinator.catalog_tables import DROPPING, GALLERIES, HOSTS, META, METADATA, MODELS, REPLICAS, SHARDS
 from coordinator.database import Database
 from coordinator.encryption import KeyRing, put_model
 from coordinator.home import Home
 from coordinator.key_service import KeyService
 from coordinator.names import tenant_name
-from coordinator.tenant_rows import ensure_tenant, galleries_of, locked_tenant
-from coordinator.tenant_types import Usage
+from coordinator.tenant_rows import tenant_with_room
 from coordinator.types import HOST_STATES, UP, GalleryRoute, GallerySpec, HostRecord, ShardConfig
 from shard.errors import (
     AlreadyExists,
@@ -34,13 +41,12 @@ from shard.errors import (
     NotFound,
     StaleRoute,
     UnknownGallery,
-    UnknownTenant,
 )
 
 __all__ = ["CREATING", "DROPPING", "LOOKED_AFTER", "METADATA", "READY", "RESTORING", "Catalog", "open_catalog"]
 
-CREATING, READY, RESTORING, DROPPING = "creating", "ready", "restoring", "dropping"
-"""Not on every host yet; in use; templates of a snapshot are written into it, and nobody sees it; being removed."""
+CREATING, READY, RESTORING = "creating", "ready", "restoring"
+"""Not on every host yet; in use; templates of a snapshot are written into it, and nobody sees it. Or DROPPING."""
 LOOKED_AFTER = (READY, RESTORING)
 """Galleries in these states hold templates that must not get lost: their replicas are kept up."""
 _FEW = 100
@@ -119,7 +125,7 @@ class Catalog:
             for config in first
         ]
         with self.writing() as db:
-            tenant_id = _tenant_with_room(db, gallery_id, tenant_name(spec.name))
+            tenant_id = tenant_with_room(db, tenant_name(spec.name), gallery_id, time.time())
             if not insert_new(db, GALLERIES, [{**row, "tenant_id": tenant_id}], key="name"):
                 raise AlreadyExists(f"gallery {spec.name!r} exists")
             db.execute(SHARDS.insert(), shards)
@@ -305,26 +311,3 @@ def _change(gallery_id: str, **values: object) -> sa.Update:
     """Set columns of a gallery's row, and count the change."""
     changed = GALLERIES.update().where(GALLERIES.c.gallery_id == gallery_id)
     return changed.values(**values, version=GALLERIES.c.version + 1)
-
-
-def _tenant_with_room(db: Connection, gallery_id: str, name: str) -> str:
-    """The id of the tenant that a new gallery is of, with its row locked; see `Catalog.add_gallery`."""
-    ensure_tenant(db, name, time.time())
-    tenant = locked_tenant(db, name)
-    own = gallery_id.rpartition("-")[0]
-    if own and own != tenant.tenant_id:
-        raise UnknownTenant(f"tenant {name!r} with the id {own} was dropped meanwhile")
-    has = Usage(galleries_of(db, tenant.tenant_id, DROPPING), templates=0, bytes=0)
-    tenant.quotas.check(name, has, galleries=1)
-    return tenant.tenant_id
-
-
-def remove_unused_models(db: Connection) -> None:
-    """Remove models that no gallery, rollout or other table refers to; what goes with a model does not count."""
-    references = [
-        sa.select(key.parent).where(key.parent.is_not(None))
-        for table in METADATA.sorted_tables
-        for key in table.foreign_keys
-        if key.column is MODELS.c.model_id and key.ondelete != "CASCADE"
-    ]
-    db.execute(MODELS.delete().where(MODELS.c.model_id.not_in(sa.union(*references))))

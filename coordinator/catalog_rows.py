@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
-from coordinator.catalog_tables import GALLERIES, IN_SYNC, JOINING, REPLICAS, SHARDS
+from coordinator.catalog_tables import GALLERIES, IN_SYNC, JOINING, METADATA, MODELS, REPLICAS, SHARDS
 from coordinator.types import GalleryRoute, ShardConfig
 from shard.errors import CorruptData, InvalidParameter
 
@@ -114,3 +114,14 @@ def insert_new(db: Connection, table: sa.Table, rows: Sequence[Mapping[str, obje
         statement = insert.on_conflict_do_nothing(index_elements=names)
         is_new = db.execute(statement, execution_options={"preserve_rowcount": True}).rowcount == 1
     return is_new
+
+
+def remove_unused_models(db: Connection) -> None:
+    """Remove models that no gallery, rollout or other table refers to; what goes with a model does not count."""
+    references = [
+        sa.select(key.parent).where(key.parent.is_not(None))
+        for table in METADATA.sorted_tables
+        for key in table.foreign_keys
+        if key.column is MODELS.c.model_id and key.ondelete != "CASCADE"
+    ]
+    db.execute(MODELS.delete().where(MODELS.c.model_id.not_in(sa.union(*references))))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 IN_SYNC, JOINING = "in_sync", "joining"
+DROPPING = "dropping"
+"""State of a gallery that is being removed; the others: `coordinator.catalog`."""
 
 METADATA = sa.MetaData()
 TENANTS = sa.Table(

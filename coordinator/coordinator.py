@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from coordinator.calibrations import Calibrations
 from coordinator.catalog import READY, Catalog
+from coordinator.claims import Claims
 from coordinator.erasure import Erasure
 from coordinator.idempotency import Idempotency
 from coordinator.messages import ActivateModel, CreateShard, PrepareModel
@@ -112,6 +113,7 @@ class Coordinator:
         self.snapshots = SnapshotControl(self, catalog)
         self.calibrations = Calibrations(catalog, runtime, self.of_primaries)
         self.idempotency = Idempotency(catalog)
+        self.claims = Claims()
         self.tenants = Tenants(catalog, self._finish_drops, audit_s=audit_s)
         self._rollouts = Rollouts(catalog, runtime)
         self.replication = Replication(catalog, runtime, self._rollouts.bring, policy)

@@ -30,7 +30,7 @@ METHODS = (
     "calibrations.draw", "calibrations.put", "calibrations.of", "idempotency.begin", "idempotency.finish",
     "tenants.create", "tenants.get", "tenants.all", "tenants.update", "tenants.drop", "tenants.create_key",
     "tenants.keys", "tenants.key", "tenants.rotate_key", "tenants.revoke_key", "tenants.authenticate",
-    "tenants.record", "tenants.audit", "tenants.trim_audit",
+    "tenants.record", "tenants.audit", "tenants.trim_audit", "claims.take", "claims.give_back",
 )  # fmt: skip
 WATCH_S = 0.5
 """Pause between two rounds of looking after the hosts."""
@@ -99,6 +99,10 @@ class CoordinatorProcess:
                     runtime.add(record.host, Actor.find(replace(some, title=host_title(record.host))))
                 except HostUnavailable as error:
                     log.info("shard host %s was part of this home: %s", record.host, error)
+
+    def host_actors(self) -> Outcome:
+        """The hosts' actors by host name, for processes that join later."""
+        return Outcome(dict(self._hosts))
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         """Call a public method of the Coordinator, which is opened at the first call."""

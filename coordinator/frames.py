@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, TypeAlias
 from coordinator.codec import Codec, Reader, pack, pack_array_header, read, struct_codec
 from coordinator.messages import (
     AbsorbRequest,
+    AmendReply,
+    AmendRequest,
     BeaconReply,
     BeaconRequest,
     DataRequest,
@@ -32,6 +34,8 @@ from coordinator.messages import (
     HealthRequest,
     IdentitiesReply,
     IdentitiesRequest,
+    ListReply,
+    ListRequest,
     PointRequest,
     ProgressReply,
     RecordsReply,
@@ -50,7 +54,7 @@ from shard.errors import FacegridError, ProtocolError, error_from_code
 from shard.export import ExportedRows, ShardPoint
 from shard.types import EnrollReceipt
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_FRAME_BYTES = 160 << 20
 """Longest body: the largest search (MAX_PROBES of MAX_DIM float32, 128 MiB) and what surrounds it."""
 MAX_MESSAGE_BYTES = MAX_FRAME_BYTES - 64
@@ -79,6 +83,8 @@ _REQUEST_TAGS: dict[int, type[Any]] = {
     40: PointRequest,
     41: ExportRequest,
     42: ExportMovedRequest,
+    50: ListRequest,
+    51: AmendRequest,
 }
 _REPLY_TAGS: dict[int, type[Any]] = {
     1: SearchReply,
@@ -95,6 +101,8 @@ _REPLY_TAGS: dict[int, type[Any]] = {
     16: HealthReply,
     40: ShardPoint,
     41: ExportedRows,
+    50: ListReply,
+    51: AmendReply,
 }
 _REQUEST_CODECS = {tag: struct_codec(cls) for tag, cls in _REQUEST_TAGS.items()}
 _REPLY_CODECS = {tag: struct_codec(cls) for tag, cls in _REPLY_TAGS.items()}

@@ -52,17 +52,16 @@ class Calibration:
     """Error rates of one gallery. Scores and rates are float64; intervals are of 95 %.
 
     gallery_size: N, live templates, labelled or not, that the non-mated searches ran against. labelled, identities:
-    templates that bear an identity, and how many identities. genuine: pairs of one identity, one pair each. impostors:
-    pairs of different identities among `probes` templates, one each. top_scores: (probes,) the best score of each of
-    them among templates that are not its own identity's, descending. left_out: identities with too many templates to be
-    passed in a search. created_at: unix seconds.
+    templates that bear an identity, and how many identities. genuine_scores: (g,) scores of pairs of one identity, one
+    pair each, ascending. impostors: pairs of different identities among `probes` templates, one each. top_scores:
+    (probes,) the best score of each of them among templates that are not its own identity's, descending. left_out:
+    identities with too many templates to be passed in a search. created_at: unix seconds.
     """
 
     embedder: str | None
     gallery_size: int
     labelled: int
     identities: int
-    genuine: int
     impostors: int
     left_out: int
     samples: int
@@ -72,6 +71,7 @@ class Calibration:
     eer_threshold: float
     table: ErrorTable
     points: tuple[OperatingPoint, ...]
+    genuine_scores: RateArray
     top_scores: RateArray
     check: CarryCheck | None
 
@@ -89,6 +89,15 @@ class Calibration:
     def fnmr(self) -> RateArray:
         """(t,) false non-match rate at `thresholds`."""
         return self.table.fnmr
+
+    @property
+    def genuine(self) -> int:
+        """Genuine pairs that FNMR was measured with."""
+        return len(self.genuine_scores)
+
+    def fnmr_at(self, threshold: float) -> float:
+        """Share of genuine pairs below the threshold."""
+        return float((self.genuine_scores < threshold).mean())
 
     @property
     def probes(self) -> int:
@@ -156,6 +165,7 @@ class Calibration:
         document["version"] = VERSION
         document["table"] = {name: getattr(self.table, name).tolist() for name in _COLUMNS}
         document["points"] = [asdict(point) for point in self.points]
+        document["genuine_scores"] = self.genuine_scores.tolist()
         document["top_scores"] = self.top_scores.tolist()
         document["check"] = None if self.check is None else asdict(self.check)
         return json.dumps(document, allow_nan=False)
@@ -171,6 +181,7 @@ class Calibration:
                 **{name: document[name] for name in _PLAIN},
                 table=ErrorTable(**{name: np.array(document["table"][name], np.float64) for name in _COLUMNS}),
                 points=tuple(_point(entry) for entry in document["points"]),
+                genuine_scores=np.array(document["genuine_scores"], np.float64),
                 top_scores=np.array(document["top_scores"], np.float64),
                 check=None if document["check"] is None else CarryCheck(**_with_pairs(document["check"])),
             )
@@ -197,7 +208,7 @@ class Calibration:
 
 
 _PLAIN = (
-    "embedder", "gallery_size", "labelled", "identities", "genuine", "impostors", "left_out", "samples", "seed",
+    "embedder", "gallery_size", "labelled", "identities", "impostors", "left_out", "samples", "seed",
     "created_at", "eer", "eer_threshold",
 )  # fmt: skip
 _COLUMNS = ("thresholds", "fmr", "fmr_interval", "fnmr", "fnmr_interval")
@@ -219,12 +230,12 @@ def measured(
     ordered = np.sort(top_scores)[::-1]
     return Calibration(
         gallery_size=gallery_size,
-        genuine=len(genuine),
         impostors=impostors.pairs,
         eer=eer,
         eer_threshold=eer_threshold,
         table=error_table(genuine, impostors),
         points=operating_points(genuine, impostors),
+        genuine_scores=np.sort(genuine),
         top_scores=ordered,
         check=_check(ordered, gallery_size, impostors),
         **facts,

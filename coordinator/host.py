@@ -27,6 +27,8 @@ from coordinator.messages import (
     AbsorbRequest,
     ActivateModel,
     AdmitReplica,
+    AmendReply,
+    AmendRequest,
     BeaconReply,
     BeaconRequest,
     CheckReply,
@@ -59,6 +61,8 @@ from coordinator.messages import (
     IdentitiesRequest,
     InventoryReply,
     InventoryRequest,
+    ListReply,
+    ListRequest,
     ModelsReply,
     ModelsRequest,
     PointRequest,
@@ -102,7 +106,7 @@ from shard.errors import (
 )
 from shard.export import ExportedRows, ShardPoint
 from shard.files import DirectoryLock, make_directory, remove_tree
-from shard.keys import template_keys
+from shard.keys import in_listing_order, template_keys
 from shard.labelled import draw_identities, templates_of
 from shard.mending import mend
 from shard.search import search_by_model
@@ -200,6 +204,12 @@ class ShardHost:
         pages = [entry for shard in shards for entry in shard.identities(request.start, request.limit)]
         return IdentitiesReply(tuple(sorted(pages, key=lambda entry: entry.identity.encode())[: request.limit]))
 
+    def listing(self, request: ListRequest) -> ListReply:
+        """One page of template ids over the asked shards."""
+        shards = self._readable(request.gallery_id, request.shards, request.epochs)
+        pages = [i for s in shards for i in s.ids_after(request.after, request.limit, request.identity)]
+        return ListReply(tuple(in_listing_order(pages)[: request.limit]))
+
     def stats(self, request: StatsRequest) -> StatsReply:
         """Sizes, shard by shard."""
         shards = self._readable(request.gallery_id, request.shards, request.epochs)
@@ -241,6 +251,16 @@ class ShardHost:
                 ),
             )
         return DeleteReply(deleted)
+
+    def amend(self, request: AmendRequest) -> AmendReply:
+        """Change metadata in the asked shards, at their primaries."""
+        amended = 0
+        for number, epoch in zip(request.shards, request.epochs, strict=True):
+            amended += self._routed(request.gallery_id, number).write(
+                epoch,
+                lambda shard: shard.amend(request.template_ids, request.metadata, operation=request.operation),
+            )
+        return AmendReply(amended)
 
     def flush(self, request: FlushRequest) -> Done:
         """Seal the open tails, at the primaries."""
@@ -611,8 +631,10 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     SearchRequest: ShardHost.search,
     EnrollRequest: ShardHost.enroll,
     DeleteRequest: ShardHost.delete,
+    AmendRequest: ShardHost.amend,
     RecordsRequest: ShardHost.records,
     IdentitiesRequest: ShardHost.identities,
+    ListRequest: ShardHost.listing,
     FlushRequest: ShardHost.flush,
     StatsRequest: ShardHost.stats,
     ReplicateRequest: ShardHost.replicate,

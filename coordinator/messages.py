@@ -91,6 +91,28 @@ class DeleteReply:
 
 
 @dataclass(frozen=True, slots=True)
+class AmendRequest:
+    """Give templates other metadata, at the primaries: entry i of `metadata` to id i; other ids are no error.
+
+    epochs: of each shard; operation: as in EnrollRequest.
+    """
+
+    gallery_id: str
+    shards: tuple[int, ...]
+    epochs: tuple[int, ...]
+    operation: bytes
+    template_ids: tuple[str, ...]
+    metadata: tuple[bytes | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AmendReply:
+    """How many of the templates are there and have their metadata now, durably."""
+
+    amended: int
+
+
+@dataclass(frozen=True, slots=True)
 class RecordsRequest:
     """Labels and metadata of the templates that are there, by id, in no particular order."""
 
@@ -123,6 +145,28 @@ class IdentitiesReply:
     """Identities in byte order of their UTF-8; an identity lives in one shard only."""
 
     identities: tuple[IdentityCount, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """Up to `limit` template ids after one ("" for the first) in listing order, see `shard.keys`.
+
+    identity: of this one only; None for all.
+    """
+
+    gallery_id: str
+    shards: tuple[int, ...]
+    after: str
+    limit: int
+    identity: str | None
+    epochs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListReply:
+    """Template ids of all shards asked, in listing order, each once."""
+
+    template_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -573,8 +617,10 @@ DataRequest: TypeAlias = (
     SearchRequest
     | EnrollRequest
     | DeleteRequest
+    | AmendRequest
     | RecordsRequest
     | IdentitiesRequest
+    | ListRequest
     | FlushRequest
     | StatsRequest
     | PointRequest
@@ -615,8 +661,10 @@ Reply: TypeAlias = (
     SearchReply
     | EnrollReceipt
     | DeleteReply
+    | AmendReply
     | RecordsReply
     | IdentitiesReply
+    | ListReply
     | StatsReply
     | SampleReply
     | IdentityDraw

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.actors import HEALTH, LOCAL, Actor, RaySession
+from coordinator.actors import HEALTH, LOCAL, Actor, ActorName, Node, RaySession
 from coordinator.calibrations import LabelledSample
 from coordinator.coordinator import ERASURE_S
 from coordinator.coordinator_process import CoordinatorProcess, host_title
@@ -24,6 +24,7 @@ from coordinator.dataplane.handshake import checked_secret
 from coordinator.gallery_calibration import Calibration
 from coordinator.host_process import ShardHostProcess
 from coordinator.key_service import KeySource
+from coordinator.ray_claims import RayClaims
 from coordinator.ray_idempotency import RayIdempotency
 from coordinator.ray_runtime import RayRuntime
 from coordinator.ray_tenants import RayTenants
@@ -90,6 +91,7 @@ class RayCluster:
         self._session = session
         self._closing = undo
         self.actors: dict[str, Actor] = {}
+        self._spawned: list[Actor] = []
         self.runtime: RayRuntime
         self.coordinator: RayCoordinator
         self._seat: Callable[[str, _Seat], Actor]
@@ -153,6 +155,7 @@ class RayCluster:
             cluster.coordinator = RayCoordinator(coordinator)
             cluster.runtime = RayRuntime(cluster.actors, secret)
             undo.callback(cluster.runtime.close)
+            undo.callback(cluster._stop_spawned)
             if not session.started_here:
                 undo.callback(cluster._end_scan)
                 cluster._scan.start()
@@ -170,6 +173,25 @@ class RayCluster:
         hosts = {name: actor.where for name, actor in self.actors.items()}
         self.coordinator.actor.call("know_hosts", hosts, timeout_s=REPORT_S)
         return sorted(fresh)
+
+    @property
+    def host_actors(self) -> dict[str, ActorName]:
+        """The hosts' actors by host name, by which other processes find them."""
+        return {name: actor.where for name, actor in self.actors.items()}
+
+    def spawn(self, cls: type, args: Sequence[object], *, title: str, node_id: str | None = None) -> Actor:
+        """Start an actor beside those of the home, on a node if one is named; ended when this is closed."""
+        actor = self._session.spawn(cls, args, title=title, node_id=node_id)
+        self._spawned.append(actor)
+        return actor
+
+    def nodes(self) -> list[Node]:
+        """The live nodes."""
+        return self._session.nodes()
+
+    def _stop_spawned(self) -> None:
+        for actor in reversed(self._spawned):
+            _stop(actor)
 
     def _scan_on(self) -> None:
         while not self._scan_ended.wait(SCAN_S):
@@ -200,6 +222,7 @@ class RayCoordinator:
         self.calibrations = RayCalibrations(actor)
         self.tenants = RayTenants(actor)
         self.idempotency = RayIdempotency(actor)
+        self.claims = RayClaims(actor)
 
     def hosts(self) -> tuple[str, ...]:
         """See Coordinator.hosts."""

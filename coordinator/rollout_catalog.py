@@ -15,7 +15,8 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from coordinator.catalog import Catalog, remove_unused_models
+from coordinator.catalog import Catalog
+from coordinator.catalog_rows import remove_unused_models
 from coordinator.catalog_tables import BASELINES, GALLERIES, ROLLOUTS
 from coordinator.encryption import put_model
 from coordinator.types import RolloutStatus

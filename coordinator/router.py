@@ -20,6 +20,8 @@ from coordinator.messages import (
     DataRequest,
     IdentitiesReply,
     IdentitiesRequest,
+    ListReply,
+    ListRequest,
     RecordsReply,
     RecordsRequest,
     Reply,
@@ -33,6 +35,7 @@ from coordinator.questions import Answers, Question
 from coordinator.reads import Reads
 from coordinator.routes import Lookup, RouteTable
 from coordinator.runtime import Runtime
+from coordinator.taken_ids import IdClaims
 from coordinator.types import Coverage, EnrollOutcome, GalleryRoute, SearchOutcome
 from coordinator.writes import ARRAY_BYTES, Reporter, Writes
 from shard.errors import (
@@ -40,6 +43,7 @@ from shard.errors import (
     InvalidParameter,
     ProtocolError,
 )
+from shard.keys import in_listing_order
 from shard.types import (
     MAX_PROBES,
     EnrollBatch,
@@ -49,7 +53,7 @@ from shard.types import (
     ShardStats,
     TemplateRecord,
 )
-from shard.validate import check_batch, check_params
+from shard.validate import check_batch, check_label, check_metadata, check_params
 
 DEFAULT_DEADLINE_MS = 10_000
 """Deadline of a read when the caller gives none."""
@@ -60,16 +64,23 @@ ReplyT = TypeVar("ReplyT", bound=Reply)
 class Router:
     """Data requests of one process to the hosts of a runtime. Thread-safe."""
 
-    def __init__(self, runtime: Runtime, lookup: Lookup | None = None, report: Reporter | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        lookup: Lookup | None = None,
+        report: Reporter | None = None,
+        claims: IdClaims | None = None,
+    ) -> None:
         """lookup: the coordinator's newest route of a gallery by name; None: routes never change.
 
-        report: whom to tell of writes that were not confirmed.
+        report: whom to tell of writes that were not confirmed. claims: where several processes enroll, by whom they
+        take turns; None: nobody else does.
         """
         self._runtime = runtime
         self._routes = RouteTable(lookup)
         self._health = HealthTable()
         self._reads = Reads(runtime, self._routes, self._health)
-        self._writes = Writes(runtime, self._routes, report)
+        self._writes = Writes(runtime, self._routes, report, claims)
 
     def search(
         self,
@@ -90,7 +101,9 @@ class Router:
         _check_deadline(deadline_ms)
         # NumPy's numbers are fine here, but do not travel.
         threshold = None if params.threshold is None else float(params.threshold)
-        params = SearchParams(int(params.k), float(params.recall), bool(params.exact), threshold, params.identities)
+        params = replace(
+            params, k=int(params.k), recall=float(params.recall), exact=bool(params.exact), threshold=threshold
+        )
         deadline = time.monotonic() + deadline_ms / 1000
         step = max(1, min(MAX_PROBES, ARRAY_BYTES // (route.dim * 4)))
         outcomes = [
@@ -175,6 +188,12 @@ class Router:
         """Delete by template id and identity; returns how many templates. Repeatable after an error."""
         return self._writes.delete(route, template_ids, identities)
 
+    def amend(self, route: GalleryRoute, template_id: str, metadata: bytes | None) -> bool:
+        """Give a template other metadata; whether it is there. Repeatable after an error."""
+        check_label(template_id, what="template_id")
+        check_metadata((metadata,), 1)
+        return self._writes.amend(route, (template_id,), (metadata,)) > 0
+
     def records(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> list[TemplateRecord]:
         """Labels and metadata of the templates that are there, in no particular order."""
         replies = self._read(
@@ -197,6 +216,22 @@ class Router:
         )
         found = [entry for _, reply in replies for entry in reply.identities]
         return sorted(found, key=lambda entry: entry.identity.encode())[:limit]
+
+    def template_ids(self, route: GalleryRoute, *, after: str, limit: int, identity: str | None) -> list[str]:
+        """Up to `limit` template ids after one ("" for the first) in listing order, see `shard.keys`.
+
+        identity: of this one only. A template that is there all the time is in exactly one of the pages.
+        """
+        shards = None if identity is None else shards_of((identity,), ("",), route.shards).tolist()
+        replies = self._read(
+            route,
+            "list",
+            limit,
+            lambda shards, epochs: ListRequest(route.gallery_id, shards, after, limit, identity, epochs),
+            ListReply,
+            shards,
+        )
+        return in_listing_order([i for _, reply in replies for i in reply.template_ids])[:limit]
 
     def newest(self, route: GalleryRoute) -> GalleryRoute:
         """The gallery's route as the coordinator tells it now; the newest known one while it is away.
@@ -224,10 +259,12 @@ class Router:
         size: int,
         request: Callable[[tuple[int, ...], tuple[int, ...]], DataRequest],
         reply: type[ReplyT],
+        shards: Sequence[int] | None = None,
     ) -> list[tuple[tuple[int, ...], ReplyT]]:
-        """Replies for every shard, each with its shards; IncompleteCoverage or DeadlineExceeded if one is missing."""
+        """Replies for every shard, or those named, each with its shards; IncompleteCoverage or DeadlineExceeded if one
+        is missing."""
         question = Question(kind, size, request, reply)
-        answers = self._reads.ask(route, question, time.monotonic() + DEFAULT_DEADLINE_MS / 1000)
+        answers = self._reads.ask(route, question, time.monotonic() + DEFAULT_DEADLINE_MS / 1000, shards)
         answers.check_complete()
         return answers.replies
 

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from coordinator.catalog_rows import insert_new
-from coordinator.catalog_tables import GALLERIES, TENANTS
-from coordinator.tenant_types import Quotas, TenantRecord
+from coordinator.catalog_tables import DROPPING, GALLERIES, TENANTS
+from coordinator.tenant_types import Quotas, TenantRecord, Usage
 from shard.errors import AlreadyExists, UnknownTenant
 
 DEFAULT_WEIGHT = 10
@@ -87,7 +87,17 @@ def ensure_tenant(db: Connection, name: str, now: float) -> TenantRecord:
     return found
 
 
-def galleries_of(db: Connection, tenant_id: str, *unlike: str) -> int:
-    """How many galleries a tenant has, of every state but these."""
-    where = (GALLERIES.c.tenant_id == tenant_id, GALLERIES.c.state.not_in(unlike))
-    return int(db.execute(sa.select(sa.func.count()).select_from(GALLERIES).where(*where)).scalar_one())
+def tenant_with_room(db: Connection, name: str, gallery_id: str, now: float) -> str:
+    """The id of the tenant that a new gallery is of, made where there is none, its row locked.
+
+    QuotaExceeded if it has as many galleries as it may have; UnknownTenant if the gallery's id is of another tenant.
+    """
+    ensure_tenant(db, name, now)
+    tenant = locked_tenant(db, name)
+    own = gallery_id.rpartition("-")[0]
+    if own and own != tenant.tenant_id:
+        raise UnknownTenant(f"tenant {name!r} with the id {own} was dropped meanwhile")
+    held = (GALLERIES.c.tenant_id == tenant.tenant_id, GALLERIES.c.state != DROPPING)
+    galleries = int(db.execute(sa.select(sa.func.count()).select_from(GALLERIES).where(*held)).scalar_one())
+    tenant.quotas.check(name, Usage(galleries, templates=0, bytes=0), galleries=1)
+    return tenant.tenant_id

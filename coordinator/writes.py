@@ -19,6 +19,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from coordinator.messages import (
+    AmendReply,
+    AmendRequest,
     DataRequest,
     DeleteReply,
     DeleteRequest,
@@ -31,6 +33,7 @@ from coordinator.messages import (
 )
 from coordinator.routes import RouteTable
 from coordinator.runtime import Runtime
+from coordinator.taken_ids import IdClaims, TakenIds
 from coordinator.types import GalleryRoute
 from shard.errors import (
     CorruptData,
@@ -87,12 +90,14 @@ class Reporter(Protocol):
 class Writes:
     """Write requests of one process. Thread-safe; those of different callers run side by side."""
 
-    def __init__(self, runtime: Runtime, routes: RouteTable, report: Reporter | None) -> None:
+    def __init__(
+        self, runtime: Runtime, routes: RouteTable, report: Reporter | None, claims: IdClaims | None = None
+    ) -> None:
         self._runtime, self._routes, self._report = runtime, routes, report
-        self._taken = _TakenIds()
+        self._taken = TakenIds(claims)
 
     def reserve(self, route: GalleryRoute, template_ids: Collection[str]) -> contextlib.AbstractContextManager[None]:
-        """Inside, no other caller of this process writes one of these ids: an id is unique in its gallery."""
+        """Inside, nobody else writes one of these ids: an id is unique in its gallery. DeadlineExceeded."""
         return self._taken.reserve(route.gallery_id, template_ids)
 
     def existing(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> set[str]:
@@ -148,6 +153,16 @@ class Writes:
             DeleteReply,
         )
         return sum(reply.deleted for reply in replies)
+
+    def amend(self, route: GalleryRoute, template_ids: tuple[str, ...], metadata: tuple[bytes | None, ...]) -> int:
+        """Change metadata by template id, wherever the templates are; how many are there."""
+        operation = secrets.token_bytes(16)
+        replies = self._everywhere(
+            route,
+            lambda shards, epochs: AmendRequest(route.gallery_id, shards, epochs, operation, template_ids, metadata),
+            AmendReply,
+        )
+        return sum(reply.amended for reply in replies)
 
     def flush(self, route: GalleryRoute) -> None:
         """Seal the open tail of every shard."""
@@ -283,25 +298,3 @@ def _pieces(batch: EnrollBatch, shards: RowArray, route: GalleryRoute) -> Iterat
         for shard, own in enumerate(rows):
             if begin < len(own):
                 yield shard, batch.take(own[begin : begin + step])
-
-
-class _TakenIds:
-    """Template ids that writes under way have named, by gallery."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._ids: dict[str, set[str]] = {}
-
-    @contextlib.contextmanager
-    def reserve(self, gallery_id: str, template_ids: Collection[str]) -> Iterator[None]:
-        """Wait until nobody has one of the ids, and have them."""
-        with self._changed:
-            taken = self._ids.setdefault(gallery_id, set())
-            self._changed.wait_for(lambda: taken.isdisjoint(template_ids))
-            taken.update(template_ids)
-        try:
-            yield
-        finally:
-            with self._changed:
-                taken.difference_update(template_ids)
-                self._changed.notify_all()

@@ -34,7 +34,26 @@ class Deletion:
     operation: bytes
 
 
-Request = Enrollment | Deletion
+@dataclass(frozen=True, slots=True)
+class Amendment:
+    """Template ids and the metadata that each gets instead of its own. operation: its id, b"" for none."""
+
+    template_ids: tuple[str, ...]
+    metadata: tuple[bytes | None, ...]
+    operation: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Renaming:
+    """Up to `limit` templates of an identity get another one. operation: its id, b"" for none."""
+
+    identity: str
+    into: str
+    limit: int
+    operation: bytes
+
+
+Request = Enrollment | Deletion | Amendment | Renaming
 
 
 @dataclass(slots=True)
@@ -72,7 +91,7 @@ class WaitingRequests:
         return ticket
 
     def take(self) -> list[Ticket]:
-        """The next group: enrollments up to GROUP_ROWS rows, or one deletion; the longest-waiting always."""
+        """The next group: enrollments up to GROUP_ROWS rows, or one other request; the longest-waiting always."""
         group: list[Ticket] = []
         rows = 0
         while self._tickets:

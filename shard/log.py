@@ -13,9 +13,9 @@ import numpy as np
 
 from shard.types import EnrollBatch, FloatArray, RowArray
 
-APPEND, BURY, SEAL, MOVE, DROP = "append", "bury", "seal", "move", "drop"
+APPEND, BURY, SEAL, MOVE, DROP, AMEND = "append", "bury", "seal", "move", "drop", "amend"
 """Verbs: new rows at the end; rows deleted; the open tail sealed; live rows written again at the end and their old
-rows given up (compaction); a sealed segment of dead rows removed."""
+rows given up (compaction); a sealed segment of dead rows removed; as moved, but with other labels."""
 
 _NO_ROWS = np.empty(0, np.int64)
 
@@ -33,7 +33,8 @@ class Position:
 class Entry:
     """One write. `operation`: the caller's id of it, b"" for none; repeated with the same one it is done once.
 
-    time: unix seconds at the primary. batch: of APPEND. rows: of BURY and MOVE, (n,) int64 ascending. segment: of DROP.
+    time: unix seconds at the primary. batch: of APPEND; of AMEND the new labels, without embeddings, in the order of
+    rows. rows: of BURY, MOVE and AMEND, (n,) int64 ascending. segment: of DROP.
     first_row: rows before the entry, which a replica compares with its own. done, left_out: what the caller was told.
     """
 

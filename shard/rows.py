@@ -6,10 +6,11 @@ lock with entries that are right. What fails after the commit is kept in `failur
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from shard.errors import CorruptData, StorageError
 from shard.files import remove_tree
 from shard.index import Index, blocks_named
 from shard.keys import template_keys
-from shard.log import Changes, Entry, SegmentState, no_rows
+from shard.log import AMEND, Changes, Entry, SegmentState, no_rows
 from shard.model import SearchModel
 from shard.seen import SeenKeys
 from shard.segments import SegmentFiles, Segments, remove_unnamed_segments
@@ -60,6 +61,8 @@ class Rows:
         self.dim = segments.dim
         self._tail, self.tail_codes, self.seen = Tail(segments.files, self.dim), TailCodes(), SeenKeys()
         self.failure: StorageError | None = None
+        self.moves = 0
+        """Odd while templates change their rows: what names rows, as filters do, then says nothing of the index."""
         self._read_progress()
         self.code_files = threading.Lock()
         model_id = self._store.meta("model_id")
@@ -182,21 +185,38 @@ class Rows:
         self.index.delete(entry.rows)
         self.templates -= len(entry.rows)
 
+    @contextlib.contextmanager
+    def _moving(self) -> Iterator[None]:
+        self.moves += 1
+        try:
+            yield
+        finally:
+            self.moves += 1
+
     def move(self, entry: Entry) -> None:
-        """Carry out a MOVE entry: its rows are live."""
+        """Carry out a MOVE or AMEND entry: its rows are live."""
+        with self._moving():
+            self._move(entry)
+
+    def _move(self, entry: Entry) -> None:
         model = self.model
         embeddings = self.gather(entry.rows)
-        labels = self._store.templates_of(entry.rows)
-        keys = template_keys([stored.template_id for stored in labels])
+        before = self._store.templates_of(entry.rows)
+        labels: list[tuple[str, str | None, bytes | None]] = [
+            (stored.template_id, stored.identity, stored.metadata) for stored in before
+        ]
+        if entry.verb == AMEND:
+            batch = entry.batch
+            labels = list(zip(batch.template_ids, batch.identities, batch.metadata, strict=True))
+        keys = template_keys([template_id for template_id, _, _ in labels])
         codes = None if model is None else model.encode(embeddings)
         staged = self._staged(self._last_segment(), embeddings)
         with self._store.transaction() as db:
             put_entry(db, entry)
             bury_templates(db, entry.rows.tolist(), entry.lsn, entry.time)
             rows = range(entry.first_row, entry.first_row + len(labels))
-            named = [(stored.template_id, stored.identity, stored.metadata) for stored in labels]
-            # With the LSN that it was enrolled at: what a template is as of a moment does not change by moving it.
-            put_labels(db, rows, keys, named, [stored.lsn for stored in labels])
+            # With the LSN that it was enrolled at: a snapshot of a moment before finds it by that in its new row.
+            put_labels(db, rows, keys, labels, [stored.lsn for stored in before])
             put_staged(db, staged, embeddings)
         self._passed(entry)
         self._publish(staged, keys, codes)
@@ -229,6 +249,10 @@ class Rows:
 
         Raises CorruptData if what came together is not the segment that the source sealed.
         """
+        with self._moving():
+            self._absorb(changes)
+
+    def _absorb(self, changes: Changes) -> None:
         states = {state.segment: state for state in changes.segments}
         self._end_tail_as(states)
         while (gap := states.get(len(self.segments) + 1)) is not None and gap.is_dropped and self._is_full():

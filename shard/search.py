@@ -5,7 +5,8 @@ Coverage, tenants and other hosts are the coordinator's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -42,13 +43,28 @@ def search_by_model(
     check_params(params)
     if shards:
         probes = check_probes(probes, shards[0].dim)
-    for _ in range(_LABEL_ATTEMPTS):
-        found, model_id = _search_rows(shards, probes, params)
-        candidates, is_complete = _labelled(shards, found)
-        if is_complete:
+    for attempt in range(_LABEL_ATTEMPTS):
+        is_filtered = bool(params.identities or params.where)
+        with _frozen(shards if is_filtered and attempt + 1 == _LABEL_ATTEMPTS else ()):
+            moves = [shard.moves for shard in shards]
+            found, model_id = _search_rows(shards, probes, params)
+            candidates, is_complete = _labelled(shards, found)
+            # A filter names rows: a template whose row changed between the two was passed over.
+            is_settled = not is_filtered or all(
+                before % 2 == 0 and shard.moves == before for shard, before in zip(shards, moves, strict=True)
+            )
+        if is_complete and is_settled:
             break
     # A template deleted between scan and label leaves a gap; after a few rounds of that a shorter list is the truth.
     return candidates, model_id
+
+
+@contextlib.contextmanager
+def _frozen(shards: Sequence[Shard]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for shard in shards:
+            stack.enter_context(shard.frozen())
+        yield
 
 
 def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -> tuple[_Found, str | None]:
@@ -63,7 +79,9 @@ def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchPara
             [cascade if own is not None and own.model_id == model_id else None for _, own in views],
             params.k,
             -np.inf if params.threshold is None or params.threshold <= -1 else params.threshold,
-            [shard.filter(params.identities) for shard in shards] if params.identities else None,
+            [shard.filter(params.identities, params.where) for shard in shards]
+            if params.identities or params.where
+            else None,
         )
     return found, model_id
 

@@ -48,10 +48,20 @@ from shard.export import (
     segment_points,
 )
 from shard.files import DirectoryLock, blocks_bytes, make_directory, probe_directory
-from shard.group import GROUP_ROWS, Deletion, Enrollment, Request, Ticket, WaitingRequests
+from shard.filters import MetadataFilters
+from shard.group import (
+    GROUP_ROWS,
+    Amendment,
+    Deletion,
+    Enrollment,
+    Renaming,
+    Request,
+    Ticket,
+    WaitingRequests,
+)
 from shard.index import Index, blocks_named
 from shard.keys import template_keys
-from shard.log import APPEND, BURY, DROP, MOVE, SEAL, Changes, Entry, Position, no_batch, no_rows
+from shard.log import AMEND, APPEND, BURY, DROP, MOVE, SEAL, Changes, Entry, Position, no_batch, no_rows
 from shard.model import SearchModel
 from shard.rows import ModelLoader, Rows
 from shard.segments import SegmentFiles
@@ -67,7 +77,7 @@ from shard.types import (
     ShardStats,
     TemplateRecord,
 )
-from shard.validate import check_batch, check_dim
+from shard.validate import check_batch, check_dim, check_label, check_metadata, check_unique
 
 __all__ = ["ModelLoader", "Shard"]
 
@@ -134,6 +144,7 @@ class Shard:
             undo.callback(self._store.close)
             self.configured_epoch = int(self._store.meta("configured_epoch") or 0)
             self.configured_hosts = tuple((self._store.meta("configured_hosts") or "").split())
+            self._filters = MetadataFilters(self._store)
             self._segment_files = segments_of(directory, int(self._store.meta("dim") or 0), cipher)
             undo.callback(self._segment_files.close)
             self._rows = Rows(directory, self._store, load_model, self._segment_files)
@@ -195,10 +206,21 @@ class Shard:
         """Row to (template id, identity) for those of the rows that are live."""
         return self._store.labels(rows)
 
-    def filter(self, identities: Sequence[str]) -> npt.NDArray[np.uint8]:
-        """A bit for each row, lowest first, (bytes,) uint8: set for live templates of the identities."""
+    @property
+    def moves(self) -> int:
+        """Raised before and after templates change their rows; odd in between. A filter is of one such number only."""
+        return self._rows.moves
+
+    def filter(self, identities: Sequence[str], where: bytes = b"") -> npt.NDArray[np.uint8]:
+        """A bit for each row, lowest first, (bytes,) uint8: set for live templates of the identities, or of all for
+        none, whose metadata meets the filter (`shard.where`), b"" for none. Bits of dead rows say nothing.
+        """
+        if not identities:
+            return self._filters.bits(where, self.index.rows)
         bits = np.zeros(self.index.rows, dtype=bool)
         rows = self._store.rows_of(identities)
+        if where:
+            rows = self._filters.among(where, rows)
         # Rows that were committed this moment may not be in the index yet.
         bits[rows[rows < len(bits)]] = True
         return np.packbits(bits, bitorder="little")
@@ -214,6 +236,10 @@ class Shard:
         """Labels and metadata of the live templates among the ids. keys: (n,) uint64, of the ids, where known."""
         keys = template_keys(template_ids) if keys is None else keys
         return self._store.records(*self._rows.seen.among(template_ids, keys))
+
+    def ids_after(self, after: str, limit: int, identity: str | None = None) -> list[str]:
+        """Up to `limit` template ids after one, "" for the first, in listing order (`shard.keys`); of an identity."""
+        return self._store.ids_after(after, limit, identity)
 
     def identities(self, start: str, limit: int) -> list[IdentityCount]:
         """Up to `limit` identities from `start` on, in byte order of their UTF-8, with their live templates."""
@@ -375,6 +401,19 @@ class Shard:
         """Delete by id and by identity; returns how many templates. Durable and invisible when it returns."""
         return self._submit(Deletion(tuple(template_ids), tuple(identities), operation))[0]
 
+    def amend(self, template_ids: Sequence[str], metadata: Sequence[bytes | None], *, operation: bytes = b"") -> int:
+        """Give templates other metadata, an entry for each id; returns how many of them are there. Durable and visible
+        to searches when it returns; the old metadata is erased like what was deleted. InvalidParameter as `enroll`.
+        """
+        check_metadata(metadata, len(template_ids))
+        check_unique(template_ids)
+        return self._submit(Amendment(tuple(template_ids), tuple(metadata), operation))[0]
+
+    def rename(self, identity: str, into: str, *, limit: int = 4_096, operation: bytes = b"") -> int:
+        """Give up to `limit` templates of an identity another one; returns how many. As durable as `amend`."""
+        check_label(into, what="identity")
+        return self._submit(Renaming(identity, into, limit, operation))[0]
+
     def flush(self) -> None:
         """Seal the open tail: its files get checksums and never change again. Nothing is lost without it."""
         with self._writing():
@@ -429,7 +468,9 @@ class Shard:
                         f" later, got entry {entry.lsn} after {entry.first_row} of epoch {entry.epoch}"
                     )
                 lsn += 1
-                rows += len(entry.batch) if entry.verb == APPEND else len(entry.rows) if entry.verb == MOVE else 0
+                rows += (
+                    len(entry.batch) if entry.verb == APPEND else len(entry.rows) if entry.verb in (MOVE, AMEND) else 0
+                )
             for group in _groups(fresh):
                 self._carry_out(group)
 
@@ -541,8 +582,10 @@ class Shard:
             try:
                 if isinstance(request, Enrollment):
                     entry = self._enrollment(ticket, request, taken, lsn, first_row)
-                else:
+                elif isinstance(request, Deletion):
                     entry = self._deletion(ticket, request, lsn, first_row)
+                else:
+                    entry = self._amendment(ticket, request, lsn, first_row)
             except InvalidInput as error:
                 ticket.error = error
             if entry is not None:
@@ -585,6 +628,31 @@ class Shard:
             len(rows), 0,
         )  # fmt: skip
 
+    def _amendment(self, ticket: Ticket, request: Amendment | Renaming, lsn: int, first_row: int) -> Entry | None:
+        if isinstance(request, Renaming):
+            before = self._store.templates_of(np.sort(self._store.rows_of((request.identity,)))[: request.limit])
+            after = [stored._replace(identity=request.into) for stored in before]
+        else:
+            rows = self._store.rows_to_delete(request.template_ids, ())
+            before = self._store.templates_of(np.array(rows, dtype=np.int64))
+            given = dict(zip(request.template_ids, request.metadata, strict=True))
+            after = [stored._replace(metadata=given[stored.template_id]) for stored in before]
+        changed = [new for old, new in zip(before, after, strict=True) if new != old]
+        if not changed:
+            ticket.outcome = (len(before), 0, lsn)
+            return None
+        labels = EnrollBatch(
+            no_batch().embeddings,
+            tuple([new.template_id for new in changed]),
+            tuple([new.identity for new in changed]),
+            tuple([new.metadata for new in changed]),
+        )
+        rows_changed = np.array([new.row for new in changed], dtype=np.int64)
+        return Entry(
+            lsn + 1, self.configured_epoch, AMEND, request.operation, time.time(), first_row, labels, rows_changed, 0,
+            len(before), 0,
+        )  # fmt: skip
+
     def _entry(self, verb: str, rows: RowArray | None = None, segment: int = 0) -> Entry:
         """An entry of the shard's own accord."""
         self._check_decides()
@@ -608,7 +676,7 @@ class Shard:
             self._rows.append(entries)
         elif verb == BURY:
             self._rows.bury(last)
-        elif verb == MOVE:
+        elif verb in (MOVE, AMEND):
             self._rows.move(last)
         elif verb == SEAL:
             self._rows.close_tail(last)

@@ -442,6 +442,18 @@ class Store:
         with self._reading() as db:
             return [IdentityCount(*row) for row in db.execute(sql, (start, limit)).fetchall()]
 
+    def ids_after(self, after: str, limit: int, identity: str | None) -> list[str]:
+        """Up to `limit` live template ids that come after one in listing order (`shard.keys`), "" for the first.
+
+        identity: of this one only. CorruptData if a record is not what was written.
+        """
+        key = _signed(template_keys([after]))[0] if after else _FIRST_KEY
+        sql, values = (_IDS, (key, after, limit)) if identity is None else (_IDS_OF, (key, after, limit, identity))
+        with self._reading() as db:
+            found = db.execute(sql, values).fetchall()
+        self._check_labels(found)
+        return [template_id for _, template_id, _, _ in found]
+
     def label_rows(self, first: int, last: int, max_bytes: int) -> tuple[list[StoredTemplate], int]:
         """The live rows first <= row < last, ascending, read in one statement, and where they end.
 
@@ -530,6 +542,16 @@ def _label_bytes(stored: StoredTemplate) -> int:
     return len(stored.template_id) + len(stored.identity or "") + len(stored.metadata or b"")
 
 
+_LISTED = "SELECT t.row, t.template_id, t.identity, t.digest"
+_IDS = (
+    f"{_LISTED} FROM template_keys AS k CROSS JOIN templates AS t ON t.row = k.row"
+    " WHERE k.key >= ?1 AND (k.key > ?1 OR t.template_id > ?2) ORDER BY k.key, t.template_id LIMIT ?3"
+)
+_IDS_OF = (
+    f"{_LISTED} FROM identity_rows AS i CROSS JOIN templates AS t ON t.row = i.row"
+    " WHERE i.identity = ?4 AND (t.key > ?1 OR (t.key = ?1 AND t.template_id > ?2))"
+    " ORDER BY t.key, t.template_id LIMIT ?3"
+)
 _ROWS_OF_IDENTITIES = "SELECT row FROM identity_rows WHERE identity IN (SELECT value FROM json_each(?))"
 _ROWS_OF_KEYS = "(SELECT row FROM template_keys WHERE key IN (SELECT value FROM json_each(?)))"
 """Rows whose id has one of the keys; two ids may share a key, so the id has to be compared."""

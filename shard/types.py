@@ -75,7 +75,8 @@ class SearchParams:
     """How to search: `recall` in (0, 1) says how far each stage looks; `exact` scans every float instead.
 
     threshold: cosine from -1 to 1; what is below is left out and not looked for, so a large k and a threshold are a
-    range search. identities: search among the templates of these only; of all where there are none.
+    range search. identities: search among the templates of these only; of all where there are none. where: among those
+    whose metadata meets this filter, in the canonical form of `shard.where`; b"" for all.
     """
 
     k: int
@@ -83,6 +84,7 @@ class SearchParams:
     exact: bool = False
     threshold: float | None = None
     identities: tuple[str, ...] = ()
+    where: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

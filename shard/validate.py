@@ -21,6 +21,7 @@ from shard.types import (
     FloatArray,
     SearchParams,
 )
+from shard.where import predicate
 
 _UNIT_TOLERANCE = 1e-3
 _SAFE_SQUARES = (1e-20, 1e30)
@@ -119,7 +120,7 @@ def _check_unit(squares: npt.NDArray[np.float64], what: str) -> None:
 
 
 def check_params(params: SearchParams) -> None:
-    """InvalidParameter if k, recall, threshold or identities are out of range."""
+    """InvalidParameter if k, recall, threshold, identities or the filter are not what they may be."""
     if isinstance(params.k, bool) or not isinstance(params.k, (int, np.integer)) or not 1 <= params.k <= MAX_K:
         raise InvalidParameter(f"k: expected an integer from 1 to {MAX_K}, got {params.k!r}")
     if not isinstance(params.recall, (int, float, np.floating)) or not 0.0 < params.recall < 1.0:
@@ -134,6 +135,8 @@ def check_params(params: SearchParams) -> None:
         raise InvalidParameter(f"identities: expected at most {MAX_IDENTITIES} to search among, got {got}")
     for identity in params.identities:
         check_label(identity, what="identities")
+    if params.where:
+        predicate(params.where)
 
 
 def check_probes(values: Any, dim: int) -> FloatArray:
@@ -192,6 +195,15 @@ def check_unique(template_ids: Sequence[str]) -> None:
         seen.add(template_id)
 
 
+def check_metadata(values: Sequence[bytes | None], rows: int) -> None:
+    """InvalidParameter unless there is metadata for each row, or None, none longer than MAX_METADATA_BYTES."""
+    if len(values) != rows:
+        raise InvalidParameter(f"metadata: expected {rows} entries, one a row, got {len(values)}")
+    for row, metadata in enumerate(values):
+        if metadata is not None and len(metadata) > MAX_METADATA_BYTES:
+            raise InvalidParameter(f"metadata[{row}]: at most {MAX_METADATA_BYTES} bytes of JSON, got {len(metadata)}")
+
+
 def check_batch(batch: EnrollBatch, dim: int) -> None:
     """Every rule on a batch of templates; nothing is written before it passes."""
     check_shape(batch.embeddings, dim, what="embeddings")
@@ -207,7 +219,5 @@ def check_batch(batch: EnrollBatch, dim: int) -> None:
         for row, identity in enumerate(batch.identities):
             if identity is not None:
                 check_label(identity, what=f"identities[{row}]")
-    for row, metadata in enumerate(batch.metadata):
-        if metadata is not None and len(metadata) > MAX_METADATA_BYTES:
-            raise InvalidParameter(f"metadata[{row}]: at most {MAX_METADATA_BYTES} bytes of JSON, got {len(metadata)}")
+    check_metadata(batch.metadata, rows)
     check_unique(batch.template_ids)

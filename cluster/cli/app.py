@@ -14,6 +14,7 @@ import typer.main
 
 from cluster.cli import (
     bench,
+    calibration,
     cluster,
     doctor,
     enroll,
@@ -21,12 +22,14 @@ from cluster.cli import (
     find,
     fsck,
     galleries,
+    keys,
     models,
     search,
     serve,
     snapshots,
     status,
     templates,
+    tenants,
     training,
 )
 from cluster.cli.invocation import Invocation, invocation_of
@@ -41,6 +44,8 @@ _app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _app.add_typer(galleries.app, name="gallery")
+_app.add_typer(tenants.app, name="tenant")
+_app.add_typer(keys.app, name="key")
 _app.add_typer(cluster.app, name="cluster")
 _app.add_typer(snapshots.app, name="snapshot")
 _app.add_typer(models.app, name="models")
@@ -53,6 +58,8 @@ for _verb in (
     find.find,
     templates.delete,
     training.train,
+    calibration.calibrate,
+    calibration.calibration,
     status.status,
     doctor.doctor,
     fsck.fsck,
@@ -61,6 +68,7 @@ for _verb in (
     _app.command()(_verb)
 _app.command("erasure-report")(erasure.erasure_report)
 _app.command()(erasure.compact)
+_app.command()(tenants.audit)
 
 
 def version_text() -> str:

@@ -10,9 +10,10 @@ import typer
 from cluster.cli.invocation import invocation_of
 from cluster.cli.output import Grid, size_text
 from cluster.cli.training import drift_document, drift_text
-from shard.errors import AlreadyExists
+from shard.errors import AlreadyExists, UnknownGallery
 
 if TYPE_CHECKING:
+    from cluster.api import Cluster
     from cluster.results import GalleryStats
 
 app = typer.Typer(name="gallery", help="Create, list, show and drop galleries.", no_args_is_help=True)
@@ -44,7 +45,7 @@ def create(
     """Create a gallery, and the home if there is none."""
     invocation = invocation_of(context)
     with invocation.cluster(create=True) as grid:
-        is_there = any(gallery.name == name for gallery in grid.galleries())
+        is_there = _is_there(grid, name)
         if is_there and not is_exist_ok:
             raise AlreadyExists(f"gallery {name!r} exists; --exist-ok makes that no error")
         embedder = invocation.given.get("embedder")
@@ -135,6 +136,14 @@ def gallery_grid(found: list[GalleryStats]) -> Grid:
         for stats in found
     ]
     return Grid(columns, rows)
+
+
+def _is_there(grid: Cluster, name: str) -> bool:
+    try:
+        grid.gallery(name)
+    except UnknownGallery:
+        return False
+    return True
 
 
 def _text(key: str, value: object) -> str | None:

@@ -91,6 +91,16 @@ def check_cosine(value: float | None, *, option: str) -> float | None:
     return value
 
 
+def read_json(text: str, *, option: str) -> Any:
+    """The JSON given as an option; InvalidParameter if it is none."""
+    import json
+
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidParameter(f"{option}: expected JSON: {error}") from None
+
+
 def check_exists(path: Path, *, what: str) -> Path:
     """The path, if something is there; InvalidParameter otherwise."""
     if not path.exists():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.cli.exits import ExitCode
-from cluster.cli.invocation import check_cosine, check_exists, invocation_of
+from cluster.cli.invocation import check_cosine, check_exists, invocation_of, read_json
 from cluster.cli.output import Grid
 from cluster.cli.templates import GalleryArgument
 from shard.errors import InvalidParameter
@@ -33,12 +33,19 @@ def search(
     threshold: Annotated[
         float | None, typer.Option(metavar="T", help="Leave out candidates of a lower cosine.")
     ] = None,
+    target_fpir: Annotated[
+        float | None,
+        typer.Option("--target-fpir", metavar="P", help="Threshold from the gallery's calibration, instead."),
+    ] = None,
     recall: Annotated[
         float | None, typer.Option(metavar="R", help="Recall to aim at, in (0, 1); 0.999 if not given.")
     ] = None,
     is_exact: Annotated[bool, typer.Option("--exact", help="Scan every embedding instead of codes.")] = False,
     identities: Annotated[
         list[str] | None, typer.Option("--identity", metavar="NAME", help="Search among these only; may be repeated.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Search among templates whose metadata meets this filter.")
     ] = None,
 ) -> None:
     """Search a gallery. Exits with 1 if no candidate was found."""
@@ -49,12 +56,16 @@ def search(
         raise InvalidParameter("search: expected an IMAGE or --embeddings FILE.npy")
     if recall is not None and is_exact:
         raise InvalidParameter("search: expected --recall or --exact, got both")
+    if threshold is not None and target_fpir is not None:
+        raise InvalidParameter("search: expected --threshold or --target-fpir, got both")
     check_cosine(threshold, option="--threshold")
     options = {
         "threshold": threshold,
+        "target_fpir": target_fpir,
         "recall": DEFAULT_RECALL if recall is None else recall,
         "exact": is_exact,
         "identities": identities or None,
+        "where": None if where is None else read_json(where, option="--where"),
     }
     with invocation.gallery(gallery) as found:
         if image is not None:
@@ -83,6 +94,7 @@ def _search_image(gallery: Gallery, image: Path, k: int, options: dict[str, Any]
         "face": asdict(found.face),
         "candidates": [asdict(candidate) for candidate in found.candidates],
         "coverage": _coverage(found.coverage),
+        "threshold": found.threshold,
     }
     return document, rows
 
@@ -103,7 +115,11 @@ def _search_file(gallery: Gallery, path: Path, k: int, options: dict[str, Any]) 
         for probe, candidates in enumerate(lists)
         for rank, c in enumerate(candidates, start=1)
     ]
-    document = {"probes": [{"candidates": c} for c in lists], "coverage": _coverage(batch.coverage)}
+    document = {
+        "probes": [{"candidates": c} for c in lists],
+        "coverage": _coverage(batch.coverage),
+        "threshold": batch.threshold,
+    }
     return document, rows
 
 

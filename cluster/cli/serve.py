@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +15,7 @@ from shard.errors import InvalidParameter, MissingExtra
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
+    from cluster.service.process import GatewayOptions
     from cluster.service.serve import Service
 
 OPERATOR_KEY = "operator.key"
@@ -28,6 +31,7 @@ def serve(
     snapshot_store: Annotated[
         str | None, typer.Option(metavar="URL", help="Where tenants' snapshots go; without it they can make none.")
     ] = None,
+    gateways: Annotated[int, typer.Option(min=1, max=1024, help="Gateway actors, with --runtime ray.")] = 1,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="Logs as JSON lines on stderr.")] = False,
 ) -> None:
     """Serve the home's galleries over HTTP, until SIGTERM or Ctrl-C.
@@ -39,16 +43,37 @@ def serve(
         raise InvalidParameter("expected --certificate and --private-key together, got one of them")
     try:
         from cluster.service.logs import log_json
+        from cluster.service.process import GatewayOptions
         from cluster.service.serve import Listen
         from cluster.service.serve import serve as run
     except ImportError as error:
         raise MissingExtra(f"the service needs {error.name}; pip install 'facegrid[service]'") from error
     if json_logs:
         log_json()
-    listen = Listen(host, port, _text(certificate), _text(private_key))
+    listen = Listen(host, port, _text(certificate), _text(private_key), is_shared=gateways > 1)
     with invocation.cluster(create=True) as grid:
         keyed = _first_key(grid)
+        if grid.ray is not None:
+            _serve_on_ray(invocation, grid, GatewayOptions(listen, gateways, snapshot_store), keyed)
+            return
+        if gateways > 1:
+            raise InvalidParameter("--gateways: expected 1 where the shards are in this process; see --runtime ray")
         run(grid, listen, snapshot_store=snapshot_store, ready=lambda service: _tell(invocation, service, keyed))
+
+
+def _serve_on_ray(invocation: Invocation, grid: Cluster, options: GatewayOptions, keyed: Path | None) -> None:
+    """Start the gateways and wait for a signal."""
+    from cluster.service.gateways import Gateways
+
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    scheme = "http" if options.listen.certificate is None else "https"
+    urls = sorted({f"{scheme}://{host}:{port}" for host, port in Gateways(grid, options).addresses})
+    made = "" if keyed is None else f"; the operator's key is in {keyed}"
+    document = {"urls": urls, "gateways": options.gateways, "operator_key_file": None if keyed is None else str(keyed)}
+    invocation.output.result(document, f"serving on {', '.join(urls)} by {options.gateways} gateways{made}")
+    stopped.wait()
 
 
 def _text(path: Path | None) -> str | None:

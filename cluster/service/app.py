@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from cluster.service import problems
 from cluster.service.calls import first_fault
 from cluster.service.gateway import Gateway
+from cluster.service.operations import hot_routes
 from cluster.service.problems import HttpProblem
 from cluster.service.routes import (
     calibration,
@@ -49,6 +50,7 @@ def build_app(gateway: Gateway) -> App:
     )  # fmt: skip
     for module in (health, tenants, galleries, photos, faces, search, identities, calibration, snapshots, hosts):
         app.include_router(module.router)
+    app.router.routes[:0] = hot_routes()
     app.add_exception_handler(FacegridError, _refused)
     app.add_exception_handler(HttpProblem, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -36,12 +36,11 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 class Call:
     """One request: who asks, for what, and how the answer is written."""
 
-    def __init__(self, request: Request, exchange: Exchange) -> None:
+    def __init__(self, request: Request, exchange: Exchange, operation: str) -> None:
         self.request = request
         self.exchange = exchange
         self.gateway: Gateway = exchange.gateway
-        route = request.scope["route"]
-        exchange.operation = route.operation_id or route.name
+        exchange.operation = operation
 
     @property
     def principal(self) -> Principal:
@@ -160,7 +159,7 @@ def first_fault(faults: Any) -> str:
 
 async def begin(request: Request) -> Call:
     """The call of a request."""
-    return Call(request, request.scope[STATE])
+    return Call(request, request.scope[STATE], request.scope["route"].operation_id)
 
 
 Asked = Annotated[Call, Depends(begin)]

@@ -24,7 +24,8 @@ class RateLimits:
     for by the next. So no batch is too large to be ever served, and the rate holds over time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gateways: int = 1) -> None:
+        self._gateways = gateways
         self._lock = threading.Lock()
         self._buckets: dict[str, _Bucket] = {}
 
@@ -32,6 +33,7 @@ class RateLimits:
         """Take tokens; RateLimited with the seconds until there is one. rate None: no limit."""
         if rate is None:
             return
+        rate /= self._gateways
         most = max(1.0, rate * BURST_S)
         with self._lock:
             bucket = self._buckets.setdefault(tenant_id, _Bucket(most, now))
@@ -40,7 +42,7 @@ class RateLimits:
             if bucket.tokens < 1.0:
                 wait_s = (1.0 - bucket.tokens) / rate
                 raise RateLimited(
-                    f"this tenant may ask {rate:g} queries a second; there is room again in {wait_s:.1f} s",
+                    f"this tenant may ask {rate:g} queries a second here; there is room again in {wait_s:.1f} s",
                     retry_after_s=wait_s,
                 )
             bucket.tokens -= queries

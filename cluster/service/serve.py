@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
+import uvloop
 
 from cluster.service.app import build_app
 from cluster.service.gateway import Gateway
@@ -35,12 +36,18 @@ class Listen:
     port: int = 8080
     certificate: str | None = None
     key: str | None = None
+    is_shared: bool = False
+    """Whether other processes of this machine listen there too."""
 
     def bind(self) -> socket.socket:
         """The listening socket; InvalidParameter if it cannot be had."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        found = socket.socket(family, socket.SOCK_STREAM)
+        found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        # Inherited by every connection: an answer is two small writes, and would wait for the peer's delayed ACK.
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self.is_shared:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             found.bind((self.host, self.port))
         except OSError as error:
@@ -60,7 +67,7 @@ class Service:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 build_app(gateway),
-                loop="uvloop",
+                loop="none",
                 http="httptools",
                 ws="none",
                 lifespan="on",
@@ -86,7 +93,7 @@ class Service:
     def run(self, *, ready: Callable[[], None] | None = None) -> None:
         """Serve until stopped; ready is called once it listens. The gateway is closed then, the cluster is not."""
         try:
-            asyncio.run(self._serve(ready))
+            uvloop.run(self._serve(ready))
         finally:
             self.gateway.close()
             self._socket.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from coordinator.messages import (
     AbsorbRequest,
+    AmendRequest,
     BeaconRequest,
     DataRequest,
     DeleteRequest,
@@ -32,7 +33,7 @@ def kind_of(request: DataRequest) -> str:
     """Which of KINDS a request is."""
     if isinstance(request, SearchRequest):
         return "search"
-    if isinstance(request, EnrollRequest | DeleteRequest | FlushRequest):
+    if isinstance(request, EnrollRequest | DeleteRequest | AmendRequest | FlushRequest):
         return "write"
     if isinstance(request, ReplicateRequest | AbsorbRequest | RestartRequest):
         return "replica"

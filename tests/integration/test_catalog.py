@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,8 @@ from cluster.cli.checks import Finding, check_home
 from coordinator.catalog import CREATING, DROPPING, LOOKED_AFTER, METADATA, READY, RESTORING, Catalog
 from coordinator.database import Database
 from coordinator.snapshot_catalog import RestoreRecord, SnapshotCatalog, SnapshotRecord
+from coordinator.tenant_types import Quotas
+from coordinator.tenants import Tenants
 from coordinator.types import DOWN, DRAINING, GONE, UP, GallerySpec, HostRecord, ShardConfig
 from shard.errors import (
     AlreadyExists,
@@ -39,6 +41,7 @@ SPEC = GallerySpec("acme/staff", 64, 2, 256, None, replicas=3, min_in_sync=2)
 GALLERY = "00" * 8
 PLACEMENT = [("c", "a", "b"), ("b", "d", "c")]
 WAIT_S = 120.0
+STATES = (CREATING, READY, RESTORING)
 DATABASES = ["sqlite", "postgresql"]
 
 
@@ -191,7 +194,8 @@ def test_a_removed_gallery_leaves_nothing(staff: Catalog) -> None:
         rows = {
             name: db.execute(sa.select(sa.func.count()).select_from(t)).scalar() for name, t in METADATA.tables.items()
         }
-    assert {name: count for name, count in rows.items() if count} == {"meta": 1}
+    # The tenant's id is never given again.
+    assert {name: count for name, count in rows.items() if count} == {"meta": 1, "tenants": 1}
 
 
 def test_a_model_is_kept_while_a_gallery_uses_it(staff: Catalog) -> None:
@@ -378,12 +382,51 @@ FIRST_DDL = (
 )
 
 
+SECOND_DDL = (
+    FIRST_DDL[0],
+    "CREATE TABLE hosts (host VARCHAR(64) NOT NULL, state VARCHAR(16) NOT NULL, since {double} NOT NULL,"
+    " PRIMARY KEY (host))",
+    "CREATE TABLE meta (name VARCHAR(32) NOT NULL, value VARCHAR(64) NOT NULL, PRIMARY KEY (name))",
+    "CREATE TABLE galleries (gallery_id VARCHAR(32) NOT NULL, name VARCHAR(130) NOT NULL, state VARCHAR(16) NOT NULL,"
+    " dim INTEGER NOT NULL, code_bits INTEGER NOT NULL, embedder VARCHAR(64), model_id VARCHAR(64),"
+    " version INTEGER NOT NULL, replicas INTEGER DEFAULT '1' NOT NULL, min_in_sync INTEGER DEFAULT '1' NOT NULL,"
+    " PRIMARY KEY (gallery_id), UNIQUE (name), FOREIGN KEY(model_id) REFERENCES models (model_id))",
+    'CREATE TABLE shards (gallery_id VARCHAR(32) NOT NULL, shard INTEGER NOT NULL, "primary" VARCHAR(64) NOT NULL,'
+    " epoch INTEGER DEFAULT '1' NOT NULL, PRIMARY KEY (gallery_id, shard),"
+    " FOREIGN KEY(gallery_id) REFERENCES galleries (gallery_id))",
+    "CREATE TABLE replicas (gallery_id VARCHAR(32) NOT NULL, shard INTEGER NOT NULL, host VARCHAR(64) NOT NULL,"
+    " state VARCHAR(16) NOT NULL, PRIMARY KEY (gallery_id, shard, host),"
+    " FOREIGN KEY(gallery_id, shard) REFERENCES shards (gallery_id, shard))",
+    "CREATE INDEX ix_replicas_host ON replicas (host)",
+    "INSERT INTO meta VALUES ('schema', '2'), ('home', '00112233aabbccdd')",
+    "INSERT INTO models VALUES ('m1', 1000, {bytes})",
+    "INSERT INTO galleries VALUES ('fe42cbdffeb9a7a8', 'acme/staff', 'ready', 128, 512, NULL, 'm1', 7, 2, 1),"
+    " ('fe42cbdffeb9a7a9', 'acme/new', 'creating', 64, 256, NULL, NULL, 1, 1, 1),"
+    " ('fe42cbdffeb9a7aa', 'beta/staff', 'restoring', 64, 256, NULL, NULL, 1, 1, 1),"
+    " ('fe42cbdffeb9a7ab', '#fe42cbdffeb9a7ab', 'dropping', 64, 256, NULL, NULL, 1, 1, 1)",
+    "INSERT INTO shards VALUES ('fe42cbdffeb9a7a8', 0, 'a', 3), ('fe42cbdffeb9a7a9', 0, 'a', 1),"
+    " ('fe42cbdffeb9a7aa', 0, 'a', 1), ('fe42cbdffeb9a7ab', 0, 'a', 1)",
+    "INSERT INTO replicas VALUES ('fe42cbdffeb9a7a8', 0, 'a', 'in_sync'), ('fe42cbdffeb9a7a8', 0, 'b', 'joining'),"
+    " ('fe42cbdffeb9a7a9', 0, 'a', 'in_sync'), ('fe42cbdffeb9a7aa', 0, 'a', 'in_sync'),"
+    " ('fe42cbdffeb9a7ab', 0, 'a', 'in_sync')",
+)
+
+
 def make_first_version(url: str) -> None:
     """A catalog as Facegrid wrote it before it had epochs. Never regenerate this."""
-    words = {"blob": "BLOB", "bytes": "x'6D6F64656C'"}
+    execute(url, *in_words_of(url, FIRST_DDL))
+
+
+def make_second_version(url: str) -> None:
+    """A catalog as Facegrid wrote it before it had tenants. Never regenerate this."""
+    execute(url, *in_words_of(url, SECOND_DDL))
+
+
+def in_words_of(url: str, statements: Sequence[str]) -> list[str]:
+    words = {"blob": "BLOB", "bytes": "x'6D6F64656C'", "double": "DOUBLE"}
     if url.startswith("postgresql"):
-        words = {"blob": "BYTEA", "bytes": "'model'"}
-    execute(url, *(statement.format(**words) for statement in FIRST_DDL))
+        words = {"blob": "BYTEA", "bytes": "'model'", "double": "DOUBLE PRECISION"}
+    return [statement.format(**words) for statement in statements]
 
 
 def columns(url: str) -> dict[str, set[tuple[str, str, bool]]]:
@@ -393,6 +436,19 @@ def columns(url: str) -> dict[str, set[tuple[str, str, bool]]]:
         found = {
             table: {(c["name"], str(c["type"]), c["nullable"]) for c in inspector.get_columns(table)}
             for table in inspector.get_table_names()
+        }
+    database.close()
+    return found
+
+
+def indexes(url: str) -> set[tuple[str, tuple[str | None, ...]]]:
+    database = Database(url)
+    with database.reading() as db:
+        inspector = sa.inspect(db)
+        found = {
+            (table, tuple(index["column_names"]))
+            for table in inspector.get_table_names()
+            for index in inspector.get_indexes(table)
         }
     database.close()
     return found
@@ -415,16 +471,43 @@ def test_a_catalog_of_the_first_version_is_upgraded(url: str, tmp_path: Path) ->
     catalog.close()
 
 
+def test_tenants_come_to_a_catalog_of_the_second_version(url: str) -> None:
+    make_second_version(url)
+    found: list[list[tuple[str, str]]] = []
+    for _ in range(2):
+        catalog = Catalog(url)
+        tenants = Tenants(catalog, lambda: None)
+        assert [tenant.quotas for tenant in tenants.all()] == [Quotas(), Quotas()]
+        found.append([(tenant.name, tenant.tenant_id) for tenant in tenants.all()])
+        acme, beta = (tenant_id for _, tenant_id in found[0])
+        assert [route.name for route in catalog.galleries(*STATES, tenant_id=acme)] == ["acme/new", "acme/staff"]
+        assert [route.name for route in catalog.galleries(*STATES, tenant_id=beta)] == ["beta/staff"]
+        (config,) = catalog.shards_of("fe42cbdffeb9a7a8")
+        assert config == ShardConfig("fe42cbdffeb9a7a8", 0, 3, "a", ("a",), ("b",))
+        assert catalog.gallery("acme/staff").version == 7
+        assert [route.gallery_id for route in catalog.galleries(DROPPING)] == ["fe42cbdffeb9a7ab"]
+        catalog.close()
+    assert [name for name, _ in found[0]] == ["acme", "beta"]
+    assert found[0] == found[1]
+    catalog = Catalog(url)
+    Tenants(catalog, lambda: None).drop("acme")
+    dropped = {route.gallery_id[-1] for route in catalog.galleries(DROPPING)}
+    assert (dropped, [route.name for route in catalog.galleries(RESTORING)]) == ({"8", "9", "b"}, ["beta/staff"])
+    catalog.close()
+
+
+@pytest.mark.parametrize("make", [make_first_version, make_second_version])
 def test_an_upgraded_catalog_has_the_tables_of_a_new_one(
-    url: str, tmp_path: Path, request: pytest.FixtureRequest
+    url: str, tmp_path: Path, request: pytest.FixtureRequest, make: Callable[[str], None]
 ) -> None:
     fresh = f"sqlite:///{tmp_path}/fresh.db"
     if url.startswith("postgresql"):
         fresh = request.getfixturevalue("postgres").new_database()
-    make_first_version(url)
+    make(url)
     for where in (url, fresh):
         Catalog(where).close()
     assert columns(url) == columns(fresh)
+    assert indexes(url) == indexes(fresh)
 
 
 def test_an_upgrade_that_fails_changes_nothing(url: str) -> None:
@@ -441,10 +524,15 @@ def test_an_upgrade_that_fails_changes_nothing(url: str) -> None:
     catalog.close()
 
 
-def test_many_may_open_a_new_catalog_or_upgrade_an_old_one_at_the_same_time(url: str) -> None:
-    make_first_version(url)
+@pytest.mark.parametrize("make", [make_first_version, make_second_version])
+def test_many_may_open_a_new_catalog_or_upgrade_an_old_one_at_the_same_time(
+    url: str, make: Callable[[str], None]
+) -> None:
+    make(url)
     opened = together(*[lambda: Catalog(url)] * 4)
-    assert [catalog.gallery("acme/staff").epochs for catalog in opened] == [(1, 1)] * 4
+    epochs = (1, 1) if make is make_first_version else (3,)
+    assert [catalog.gallery("acme/staff").epochs for catalog in opened] == [epochs] * 4
+    assert [tenant.name for tenant in Tenants(opened[0], lambda: None).all()] in (["acme"], ["acme", "beta"])
     for catalog in opened:
         catalog.close()
 

@@ -23,6 +23,8 @@ from coordinator.frames import (
 )
 from coordinator.messages import (
     AbsorbRequest,
+    AmendReply,
+    AmendRequest,
     BeaconReply,
     BeaconRequest,
     DeleteReply,
@@ -34,6 +36,8 @@ from coordinator.messages import (
     HealthRequest,
     IdentitiesReply,
     IdentitiesRequest,
+    ListReply,
+    ListRequest,
     ProgressReply,
     RecordsReply,
     RecordsRequest,
@@ -95,14 +99,14 @@ def candidate_batches(rows: int) -> st.SearchStrategy[CandidateBatch]:
 
 
 ROWS = st.integers(0, 4)
-PARAMS = st.builds(SearchParams, st.integers(1, 1000), st.floats(0, 1), st.booleans())
+PARAMS = st.builds(SearchParams, st.integers(1, 1000), st.floats(0, 1), st.booleans(), where=st.binary(max_size=9))
 IDS = st.binary(max_size=16)
 NUMBERS = st.lists(COUNT, max_size=4).map(lambda values: np.array(values, np.int64))
 POSITIONS = st.builds(Position, COUNT, COUNT, COUNT)
 SEGMENTS = st.builds(SegmentState, COUNT, COUNT, COUNT, COUNT, st.booleans(), st.booleans(), IDS)
 ENTRIES = st.builds(
     Entry,
-    COUNT, COUNT, st.sampled_from(["append", "bury", "move"]), IDS, st.floats(0, 1e10), COUNT,
+    COUNT, COUNT, st.sampled_from(["append", "bury", "move", "amend"]), IDS, st.floats(0, 1e10), COUNT,
     ROWS.flatmap(enroll_batches), NUMBERS, COUNT, COUNT, COUNT,
 )  # fmt: skip
 
@@ -121,8 +125,18 @@ REQUESTS = st.one_of(
     st.builds(SearchRequest, TEXT, SHARDS, ROWS.flatmap(floats), PARAMS, EPOCHS),
     st.builds(EnrollRequest, TEXT, COUNT, COUNT, IDS, ROWS.flatmap(enroll_batches), st.booleans()),
     st.builds(DeleteRequest, TEXT, SHARDS, EPOCHS, IDS, TEXTS, TEXTS),
+    st.builds(
+        AmendRequest,
+        TEXT,
+        SHARDS,
+        EPOCHS,
+        IDS,
+        TEXTS,
+        st.lists(st.none() | st.binary(max_size=9), max_size=3).map(tuple),
+    ),
     st.builds(RecordsRequest, TEXT, SHARDS, TEXTS, EPOCHS),
     st.builds(IdentitiesRequest, TEXT, SHARDS, TEXT, COUNT, EPOCHS),
+    st.builds(ListRequest, TEXT, SHARDS, TEXT, COUNT, st.none() | TEXT, EPOCHS),
     st.builds(FlushRequest, TEXT, SHARDS, EPOCHS),
     st.builds(StatsRequest, TEXT, SHARDS, EPOCHS),
     st.builds(ReplicateRequest, TEXT, COUNT, COUNT, st.lists(ENTRIES, max_size=3).map(tuple)),
@@ -136,8 +150,10 @@ REPLIES = st.one_of(
     st.builds(SearchReply, ROWS.flatmap(candidate_batches), SHARDS),
     st.builds(EnrollReceipt, COUNT, COUNT, COUNT),
     st.builds(DeleteReply, COUNT),
+    st.builds(AmendReply, COUNT),
     st.builds(RecordsReply, st.lists(RECORDS, max_size=3).map(tuple)),
     st.builds(IdentitiesReply, st.lists(st.builds(IdentityCount, TEXT, COUNT), max_size=3).map(tuple)),
+    st.builds(ListReply, TEXTS),
     st.builds(StatsReply, st.lists(STATS, max_size=3).map(tuple)),
     st.builds(Done),
     st.builds(ProgressReply, POSITIONS, COUNT),

@@ -31,14 +31,15 @@ from hypothesis.stateful import (
 
 from cluster import Cluster
 from cluster.gallery import Gallery
-from cluster.results import EnrollResult
+from cluster.results import EnrollResult, Template
 from coordinator.coordinator import Coordinator
 from coordinator.placement import shards_of
 from coordinator.runtime import LocalRuntime
 from coordinator.types import ReplicaErasure
 from shard import compaction, tail
 from shard.check import check_shard
-from shard.errors import DuplicateTemplate
+from shard.errors import DuplicateTemplate, UnknownTemplate
+from shard.keys import in_listing_order
 from shard.shard import Shard
 from shard.training import MIN_TRAIN
 from shard.types import FloatArray
@@ -121,6 +122,16 @@ class GalleryMachine(RuleBasedStateMachine):
         assert self.gallery.delete(template_ids=ids, identities=people) == len(doomed)
         for template_id in doomed:
             del self.kept[template_id]
+
+    @rule(template_id=IDS, n=st.none() | st.integers(0, 3))
+    def update(self, template_id: str, n: int | None) -> None:
+        metadata = None if n is None else {"updated": n}
+        if template_id not in self.kept:
+            with pytest.raises(UnknownTemplate):
+                self.gallery.update(template_id, metadata)
+            return
+        kept = self.kept[template_id] = self.kept[template_id]._replace(metadata=metadata)
+        assert self.gallery.update(template_id, metadata) == Template(template_id, kept.identity, metadata)
 
     @rule()
     def erase(self) -> None:
@@ -212,6 +223,26 @@ class GalleryMachine(RuleBasedStateMachine):
         probes = self._probes(seed)
         found = self.gallery.search(probes, k=K, exact=True, identities=people)
         assert_exact(found.template_ids, ids, rows, probes, K)
+
+    @rule(seed=SEEDS, n=st.integers(0, 3))
+    def search_where(self, seed: int, n: int) -> None:
+        ids, rows = arrays({i: kept for i, kept in self.kept.items() if (kept.metadata or {}).get("updated", 9) <= n})
+        probes = self._probes(seed)
+        found = self.gallery.search(probes, k=K, exact=True, where={"updated": {"lte": n}})
+        assert_exact(found.template_ids, ids, rows, probes, K)
+
+    @rule(limit=st.integers(1, 50), person=PEOPLE)
+    def list_pages(self, limit: int, person: str | None) -> None:
+        found, cursor = [], None
+        while True:
+            page = self.gallery.list(cursor=cursor, limit=max(limit, len(self.kept) // 8), identity=person)
+            found += page.templates
+            cursor = page.cursor
+            if cursor is None:
+                break
+        expected = [i for i, kept in self.kept.items() if person in (None, kept.identity)]
+        assert [t.template_id for t in found] == in_listing_order(expected)
+        assert all((t.identity, t.metadata) == self.kept[t.template_id][1:] for t in found)
 
     @rule()
     def compare(self) -> None:

@@ -94,7 +94,37 @@ class Deleting:
         return shard.delete(template_ids=self.ids, identities=self.people, operation=self.operation), 0, 0
 
 
-Writing = Enrolling | Deleting
+@dataclass(frozen=True)
+class Amending:
+    """Other metadata for ids; those in `cleared` lose theirs."""
+
+    ids: list[str]
+    cleared: set[str]
+    seed: int
+    operation: bytes
+
+    def metadata(self, template_id: str) -> bytes | None:
+        return None if template_id in self.cleared else b'{"amended":%d}' % self.seed
+
+    def send(self, shard: Shard) -> Outcome:
+        """The LSN is not told."""
+        return shard.amend(self.ids, [self.metadata(i) for i in self.ids], operation=self.operation), 0, 0
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """Templates of an identity that get another one; all of them."""
+
+    old: str
+    new: str
+    operation: bytes
+
+    def send(self, shard: Shard) -> Outcome:
+        """The LSN is not told."""
+        return shard.rename(self.old, self.new, operation=self.operation), 0, 0
+
+
+Writing = Enrolling | Deleting | Amending | Renaming
 
 
 def enrollings(most: int) -> st.SearchStrategy[Enrolling]:
@@ -105,6 +135,12 @@ def enrollings(most: int) -> st.SearchStrategy[Enrolling]:
 DELETINGS = st.builds(
     Deleting, st.lists(IDS, max_size=12), st.lists(PEOPLE.filter(bool), max_size=2), OPERATIONS
 )  # fmt: skip
+CHANGES = st.one_of(
+    st.builds(
+        Amending, st.lists(IDS, max_size=12, unique=True), st.sets(IDS, max_size=4), st.integers(0, 3), OPERATIONS
+    ),
+    st.builds(Renaming, PEOPLE.filter(bool), PEOPLE.filter(bool), OPERATIONS),
+)
 FAULTS = st.tuples(
     st.sampled_from(failpoints.POINTS), st.sampled_from(["eio", "enospc"]), st.integers(1, 3)
 )  # fmt: skip
@@ -155,6 +191,10 @@ class ShardMachine(RuleBasedStateMachine):
     def delete(self, writing: Deleting) -> None:
         self._write(writing)
 
+    @rule(writing=CHANGES)
+    def amend(self, writing: Amending | Renaming) -> None:
+        self._write(writing)
+
     def _write(self, writing: Writing) -> None:
         expected = self._expected(writing, self.shard.lsn)
         if expected is None:
@@ -176,6 +216,8 @@ class ShardMachine(RuleBasedStateMachine):
             fresh = {i: kept for i, *kept in templates if i not in known}
             self.kept.update({i: (row, person, data) for i, (row, person, data) in fresh.items()})
             count, left_out = len(fresh), len(known)
+        elif isinstance(writing, Amending | Renaming):
+            return self._amended(writing, lsn)
         else:
             doomed = [i for i, (_, p, _) in self.kept.items() if i in writing.ids or p in writing.people]
             for template_id in doomed:
@@ -186,7 +228,20 @@ class ShardMachine(RuleBasedStateMachine):
             self.done[writing.operation] = outcome
         return outcome
 
-    @rule(writings=st.lists(st.one_of(enrollings(10), enrollings(10), DELETINGS), min_size=2, max_size=5))
+    def _amended(self, writing: Amending | Renaming, lsn: int) -> Outcome:
+        """What is as it is to be already is told and not written."""
+        if isinstance(writing, Amending):
+            after = {i: (*self.kept[i][:2], writing.metadata(i)) for i in writing.ids if i in self.kept}
+        else:
+            after = {i: (row, writing.new, data) for i, (row, p, data) in self.kept.items() if p == writing.old}
+        is_written = any(self.kept[i][1:] != new[1:] for i, new in after.items())
+        self.kept.update(after)
+        outcome = len(after), 0, lsn + is_written
+        if is_written and writing.operation:
+            self.done[writing.operation] = outcome
+        return outcome
+
+    @rule(writings=st.lists(st.one_of(enrollings(10), enrollings(10), DELETINGS, CHANGES), min_size=2, max_size=5))
     def write_together(self, writings: list[Writing]) -> None:
         """Threads that wait for the same commit: as if one wrote after another, in the order they came."""
         told: dict[int, Outcome | Exception] = {}
@@ -215,12 +270,12 @@ class ShardMachine(RuleBasedStateMachine):
                 lsn = max(lsn, expected[2])
         assert self.shard.lsn == lsn
 
-    @rule(writing=st.one_of(enrollings(40), DELETINGS), fault=FAULTS)
+    @rule(writing=st.one_of(enrollings(40), DELETINGS, CHANGES), fault=FAULTS)
     def write_while_the_disk_fails(self, writing: Writing, fault: tuple[str, failpoints.Action, int]) -> None:
         """A write that failed was done or was not; repeated, it was done once."""
         number = len(self.done)
         writing = type(writing)(**{**vars(writing), "operation": b"unique-%d" % number})
-        known = set(self.kept)
+        known = {i: kept[1:] for i, kept in self.kept.items()}
         lsn = self.shard.lsn
         expected = self._expected(writing, lsn)
         with failing(fault):
@@ -236,9 +291,11 @@ class ShardMachine(RuleBasedStateMachine):
         if self.shard.write_error is not None:
             self._recover()
         if told is None:
-            touched = known ^ self.kept.keys()
-            found = self.shard.existing(sorted(touched))
-            assert found in (touched & known, touched - known), "a write is there in part"
+            after = {i: kept[1:] for i, kept in self.kept.items()}
+            touched = {i for i in known.keys() | after.keys() if known.get(i) != after.get(i)}
+            found = {r.template_id: (r.identity, r.metadata) for r in self.shard.records(sorted(touched))}
+            expected_either = [{i: side[i] for i in touched & side.keys()} for side in (known, after)]
+            assert found in expected_either, "a write is there in part"
             told = writing.send(self.shard)
         assert_told(writing, told, expected)
 

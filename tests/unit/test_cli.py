@@ -617,3 +617,47 @@ def test_snapshots_are_part_of_what_is_held(answer: Any, replicated: str, tmp_pa
     (held,) = answer("erasure-report", replicated)[1]["snapshots"]
     assert (held["gallery"], held["store"], held["is_overdue"]) == (replicated, str(tmp_path / "store"), False)
     assert held["snapshot_id"] in json.dumps(made)
+
+
+def test_a_gallery_is_calibrated_and_searched_by_fpir(
+    answer: Any, gallery: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = unit_rows(200, DIM, seed=1)
+    noise = 0.05 * np.random.default_rng(2).normal(size=people.shape)
+    saved("rows.npy", np.concatenate([people, people + noise]).astype(np.float32))
+    Path("names.txt").write_text("".join(f"p{i % 200}\n" for i in range(400)))
+    assert answer("calibration", gallery)[0] == 3, "not calibrated"
+    assert answer("calibrate", gallery)[2][-1]["error"]["code"] == "not_enough_data"
+    assert answer("enroll", gallery, "--embeddings", "rows.npy", "--identities", "names.txt")[0] == 0
+    code, made, _ = answer("calibrate", gallery, "--samples", 150, "--seed", 4)
+    assert (code, made["probes"], made["genuine"], made["samples"], made["seed"]) == (0, 150, 150, 150, 4)
+    assert [point["target_fmr"] for point in made["points"]] == [1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
+    code, shown, _ = answer("calibration", gallery, "--target-fpir", 0.1, "--n", 800, "--svg", tmp_path / "a.svg")
+    assert (code, shown["n"], shown["stale"], len(shown["fpir"])) == (0, 800, None, 1)
+    assert (tmp_path / "a.svg").read_text().startswith("<svg ")
+    low, high = shown["fpir"][0]["interval"]
+    assert low <= shown["fpir"][0]["threshold"] <= high
+    saved("probe.npy", people[:1])
+    code, found, _ = answer("search", gallery, "--embeddings", "probe.npy", "--target-fpir", 0.1)
+    assert (code, found["threshold"]) == (
+        0,
+        answer("calibration", gallery, "--target-fpir", 0.1)[1]["fpir"][0]["threshold"],
+    )
+    for arguments, expected in (
+        (
+            ("search", gallery, "--embeddings", "probe.npy", "--target-fpir", 0.1, "--threshold", 0.3),
+            "invalid_parameter",
+        ),
+        (("search", gallery, "--embeddings", "probe.npy", "--target-fpir", 2), "invalid_parameter"),
+        (("calibration", gallery, "--target-fpir", 1e-6), "not_enough_data"),
+        (("calibration", gallery, "--n", 0), "invalid_parameter"),
+        (("calibration", gallery, "--svg", tmp_path / "no" / "a.svg"), "invalid_parameter"),
+        (("calibrate", gallery, "--samples", 5), "invalid_parameter"),
+    ):
+        code, document, said = answer(*arguments)
+        assert (document, said[-1]["error"]["code"]) == (None, expected), arguments
+    capsys.readouterr()
+    assert run(["calibration", gallery]) == 0
+    text = capsys.readouterr().out
+    assert "too few comparisons" in text
+    assert "target FPIR" in text

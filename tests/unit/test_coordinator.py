@@ -14,6 +14,7 @@ from coordinator.home import Home
 from coordinator.runtime import LocalRuntime
 from coordinator.types import GallerySpec
 from shard.errors import AlreadyExists, CorruptData, InvalidParameter, StorageError, WriteFailed
+from tests.plans import explained
 
 SPEC = GallerySpec("acme/staff", 64, 2, 256, None)
 
@@ -84,6 +85,20 @@ def test_a_gallery_whose_directory_is_lost_does_not_open(
     with pytest.raises(CorruptData, match=route.gallery_id):
         Coordinator(catalog, again)
     again.close()
+
+
+def test_creating_a_gallery_reads_no_table_of_galleries_from_end_to_end(
+    catalog: Catalog, runtime: LocalRuntime
+) -> None:
+    coordinator = Coordinator(catalog, runtime)
+    plans: list[str] = []
+    with explained(catalog, plans):
+        coordinator.create_gallery(SPEC)
+    steps = [step for plan in plans for step in plan.splitlines()]
+    assert any(step.startswith("SEARCH galleries USING INDEX") for step in steps)
+    # How many replicas each host has is counted on an index; tables of hosts are small.
+    scans = {step for step in steps if step.startswith("SCAN")}
+    assert scans == {"SCAN hosts", "SCAN replicas USING COVERING INDEX ix_replicas_host"}
 
 
 def test_numpy_integers_are_plain_in_the_catalog(catalog: Catalog, runtime: LocalRuntime) -> None:

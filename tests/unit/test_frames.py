@@ -147,9 +147,9 @@ GOOD = array(1, 2, 0, (1, 2, 0), bytes(8))
 
 
 def search_body(probes: object, **changed: object) -> list[object]:
-    fields = {"gallery": "g", "shards": [0], "probes": probes, "params": [10, 0.9, False, None, []], "epochs": [1]}
+    fields = {"gallery": "g", "shards": [0], "probes": probes, "params": [10, 0.9, False, None, [], b""], "epochs": [1]}
     fields |= changed
-    return [2, 1, [[5, 100, [1, list(fields.values())]]]]
+    return [3, 1, [[5, 100, [1, list(fields.values())]]]]
 
 
 def test_hand_made_search_decodes() -> None:
@@ -162,26 +162,26 @@ def test_hand_made_search_decodes() -> None:
     ("body", "says"),
     [
         (b"", "OutOfData"),
-        ([1, 1, []], "protocol version 1; this end speaks 2"),
-        ([2, 2, []], "kind 2 where 1"),
-        ([2, 1], "frame: expected 3 fields, got 2"),
-        ([2, 1, [], 0], "expected 3 fields, got 4"),
+        ([1, 1, []], "protocol version 1; this end speaks 3"),
+        ([3, 2, []], "kind 2 where 1"),
+        ([3, 1], "frame: expected 3 fields, got 2"),
+        ([3, 1, [], 0], "expected 3 fields, got 4"),
         ({"version": 1}, "malformed"),
-        ([2, 1, [[5, 100, [99, []]]]], "unknown message tag 99"),
-        ([2, 1, [[5, 100, [0, ["code", "text"]]]]], "unknown message tag 0"),
-        ([2, 1, [[-5, 100, [7, STATS_FIELDS]]]], "request id: expected a number"),
-        ([2, 1, [[True, 100, [7, STATS_FIELDS]]]], "request id: expected a number"),
-        ([2, 1, [[5, 100, [7, ["g"]]]]], "StatsRequest: expected 3 fields, got 1"),
-        ([2, 1, [[5, 100, [7, [b"g", [0], []]]]]], "StatsRequest.gallery_id: expected str, got bytes"),
-        ([2, 1, [[5, 100, [7, ["g", [0.0], []]]]]], r"StatsRequest.shards\[\]: expected int, got float"),
-        ([2, 1, [[5, 100, [7, ["g", [[[[1]]]], []]]]]], "exceeds max_array_len"),
-        ([2, 1, [[5, 100, [7, ["g", [{}], []]]]]], "expected int, got dict"),
-        ([2, 1, [[5, 100, [7, ["g", [msgpack.Timestamp(0)], []]]]]], "expected int, got Timestamp"),
-        (msgpack.packb([2, 1, [[5, 100, [7, STATS_FIELDS]]]]) + b"\x00", "1 bytes after the end"),
-        (b"\x93\x02\x01\xdd\xff\xff\xff\xff", "4294967295 entries announced"),
-        (b"\x93\x02\x01\x91\x93\x05\x64\x92\x07\x93\xa1g\xdd\x10\x00\x00\x00", "268435456 entries announced"),
-        (b"\x93\x02\x01\x91\x93\x05\x64\x92\x07\x93\xdb\xff\xff\xff\xff", "malformed"),
-        (b"\x93\x02\x01\x91\x93\x05\x64\x92\x07\x93\xa2\xff\xff\x90", "UnicodeDecodeError"),
+        ([3, 1, [[5, 100, [99, []]]]], "unknown message tag 99"),
+        ([3, 1, [[5, 100, [0, ["code", "text"]]]]], "unknown message tag 0"),
+        ([3, 1, [[-5, 100, [7, STATS_FIELDS]]]], "request id: expected a number"),
+        ([3, 1, [[True, 100, [7, STATS_FIELDS]]]], "request id: expected a number"),
+        ([3, 1, [[5, 100, [7, ["g"]]]]], "StatsRequest: expected 3 fields, got 1"),
+        ([3, 1, [[5, 100, [7, [b"g", [0], []]]]]], "StatsRequest.gallery_id: expected str, got bytes"),
+        ([3, 1, [[5, 100, [7, ["g", [0.0], []]]]]], r"StatsRequest.shards\[\]: expected int, got float"),
+        ([3, 1, [[5, 100, [7, ["g", [[[[1]]]], []]]]]], "exceeds max_array_len"),
+        ([3, 1, [[5, 100, [7, ["g", [{}], []]]]]], "expected int, got dict"),
+        ([3, 1, [[5, 100, [7, ["g", [msgpack.Timestamp(0)], []]]]]], "expected int, got Timestamp"),
+        (msgpack.packb([3, 1, [[5, 100, [7, STATS_FIELDS]]]]) + b"\x00", "1 bytes after the end"),
+        (b"\x93\x03\x01\xdd\xff\xff\xff\xff", "4294967295 entries announced"),
+        (b"\x93\x03\x01\x91\x93\x05\x64\x92\x07\x93\xa1g\xdd\x10\x00\x00\x00", "268435456 entries announced"),
+        (b"\x93\x03\x01\x91\x93\x05\x64\x92\x07\x93\xdb\xff\xff\xff\xff", "malformed"),
+        (b"\x93\x03\x01\x91\x93\x05\x64\x92\x07\x93\xa2\xff\xff\x90", "UnicodeDecodeError"),
         (search_body(b"raw"), "expected a float32 array, got bytes"),
         (search_body(msgpack.ExtType(2, GOOD.data)), "expected a float32 array"),
         (search_body(msgpack.ExtType(1, b"short")), "shorter than its header"),
@@ -193,13 +193,16 @@ def test_hand_made_search_decodes() -> None:
         (search_body(array(1, 2, 0, (1, 3, 0), bytes(8))), "needs 12 bytes, got 8"),
         (search_body(array(1, 2, 0, (2**32 - 1, 2**32 - 1, 0), bytes(8))), "needs 73786976260"),
         (search_body(array(1, 3, 0, (0, 2**32 - 1, 2**32 - 1), b"")), "malformed"),
-        (search_body(GOOD, params=[10, 1, False, None, []]), "SearchParams.recall: expected float, got int"),
-        (search_body(GOOD, params=[10, 0.9, 0, None, []]), "SearchParams.exact: expected bool, got int"),
+        (search_body(GOOD, params=[10, 1, False, None, [], b""]), "SearchParams.recall: expected float, got int"),
+        (search_body(GOOD, params=[10, 0.9, 0, None, [], b""]), "SearchParams.exact: expected bool, got int"),
         (
-            search_body(GOOD, params=[10, 0.9, False, 1, []]),
+            search_body(GOOD, params=[10, 0.9, False, 1, [], b""]),
             "SearchParams.threshold: expected float or NoneType, got int",
         ),
-        (search_body(GOOD, params=[10, 0.9, False, None, [4]]), r"SearchParams.identities\[\]: expected str, got int"),
+        (
+            search_body(GOOD, params=[10, 0.9, False, None, [4], b""]),
+            r"SearchParams.identities\[\]: expected str, got int",
+        ),
     ],
 )
 def test_malformed_bodies_are_named(body: object, says: str) -> None:
@@ -209,7 +212,7 @@ def test_malformed_bodies_are_named(body: object, says: str) -> None:
 
 def test_error_reply_of_wrong_types_is_refused() -> None:
     with pytest.raises(ProtocolError, match="error: expected two strings, got int, str"):
-        decode_replies(framed([2, 2, [[1, [0, [404, "text"]]]]]))
+        decode_replies(framed([3, 2, [[1, [0, [404, "text"]]]]]))
 
 
 def test_nothing_is_unpickled() -> None:

@@ -13,7 +13,6 @@ from cluster.error_rates_svg import error_rates_svg
 from cluster.gallery import Gallery
 from coordinator import measuring
 from coordinator.catalog import Catalog
-from coordinator.home import Home
 from coordinator.router import Router
 from shard.errors import CorruptData, HostUnavailable, InvalidParameter, NotEnoughData
 from shard.types import FloatArray
@@ -200,7 +199,7 @@ def test_a_damaged_calibration_is_named(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with Cluster.open(home) as grid:
         filled(grid).calibrate()
-    catalog = Catalog(Home(home).catalog_path)
+    catalog = Catalog(home / "catalog.db")
     with catalog.writing() as db:
         db.exec_driver_sql("UPDATE calibrations SET calibration = substr(calibration, 1, 100)")
     catalog.close()

@@ -1,0 +1,69 @@
+"""How a process joins a home that another one opened on Ray: whom it has to reach, and the secret to prove."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from coordinator.actors import Actor, ActorName
+from coordinator.ray_cluster import RayCoordinator
+from coordinator.ray_runtime import RayRuntime
+from shard.errors import FacegridError, HostUnavailable
+
+LOOK_S = 2.0
+"""Pause between two looks for shard hosts that have come."""
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """home: its directory, for messages. hosts: the shard hosts' actors by host name, as of now."""
+
+    home: str
+    coordinator: ActorName
+    hosts: Mapping[str, ActorName]
+    secret: bytes = field(repr=False)
+
+
+class Attached:
+    """Connections to the actors of a home. They stay whoever opened the home's to close."""
+
+    def __init__(self, attachment: Attachment) -> None:
+        """HostUnavailable if the coordinator is not running; hosts that are not there are reached when they come."""
+        self._ended = threading.Event()
+        self.coordinator = RayCoordinator(Actor.find(attachment.coordinator))
+        self.runtime = RayRuntime(_found(attachment.hosts), attachment.secret)
+        self._looking = threading.Thread(target=self._look_on, name="facegrid-hosts", daemon=True)
+        self._looking.start()
+
+    def look(self) -> list[str]:
+        """Reach shard hosts that have come since; their names."""
+        known: Mapping[str, ActorName] = self.coordinator.actor.call("host_actors", timeout_s=LOOK_S)
+        fresh = _found({name: where for name, where in known.items() if name not in self.runtime.hosts()})
+        for name, actor in fresh.items():
+            self.runtime.add(name, actor)
+        return sorted(fresh)
+
+    def close(self) -> None:
+        """Close the connections. Idempotent."""
+        self._ended.set()
+        self._looking.join()
+        self.runtime.close()
+
+    def _look_on(self) -> None:
+        while not self._ended.wait(LOOK_S):
+            try:
+                self.look()
+            except FacegridError as error:
+                _LOG.info("new shard hosts could not be looked for: %s", error)
+
+
+def _found(hosts: Mapping[str, ActorName]) -> dict[str, Actor]:
+    found = {}
+    for name, where in hosts.items():
+        with contextlib.suppress(HostUnavailable):
+            found[name] = Actor.find(where)
+    return found
