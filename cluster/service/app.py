@@ -18,6 +18,7 @@ from cluster.service.operations import hot_routes
 from cluster.service.problems import HttpProblem
 from cluster.service.routes import (
     calibration,
+    console,
     faces,
     galleries,
     health,
@@ -48,7 +49,19 @@ def build_app(gateway: Gateway) -> App:
         title="Facegrid", version=_version(), openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan,
         redirect_slashes=False,
     )  # fmt: skip
-    for module in (health, tenants, galleries, photos, faces, search, identities, calibration, snapshots, hosts):
+    for module in (
+        health,
+        tenants,
+        galleries,
+        photos,
+        faces,
+        search,
+        identities,
+        calibration,
+        snapshots,
+        hosts,
+        console,
+    ):
         app.include_router(module.router)
     app.router.routes[:0] = hot_routes()
     app.add_exception_handler(FacegridError, _refused)
