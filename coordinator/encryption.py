@@ -153,6 +153,19 @@ class KeyRing:
                 failures[tenant_id] = error
         return keys, failures
 
+    def sealed_for(self, tenant_id: str, purpose: str, data: bytes) -> bytes:
+        """What the catalog may keep of a tenant's data: as it is, unless the tenant is encrypted."""
+        return seal(self.data_key(tenant_id), purpose, data) if self._is_encrypted(tenant_id) else data
+
+    def opened_for(self, tenant_id: str, purpose: str, kept: bytes) -> bytes:
+        """What `sealed_for` was given."""
+        return unseal(self.data_key(tenant_id), purpose, kept) if self._is_encrypted(tenant_id) else kept
+
+    def _is_encrypted(self, tenant_id: str) -> bool:
+        query = sa.select(TENANTS.c.is_encrypted).where(TENANTS.c.tenant_id == tenant_id)
+        with self._database.reading() as db:
+            return bool(db.execute(query).scalar_one_or_none())
+
     # Models tell of the templates that they were fitted to.
 
     def sealed_model(self, gallery_id: str, model_id: str, data: bytes) -> bytes | None:
