@@ -113,4 +113,5 @@ def load_settings(environ: Mapping[str, str] | None = None, **given: Any) -> Set
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise InvalidParameter(f"setting {field}: {first['msg']}; got {first.get('input')!r}") from None
+        came = "a value that is not shown" if field == "encryption_key" else repr(first.get("input"))
+        raise InvalidParameter(f"setting {field}: {first['msg']}; got {came}") from None

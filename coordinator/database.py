@@ -98,7 +98,9 @@ class Database:
         except (sa.exc.DBAPIError, sa.exc.TimeoutError, sqlite3.Error) as error:
             raise WriteFailed(f"could not empty the log of the catalog {self.shown}: {error}") from error
         if is_busy:
-            raise WriteFailed(f"could not empty the log of the catalog {self.shown}: a reader needs it")
+            raise WriteFailed(
+                f"could not empty the log of the catalog {self.shown}: a reader keeps it until the home is closed"
+            )
 
     @contextlib.contextmanager
     def preparing(self, lock: int) -> Iterator[Connection]:

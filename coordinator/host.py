@@ -352,6 +352,9 @@ class ShardHost:
             except UnknownGallery as error:
                 # The catalog says that it is here.
                 faults.append(f"{CorruptData.code}: {error}")
+            except StaleRoute as error:
+                code = error.code if self._keys.were_given else KeyUnavailable.code
+                faults.append(f"{code}: {error}")
             except FacegridError as error:
                 faults.append(f"{error.code}: {error}")
         if self._beacons is not None and self._leases is not None:

@@ -15,6 +15,11 @@ class HostKeys:
         self._host = host
         self._keys: Mapping[str, bytes] | None = None
 
+    @property
+    def were_given(self) -> bool:
+        """Whether the coordinator has given any, be it none at all, since the host started."""
+        return self._keys is not None
+
     def give(self, keys: Mapping[str, bytes]) -> None:
         """These are all keys from now on."""
         self._keys = dict(keys)

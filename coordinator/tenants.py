@@ -141,8 +141,8 @@ class Tenants:
             self._catalog.keys.destroy(db, tenant_id)
             gone = {"name": f"#{tenant_id}", "dropped_at": self._clock()}
             db.execute(TENANTS.update().where(TENANTS.c.tenant_id == tenant_id).values(**gone))
-        self._catalog.forget()
         self._finish_drops()
+        self._catalog.forget()
 
     # Keys
 

@@ -1,4 +1,4 @@
-"""Encrypted galleries on shard hosts of their own processes: keys come from the coordinator, also to a host that died."""
+"""Encrypted galleries on hosts of their own processes: keys come from the coordinator, to a host that died too."""
 
 from __future__ import annotations
 
