@@ -20,12 +20,9 @@ class StoredFile:
 
     def read(self, start: int, length: int) -> bytes:
         """Bytes start <= at < start + length, fewer at the end of the file; OSError."""
-        with self.path.open("rb", buffering=0) as file:
+        with self.path.open("rb") as file:
             file.seek(start)
-            data = bytearray()
-            while len(data) < length and (more := file.read(length - len(data))):
-                data += more
-        return bytes(data)
+            return file.read(length)
 
 
 class EncryptedFile(StoredFile):
