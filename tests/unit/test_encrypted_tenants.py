@@ -3,6 +3,7 @@ the tenant is dropped, nothing of them can be read; others in the same home noti
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from cluster import Cluster
+from cluster.cli import run
 from coordinator.directories import shard_directory
 from coordinator.encryption import TENANT_KEYS
 from coordinator.home import Home
@@ -190,6 +192,67 @@ def test_the_same_model_of_two_tenants_is_sealed_for_one_and_there_for_both(path
     with home(path) as grid:
         assert top(grid, "open/twin") == IDS[:5]
         grid.coordinator.train("open/twin")
+
+
+def test_fsck_checks_with_the_key_mends_from_a_replica_and_says_what_it_cannot_without(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsck(key: str | None, *arguments: str) -> tuple[int, Any]:
+        monkeypatch.setenv("FACEGRID_ENCRYPTION_KEY", key or "")
+        capsys.readouterr()
+        code = run(["fsck", "acme/staff", *arguments, "--home", str(path), "--json"])
+        return code, json.loads(capsys.readouterr().out)
+
+    with home(path) as grid:
+        grid.gallery("acme/staff").flush()
+        route = grid.coordinator.gallery("acme/staff")
+    assert fsck(MASTER)[0] == 0
+    floats = shard_directory(path / "hosts/host-1", route.gallery_id, 0) / "segment-000001/floats.enc"
+    (model,) = (path / "hosts/host-1/models").iterdir()
+    for file in (floats, model):
+        data = bytearray(file.read_bytes())
+        data[5_000] ^= 8
+        file.write_bytes(data)
+    code, report = fsck(MASTER)
+    assert (code, {damage["part"] for damage in report["damages"]}) == (6, {"floats", "model"})
+    code, report = fsck(None)
+    assert code == 6
+    assert {damage["what"].partition(": ")[2].split(";")[0][:6] for damage in report["damages"]} == {"tenant"}
+    assert fsck(MASTER, "--repair")[0] == 0
+    assert fsck(MASTER)[0] == 0
+    with home(path) as grid:
+        assert grid.coordinator.compare() == []
+        assert top(grid) == IDS[:5]
+    assert leaks(path, model_bytes(path)) == []
+
+
+def test_the_command_line_makes_encrypted_tenants(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = ["tenant", "create", "acme", "--encrypted", "--home", str(tmp_path / "home")]
+    assert run(create) == 2
+    assert "encryption_key_file" in capsys.readouterr().err
+    (tmp_path / "key").write_bytes(os.urandom(32))
+    monkeypatch.setenv("FACEGRID_ENCRYPTION_KEY_FILE", str(tmp_path / "key"))
+    assert run(create) == 0
+    assert run(["doctor", "--home", str(tmp_path / "home")]) in (0, 1)
+    with Cluster.open(tmp_path / "home") as grid:
+        assert grid.tenants.get("acme").is_encrypted
+
+
+def test_remembered_answers_of_an_encrypted_tenant_are_sealed(path: Path) -> None:
+    with home(path) as grid:
+        tenants = {name: grid.tenants.get(name).tenant_id for name in ("acme", "open")}
+        for name, tenant_id in tenants.items():
+            assert grid.idempotency.begin(tenant_id, "key", b"digest") is None
+            grid.idempotency.finish(tenant_id, "key", f"answer with {name}-template".encode())
+        for name, tenant_id in tenants.items():
+            known = grid.idempotency.begin(tenant_id, "key", b"digest")
+            assert known is not None
+            assert known.reply == f"answer with {name}-template".encode()
+    files = [file.read_bytes() for file in path.glob("catalog.db*")]
+    assert not any(b"acme-template" in data for data in files)
+    assert any(b"open-template" in data for data in files)
 
 
 def test_snapshots_are_refused(path: Path, tmp_path: Path) -> None:

@@ -195,6 +195,28 @@ def test_damaged_floats_are_mended_from_another_replica_open_or_closed(directory
     assert leaks(directory) == []
 
 
+def test_rows_that_lie_across_blocks_are_mended(tmp_path: Path) -> None:
+    rows = unit_rows(1_000, 100, seed=3)  # 400 bytes each: blocks of 64 KiB end within rows
+    with Shard.create(tmp_path / "shard", dim=100, load_model=MODELS.__getitem__, key=KEY) as shard:
+        shard.enroll(batch(rows))
+        for is_sealed in (False, True):
+            if is_sealed:
+                shard.flush()
+            path = tmp_path / "shard" / "segment-000001" / "floats.enc"
+            for row in (163, 164, 327, 999):  # those with the first two ends of blocks, and others
+                flip(path, row * (400 + OVERHEAD) + 200)
+            damages = check_shard(shard)
+            assert damages
+            wrong = rows.copy()
+            wrong[163] = rows[0]
+            assert mend(shard, damages, lambda first, last, wrong=wrong: wrong[first:last])  # not taken
+            assert mend(shard, check_shard(shard), lambda first, last: rows[first:last]) == []
+            assert check_shard(shard) == []
+            np.testing.assert_array_equal(shard.gather(np.arange(1_000)), rows)
+    with Shard(tmp_path / "shard", MODELS.__getitem__, key=KEY) as shard:
+        np.testing.assert_array_equal(shard.gather(np.arange(1_000)), rows)
+
+
 @pytest.mark.parametrize("name", ["keys.enc", "codes"])
 def test_damaged_keys_and_codes_are_made_again(directory: Path, name: str) -> None:
     (path,) = (directory / "segment-000001").glob(f"{name}*")
