@@ -56,11 +56,10 @@ drop.addEventListener("drop", (event) => {
 });
 
 async function usePhoto(file) {
+  forgetPhoto(); // nothing may be done with the photo before, while the new one is looked at
   await doing("Looking for faces…", async () => {
     const { faces } = await ask("POST", "/v1/detect", { body: file, type: file.type || "image/jpeg" });
     photo = file;
-    found = [];
-    showCandidates();
     await showPhoto(file, faces);
     say(faces.length === 1 ? "One face was found." : `${faces.length} faces were found.`);
   });

@@ -34,12 +34,13 @@ export function complain(error) {
   byId("problem").textContent = error.message;
 }
 
-// Runs what a user asked for: says what is being done, and what went wrong.
+// Runs what a user asked for: says what is being done, and what went wrong. What was said before stays, if it is news.
 export async function doing(text, work) {
+  const before = byId("status").textContent;
   say(text);
   try {
     const result = await work();
-    if (byId("status").textContent === text) say("");
+    if (byId("status").textContent === text) say(before.endsWith("…") ? "" : before);
     return result;
   } catch (error) {
     complain(error);

@@ -62,4 +62,4 @@ def _file(name: str) -> Response:
 
 @cache
 def _read(name: str) -> bytes:
-    return resources.files("cluster.service").joinpath("console", name).read_bytes()
+    return resources.files("cluster.service").joinpath(f"console/{name}").read_bytes()
