@@ -18,6 +18,7 @@ from cluster.cli import run
 from coordinator.directories import shard_directory
 from coordinator.encryption import TENANT_KEYS
 from coordinator.home import Home
+from coordinator.identity_catalog import IdentityCatalog, IdentityChange
 from coordinator.key_service import KeySource, MasterKey, parse_key
 from shard.closed import ClosedShard
 from shard.errors import EncryptedGallery, InvalidParameter, KeyUnavailable, WrongKey
@@ -240,6 +241,33 @@ def test_the_command_line_makes_encrypted_tenants(
         assert grid.tenants.get("acme").is_encrypted
 
 
+def test_names_of_identities_that_are_being_renamed_are_sealed(path: Path) -> None:
+    with home(path) as grid:
+        catalog = grid.coordinator._catalog  # type: ignore[union-attr]
+        records, route = IdentityCatalog(catalog), grid.coordinator.gallery("acme/staff")
+        change = IdentityChange(route.gallery_id, ("secret-person-3", "secret-person-4"), "secret-person-5", 1)
+        records.begin(change)
+        assert records.under_way(route.gallery_id) == records.under_way() == [change]
+        assert leaks(path, []) == []
+        with catalog.writing() as db:
+            catalog.keys.destroy(db, route.gallery_id[:8])
+        assert records.under_way() == []
+        with pytest.raises(KeyUnavailable):
+            records.under_way(route.gallery_id)
+
+
+def test_identities_are_renamed_and_merged_as_in_other_galleries(path: Path) -> None:
+    with home(path) as grid:
+        gallery = grid.gallery("acme/staff")
+        assert gallery.rename_identity("secret-person-3", "secret-person-new") == 4
+        assert gallery.merge_identities(["secret-person-5", "secret-person-6"], "secret-person-new") == 8
+        found = gallery.templates(IDS[12:16])
+        assert {template.identity for template in found} == {"secret-person-new"}
+        assert top(grid) == top(grid, exact=True) == IDS[:5]
+        assert grid.coordinator.compare() == []
+    assert leaks(path, []) == []
+
+
 def test_remembered_answers_of_an_encrypted_tenant_are_sealed(path: Path) -> None:
     with home(path) as grid:
         tenants = {name: grid.tenants.get(name).tenant_id for name in ("acme", "open")}
@@ -255,12 +283,18 @@ def test_remembered_answers_of_an_encrypted_tenant_are_sealed(path: Path) -> Non
     assert any(b"open-template" in data for data in files)
 
 
-def test_snapshots_are_refused(path: Path, tmp_path: Path) -> None:
+def test_snapshots_are_refused_and_others_can_be_restored_encrypted(path: Path, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     with home(path) as grid:
         with pytest.raises(EncryptedGallery, match="in the clear"):
             grid.snapshots(tmp_path / "store").create("acme/staff", progress=False)
         assert not [file for file in (tmp_path / "store").rglob("*") if file.is_file() and file.stat().st_size > 4_096]
+        store = grid.snapshots(tmp_path / "store")
+        report = store.create("open/staff", progress=False)
+        store.restore(report.snapshot_id, into="acme/restored", progress=False)
+        assert top(grid, "acme/restored", exact=True) == top(grid, "open/staff", exact=True)
+        restored = grid.coordinator.gallery("acme/restored")
+    assert (shard_directory(path / "hosts" / restored.hosts[0], restored.gallery_id, 0) / "encryption.json").is_file()
 
 
 def test_an_encrypted_tenant_needs_a_key_that_is_set(tmp_path: Path) -> None:
