@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shard.encryption import BlockCipher, ShardCipher
-from shard.errors import CorruptData
+from shard.errors import CorruptData, ShardClosed
 from shard.files import MemoryFile, RowFile, make_directory, sync_directory, truncate_file, write_file, write_in_place
 from shard.index import CHECKSUM_BLOCK, crc32c_blocks
 from shard.segments import PlainSegments, RowWriter, SegmentFiles, Segments, check_bytes, whole_keys, wrong_size
@@ -41,6 +41,7 @@ class EncryptedSegments:
         self.directory, self.dim, self.cipher = directory, dim, cipher
         self._plain: dict[tuple[int, str], MemoryFile] = {}
         self._lock = threading.Lock()
+        self._is_closed = False
 
     def files(self, segment: int) -> EncryptedSegmentFiles:
         """The files of one segment."""
@@ -52,8 +53,14 @@ class EncryptedSegments:
             return self._plain.get((segment, kind))
 
     def put_plain(self, segment: int, kind: str, memory: MemoryFile) -> None:
-        """Keep plaintext until `forget` or `close`; what was kept before stays for those who have it mapped."""
+        """Keep plaintext until `forget` or `close`; what was kept before stays for those who have it mapped.
+
+        ShardClosed after `close`.
+        """
         with self._lock:
+            if self._is_closed:
+                memory.close()
+                raise ShardClosed(f"{self.directory} is closed")
             before, self._plain[segment, kind] = self._plain.get((segment, kind)), memory
         if before is not None:
             before.close()
@@ -67,7 +74,10 @@ class EncryptedSegments:
 
     def close(self) -> None:
         """Let go of all plaintext. Idempotent."""
-        for segment in {segment for segment, _ in list(self._plain)}:
+        with self._lock:
+            self._is_closed = True
+            segments = {segment for segment, _ in self._plain}
+        for segment in segments:
             self.forget(segment)
 
 

@@ -290,8 +290,9 @@ def test_snapshots_are_refused_and_others_can_be_restored_encrypted(path: Path, 
             grid.snapshots(tmp_path / "store").create("acme/staff", progress=False)
         assert not [file for file in (tmp_path / "store").rglob("*") if file.is_file() and file.stat().st_size > 4_096]
         store = grid.snapshots(tmp_path / "store")
-        report = store.create("open/staff", progress=False)
-        store.restore(report.snapshot_id, into="acme/restored", progress=False)
+        store.create("open/staff", progress=False)
+        (made,) = store.list()
+        store.restore(made.snapshot_id, into="acme/restored", progress=False)
         assert top(grid, "acme/restored", exact=True) == top(grid, "open/staff", exact=True)
         restored = grid.coordinator.gallery("acme/restored")
     assert (shard_directory(path / "hosts" / restored.hosts[0], restored.gallery_id, 0) / "encryption.json").is_file()
