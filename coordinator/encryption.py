@@ -6,9 +6,11 @@ files and no hosts: `shard.encryption` encrypts with these keys, and `coordinato
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,7 +22,7 @@ from coordinator.catalog_rows import insert_new
 from coordinator.catalog_tables import GALLERIES, METADATA, MODELS, TENANTS
 from coordinator.key_service import KeyService
 from shard.encryption import KEY_BYTES, check_key, seal, unseal
-from shard.errors import CorruptData, FacegridError, InvalidParameter, KeyUnavailable
+from shard.errors import CorruptData, FacegridError, InvalidParameter, KeyUnavailable, error_from_code
 
 TENANT_KEYS = sa.Table(
     "tenant_keys",
@@ -55,6 +57,11 @@ class _Known:
     def is_due(self, now: float) -> bool:
         return self.error is not None and now - self.at >= ASK_AGAIN_S
 
+    def result(self) -> bytes:
+        if self.error is not None:
+            raise error_from_code(self.error.code, str(self.error))  # a new one, each has a traceback of its own
+        return self.key
+
 
 class Transactions(Protocol):
     """The catalog's database."""
@@ -73,14 +80,21 @@ class KeyRing:
         """service: what wraps keys; None where none was set, so that no tenant can be encrypted or read."""
         self._database, self._service = database, service
         self._known: dict[str, _Known] = {}
-        self._lock = threading.Lock()
+        self._lock, self._asking = threading.Lock(), threading.Event()
 
     def create(self, db: Connection, tenant_id: str) -> None:
         """A new key for a tenant, in the caller's transaction; InvalidParameter where nothing was set to wrap it."""
         if self._service is None:
             raise InvalidParameter(f"an encrypted tenant needs {_SETTINGS}")
-        wrapped = self._service.wrap(os.urandom(KEY_BYTES), _context(tenant_id))
+        key = os.urandom(KEY_BYTES)
+        try:
+            wrapped = self._service.wrap(key, _context(tenant_id))
+        except FacegridError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the operator's own code, of which nothing is known
+            raise KeyUnavailable(f"the key service wrapped no key: {type(error).__name__}") from None
         db.execute(TENANT_KEYS.insert(), {"tenant_id": tenant_id, "wrapped": wrapped, "created_at": time.time()})
+        self._note(tenant_id, _Known(wrapped, key, None, time.monotonic()))
 
     def destroy(self, db: Connection, tenant_id: str) -> None:
         """Forget a tenant's key for good, in the caller's transaction: its files cannot be read any more."""
@@ -98,13 +112,20 @@ class KeyRing:
         return self._unwrapped(tenant_id, bytes(wrapped))
 
     def _unwrapped(self, tenant_id: str, wrapped: bytes) -> bytes:
+        known = self._last(tenant_id, wrapped)
+        if known is None or known.is_due(time.monotonic()):
+            known = self._asked(tenant_id, wrapped)  # without a lock: a service that hangs holds up nobody else
+            self._note(tenant_id, known)
+        return known.result()
+
+    def _last(self, tenant_id: str, wrapped: bytes) -> _Known | None:
         with self._lock:
             known = self._known.get(tenant_id)
-            if known is None or known.wrapped != wrapped or known.is_due(time.monotonic()):
-                self._known[tenant_id] = known = self._asked(tenant_id, wrapped)
-        if known.error is not None:
-            raise known.error
-        return known.key
+        return known if known is not None and known.wrapped == wrapped else None
+
+    def _note(self, tenant_id: str, known: _Known) -> None:
+        with self._lock:
+            self._known[tenant_id] = known
 
     def _asked(self, tenant_id: str, wrapped: bytes) -> _Known:
         now = time.monotonic()
@@ -140,18 +161,38 @@ class KeyRing:
         tenant_id = self._tenant_of(gallery_id)
         return None if tenant_id is None else self.data_key(tenant_id)
 
-    def all(self) -> tuple[dict[str, bytes], dict[str, FacegridError]]:
-        """The key of every tenant that has one, and why those of others cannot be had, by tenant id."""
+    def all(self, *, wait: bool = True) -> tuple[dict[str, bytes], dict[str, FacegridError]]:
+        """The key of every tenant that has one, and why those of others cannot be had, by tenant id.
+
+        wait: for a service that is asked now; without it what is asked is here at a later call, and in neither.
+        """
         with self._database.reading() as db:
             rows = db.execute(sa.select(TENANT_KEYS.c.tenant_id, TENANT_KEYS.c.wrapped)).all()
         keys: dict[str, bytes] = {}
         failures: dict[str, FacegridError] = {}
+        unknown: list[tuple[str, bytes]] = []
         for tenant_id, wrapped in sorted((str(row[0]), bytes(row[1])) for row in rows):
+            known = self._last(tenant_id, wrapped)
+            if not wait and (known is None or known.is_due(time.monotonic())):
+                unknown.append((tenant_id, wrapped))
+                if known is None:
+                    continue
             try:
-                keys[tenant_id] = self._unwrapped(tenant_id, wrapped)
+                keys[tenant_id] = self._unwrapped(tenant_id, wrapped) if wait or known is None else known.result()
             except FacegridError as error:
                 failures[tenant_id] = error
+        if unknown and not self._asking.is_set():
+            self._asking.set()
+            threading.Thread(target=self._ask, args=(unknown,), name="facegrid-keys", daemon=True).start()
         return keys, failures
+
+    def _ask(self, unknown: Sequence[tuple[str, bytes]]) -> None:
+        try:
+            for tenant_id, wrapped in unknown:
+                with contextlib.suppress(FacegridError):  # which is known from now on
+                    self._unwrapped(tenant_id, wrapped)
+        finally:
+            self._asking.clear()
 
     def sealed_for(self, tenant_id: str, purpose: str, data: bytes) -> bytes:
         """What the catalog may keep of a tenant's data: as it is, unless the tenant is encrypted."""

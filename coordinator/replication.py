@@ -100,6 +100,7 @@ class Replication:
         self._incarnations: dict[str, int] = {}
         self._keyed: dict[str, tuple[int, dict[str, bytes]]] = {}
         self._keyless: dict[str, FacegridError] = {}
+        self._is_started = False
         self._told: dict[tuple[str, Key], int] = {}
         self._left: dict[Key, str] = {}
         self._copying: dict[tuple[Key, str], Future[None]] = {}
@@ -116,6 +117,7 @@ class Replication:
         """
         self._catalog.register_hosts(self._runtime.hosts())
         self._look()
+        self._is_started = True
         self.finish_drops()
         faults = self._tell_all()
         lost = [fault for (host, key), fault in faults.items() if not self._give_up(host, key, fault)]
@@ -193,7 +195,8 @@ class Replication:
 
     def _hand_keys(self, replies: dict[str, HealthReply]) -> None:
         """Give the hosts the keys of encrypted tenants: those that have just started, and all if there are others."""
-        keys, failures = self._catalog.keys.all()
+        # A key service that hangs must hold up nobody but its tenants, once the home is open.
+        keys, failures = self._catalog.keys.all(wait=not self._is_started)
         for tenant_id in failures.keys() - self._keyless.keys():
             _LOG.error("tenant %s cannot be served: %s", tenant_id, failures[tenant_id])
         self._keyless = failures

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -335,6 +336,33 @@ def test_a_key_service_of_the_operator(tmp_path: Path, monkeypatch: pytest.Monke
         top(grid)
     monkeypatch.setattr(_Kms, "refuses", False)
     with home(tmp_path / "home", None, encryption_kms=entry) as grid:
+        assert top(grid) == IDS[:5]
+
+
+def test_a_key_service_that_hangs_holds_up_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, goes_on, unwrap = threading.Event(), threading.Event(), _Kms.unwrap
+
+    def hanging(self: _Kms, wrapped: bytes, context: str) -> bytes:
+        asked.set()
+        assert goes_on.wait(60)
+        return unwrap(self, wrapped, context)
+
+    with home(tmp_path / "home", None, encryption_kms=f"{__name__}:kms") as grid:
+        grid.tenants.create("acme", is_encrypted=True)
+        for name in ("acme/staff", "open/staff"):
+            grid.gallery(name, create=True, dim=DIM, shards=1).enroll(ROWS[:100], template_ids=IDS[:100])
+        monkeypatch.setattr(_Kms, "unwrap", hanging)
+        grid.coordinator._catalog.keys._known.clear()  # type: ignore[union-attr]
+        grid.coordinator.look_after()
+        assert asked.wait(60)
+        grid.coordinator.look_after()
+        assert top(grid, "open/staff") == IDS[:5]
+        with pytest.raises(KeyUnavailable):
+            top(grid)
+        goes_on.set()
+        while grid.coordinator._catalog.keys._asking.is_set():  # type: ignore[union-attr]
+            grid.coordinator.look_after()
+        grid.coordinator.look_after()
         assert top(grid) == IDS[:5]
 
 
