@@ -12,11 +12,12 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from coordinator.catalog import CREATING, DROPPING, LOOKED_AFTER, Catalog
+from coordinator.directories import tenant_of
 from coordinator.messages import (
     AdmitReplica,
     CheckReply,
@@ -204,7 +205,15 @@ class Replication:
             if self._keyed.get(host) != (reply.incarnation, keys):
                 with contextlib.suppress(FacegridError):  # silent by now; it is told when it is seen again
                     self._runtime.control([(host, SetKeys(tuple(keys), tuple(keys.values())))])
+                    before = self._keyed.get(host, (0, {}))[1]
                     self._keyed[host] = (reply.incarnation, keys)
+                    self._tell_again(host, keys.keys() - before.keys())
+
+    def _tell_again(self, host: str, tenant_ids: Set[str]) -> None:
+        """Shards of these tenants may have been closed for want of their key: they do not know what they are."""
+        for told in list(self._told) if tenant_ids else ():
+            if told[0] == host and tenant_of(told[1][0]) in tenant_ids:
+                self._told.pop(told, None)
 
     def hand_keys(self) -> None:
         """Give the hosts that are there the keys as they are now; those that are not get them when they come."""
