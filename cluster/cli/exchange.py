@@ -65,7 +65,7 @@ def export_file(
     from cluster.exports import export_gallery
 
     invocation = invocation_of(context)
-    with invocation.cluster() as grid:
+    with invocation.home("export") as grid:
         report = export_gallery(
             grid, gallery, path, format=cast("ExportFormat", kind), progress=invocation.output.wants_progress
         )

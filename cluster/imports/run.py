@@ -19,6 +19,7 @@ from cluster.progress import Tell, show_progress
 from shard.errors import InvalidParameter, ModelMismatch
 
 if TYPE_CHECKING:
+    from cluster.client import RemoteGallery
     from cluster.gallery import Gallery
 
 MAX_LISTED = 100_000
@@ -42,7 +43,7 @@ class ImportReport:
 
 
 def import_into(
-    gallery: Gallery,
+    gallery: Gallery | RemoteGallery,
     path: str | Path,
     *,
     format: Format = "auto",  # noqa: A002 the word of the command line
@@ -74,7 +75,7 @@ def import_into(
     return run.report(kind)
 
 
-def _check_embedder(gallery: Gallery, path: Path, records: Records) -> None:
+def _check_embedder(gallery: Gallery | RemoteGallery, path: Path, records: Records) -> None:
     if gallery.embedder is None:
         return
     if records.embedder is None:
@@ -83,7 +84,7 @@ def _check_embedder(gallery: Gallery, path: Path, records: Records) -> None:
         raise ModelMismatch(f"{path} holds embeddings of {records.embedder}, {gallery.name} of {gallery.embedder}")
 
 
-def _import_folder(gallery: Gallery, folder: Path, progress: Tell | bool) -> ImportReport:
+def _import_folder(gallery: Gallery | RemoteGallery, folder: Path, progress: Tell | bool) -> ImportReport:
     report = gallery.enroll_folder(folder, progress=progress)
     refused = tuple(RefusedRecord(str(r.path), r.reason, r.message) for r in report.refused)
     reasons = dict(Counter(r.reason for r in refused))
@@ -94,7 +95,7 @@ def _import_folder(gallery: Gallery, folder: Path, progress: Tell | bool) -> Imp
 class _Import:
     """One import under way."""
 
-    gallery: Gallery
+    gallery: Gallery | RemoteGallery
     records: int = 0
     enrolled: int = 0
     skipped: int = 0

@@ -32,6 +32,20 @@ from cluster.service.routes import (
 from cluster.service.shell import STATE, App, Exchange, Shell
 from shard.errors import FacegridError, InvalidParameter
 
+MODULES = (
+    health,
+    tenants,
+    galleries,
+    photos,
+    faces,
+    search,
+    identities,
+    calibration,
+    snapshots,
+    hosts,
+    console,
+)
+
 
 def build_app(gateway: Gateway) -> App:
     """The ASGI application of a gateway. The gateway is closed by whoever made it, after the server has stopped."""
@@ -49,19 +63,7 @@ def build_app(gateway: Gateway) -> App:
         title="Facegrid", version=_version(), openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan,
         redirect_slashes=False,
     )  # fmt: skip
-    for module in (
-        health,
-        tenants,
-        galleries,
-        photos,
-        faces,
-        search,
-        identities,
-        calibration,
-        snapshots,
-        hosts,
-        console,
-    ):
+    for module in MODULES:
         app.include_router(module.router)
     app.router.routes[:0] = hot_routes()
     app.add_exception_handler(FacegridError, _refused)

@@ -17,7 +17,9 @@ from cluster.service import media
 from cluster.service.auth import Principal
 from cluster.service.gateway import Gateway
 from cluster.service.shell import STATE, Exchange, audit_entry
+from coordinator.directories import tenant_of
 from coordinator.names import check_gallery_name
+from coordinator.tenant_types import KeyRecord
 from shard.errors import (
     InvalidParameter,
     PermissionDenied,
@@ -56,7 +58,7 @@ class Call:
         if self.principal.key.tenant is not None or "admin" not in self.principal.key.scopes:
             raise PermissionDenied("this needs a key of the operator")
 
-    def tenant(self, name: str) -> str:
+    async def tenant(self, name: str) -> str:
         """Manage a tenant, or read about it: UnknownTenant for another's, PermissionDenied without the scope admin."""
         key = self.principal.key
         self.exchange.tenant = name
@@ -69,6 +71,9 @@ class Call:
             raise UnknownTenant(f"no tenant {name!r:.80}")
         if "admin" not in key.scopes or key.galleries:
             raise PermissionDenied("this needs a key of the tenant with the scope admin, bound to no gallery")
+        present = await self.run(lambda: self.gateway.cluster.tenants.get(name), kind="lookup")
+        if present.tenant_id != key.tenant_id:  # made again under the name; the key is of the one before
+            raise UnknownTenant(f"no tenant {name!r}")
         return name
 
     def gallery_name(self, scope: str) -> str:
@@ -96,7 +101,11 @@ class Call:
 
     async def gallery(self, scope: str) -> Gallery:
         """The gallery that the path names, open; UnknownGallery, PermissionDenied."""
-        return await self.gateway.gallery(self.principal, self.gallery_name(scope))
+        name = self.gallery_name(scope)
+        found = await self.gateway.gallery(self.principal, name)
+        if not _is_own(self.principal.key, found.gallery_id):
+            raise UnknownGallery(f"no gallery {name!r}")
+        return found
 
     # What came
 
@@ -138,6 +147,16 @@ class Call:
         accept = self.request.headers.get("accept")
         kind = media.accepted(None if accept is None else accept.encode("latin-1"))
         return Response(media.encode(value, kind), status, media_type=kind)
+
+
+def _is_own(key: KeyRecord, gallery_id: str) -> bool:
+    """Whether a gallery is of the key's tenant, and not of one that was made again under the name.
+
+    A key of a tenant that was dropped through another gateway may be remembered here for a moment. Galleries from
+    before tenants had ids are told by name alone.
+    """
+    owner = tenant_of(gallery_id)
+    return key.tenant is None or owner is None or owner == key.tenant_id
 
 
 def checked(model: type[ModelT], values: dict[str, Any]) -> ModelT:

@@ -17,7 +17,7 @@ import pytest
 
 from cluster import AsyncCluster, Cluster, tenancy
 from cluster.client import RemoteCluster, RetryPolicy
-from cluster.results import SearchBatch
+from cluster.results import RangeBatch, SearchBatch
 from shard import errors
 from tests.faces_like import unit_rows
 from tests.integration.served import Lossy, awaited, serving
@@ -70,9 +70,10 @@ def both(served: Served, remote: Any) -> Iterator[tuple[Any, Any]]:
 
 def plain(value: Any) -> Any:
     """Something that can be compared: arrays by their bits, names of galleries and what size on disk is left out."""
-    if isinstance(value, SearchBatch):
-        scores = value.scores.view(np.uint32).tolist()
-        return value.template_ids, scores, value.identities, astuple(value.coverage), value.threshold
+    if isinstance(value, (SearchBatch, RangeBatch)):
+        scores = np.ascontiguousarray(value.scores).view(np.uint32).tolist()
+        rest = value.threshold if isinstance(value, SearchBatch) else value.is_truncated
+        return value.template_ids, scores, value.identities, astuple(value.coverage), rest
     if hasattr(value, "disk_bytes"):
         return replace(value, name="", disk_bytes=0, hosts=())
     return value
@@ -112,6 +113,12 @@ def test_the_life_of_a_gallery(both: Any) -> None:
     same(both, lambda g: g.search(ROWS[:9], 60, threshold=0.5))
     same(both, lambda g: g.search(ROWS[:2], 5, identities=["p1 &?#", "p2 &?#"]))
     same(both, lambda g: g.search(ROWS[:2] * np.float32(1e-6), 3, recall=0.9, deadline_ms=5_000, allow_partial=True))
+    same(both, lambda g: g.range_search(ROWS[:7], 0.3))
+    same(both, lambda g: g.range_search(ROWS[:7], 0.2, limit=5, exact=True))
+    same(both, lambda g: g.range_search(-ROWS[:2], 0.999))
+    same(both, lambda g: g.range_search(ROWS[:7], 0.1, where={"door": {"lt": 30}}, recall=0.95))
+    same(both, lambda g: g.verify(ROWS[1], "p1 &?#", threshold=0.9))
+    same(both, lambda g: g.verify(ROWS[1], "p2 &?#", threshold=0.9))
     same(both, lambda g: g.get(IDS[1]))
     same(both, lambda g: g.templates([IDS[5], "nobody", IDS[2], IDS[0]]))
     same(both, lambda g: [(one.identity, one.templates) for one in g.identities()])
@@ -124,6 +131,9 @@ def test_the_life_of_a_gallery(both: Any) -> None:
     same(both, lambda g: g.get(IDS[3]))
     same(both, lambda g: g.search(ROWS[:5], 9, where={"door": {"gte": 4}}))
     same(both, lambda g: (g.name and g.shards, g.code_bits, g.embedder, g.replicas, g.min_in_sync, g.model_id))
+    same(both, lambda g: g.rename_identity("p4 &?#", "p5/ü"))
+    same(both, lambda g: g.merge_identities(["p3 &?#", "p5/ü"], "p3 &?#"))
+    same(both, lambda g: [(one.identity, one.templates) for one in g.identities()])
     same(both, lambda g: g.stats())
     same(both, lambda g: g.delete(identity="p1 &?#"))
     same(both, lambda g: g.delete(template_ids=[IDS[0], IDS[2], "nobody"], identities=["p2 &?#"]))
@@ -166,6 +176,22 @@ WRONG: list[Any] = [
     lambda g: g.search(ROWS[:2], 3, recall=1.0),
     lambda g: g.search(ROWS[:2], 3, threshold=1.5),
     lambda g: g.search(ROWS[:2], 3, identities=[]),
+    lambda g: g.range_search(ROWS[:2], None),
+    lambda g: g.range_search(ROWS[:2], 1.5),
+    lambda g: g.range_search(ROWS[:2], 0.5, limit=0),
+    lambda g: g.range_search(BAD, 0.5),
+    lambda g: g.range_search(ROWS[:2], 0.5, where={"door": {"near": 4}}),
+    lambda g: g.verify(ROWS[1], "nobody", threshold=0.5),
+    lambda g: g.verify(ROWS[1], "", threshold=0.5),
+    lambda g: g.verify(ROWS[:1], "p1 &?#", threshold=0.5),
+    lambda g: g.verify(ROWS[1][:5], "p1 &?#", threshold=0.5),
+    lambda g: g.verify(ROWS[1], "p1 &?#", threshold=2),
+    lambda g: g.rename_identity("nobody", "x"),
+    lambda g: g.rename_identity("p1 &?#", "p2 &?#"),
+    lambda g: g.rename_identity("p1 &?#", ""),
+    lambda g: g.merge_identities([], "x"),
+    lambda g: g.merge_identities("p1 &?#", "x"),
+    lambda g: g.merge_identities(["nobody"], "x"),
     lambda g: g.get("nobody"),
     lambda g: g.update("nobody", {}),
     lambda g: g.update("a", [1]),

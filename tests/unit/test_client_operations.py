@@ -384,6 +384,15 @@ def test_a_refused_photo_is_named_with_its_path(tmp_path: Path) -> None:
     assert refused.value.reason == "unreadable"
 
 
+def test_a_photo_that_fits_no_request_is_refused_here() -> None:
+    played, gallery = staff()
+    for verb in (gallery.enroll_image, gallery.search_image):
+        with pytest.raises(errors.InvalidImage) as refused:
+            verb(bytes(photos.LIMITS.max_bytes + 1))
+        assert refused.value.reason == "too_many_bytes"
+    assert not played.requests
+
+
 def test_keys_of_tenants_are_not_made_twice() -> None:
     played = Played([httpx.ReadError("reset"), good()])
     with pytest.raises(errors.HostUnavailable):

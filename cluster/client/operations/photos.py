@@ -12,7 +12,7 @@ from cluster.client.call import Operation
 from cluster.client.operations.requests import ask, gallery_path, write
 from cluster.client.operations.searches import SearchOptions, used_threshold
 from cluster.client.wire import entry, record, records
-from cluster.faces.decode import ImageSource, naming, read_image
+from cluster.faces.decode import ImageLimits, ImageSource, naming, read_image
 from cluster.faces.photos import Photo, walk_photos
 from cluster.metadata import metadata_json
 from cluster.results import Box, Candidate, EnrollResult, FolderReport, ImageSearch, Refusal, Verification
@@ -23,6 +23,8 @@ from shard.validate import check_label
 BATCH_BYTES = 8 << 20
 BATCH_PHOTOS = 32
 """Photos of one request: each takes the service some 50 ms."""
+LIMITS, PAIR_LIMITS = ImageLimits(max_bytes=45 << 20), ImageLimits(max_bytes=22 << 20)
+"""Photos travel as base64, in requests of at most 64 MiB: a third less fits than into an open home."""
 PHOTOS_S = 300.0
 """How long the answer to a batch of photos may take."""
 
@@ -43,7 +45,7 @@ def enroll_image(
     name: str, image: ImageSource, identity: str | None, metadata: Mapping[str, Any] | None
 ) -> Operation[EnrollResult]:
     """Enroll the main face of one image; InvalidImage with the reason of the service."""
-    data = read_image(image)
+    data = read_image(image, limits=LIMITS)
     metadata_json(metadata)
     if identity is not None:
         check_label(identity, what="identity")
@@ -119,7 +121,7 @@ def _readable(photo: Photo) -> bytes:
             check_label(photo.identity, what="identity, the folder's name")
         except InvalidParameter as error:
             raise InvalidImage(str(error), reason="bad_name") from error
-    return read_image(photo.path)
+    return read_image(photo.path, limits=LIMITS)
 
 
 def _source(photo: Photo) -> str:
@@ -131,7 +133,7 @@ def _source(photo: Photo) -> str:
 def search_image(name: str, image: ImageSource, options: SearchOptions) -> Operation[ImageSearch]:
     """Candidates for the main face of an image."""
     options.check()
-    data = read_image(image)
+    data = read_image(image, limits=LIMITS)
     body = {"image": base64.b64encode(data).decode(), "include": ["metadata"], **options.body()}
     try:
         document = yield from ask(gallery_path(name, "search", "image"), body)
@@ -148,8 +150,8 @@ def search_image(name: str, image: ImageSource, options: SearchOptions) -> Opera
 def verify_images(a: ImageSource, b: ImageSource, threshold: float | None) -> Operation[Verification]:
     """Whether two images show the same person, by the service's face pipeline."""
     body = {
-        "image_a": base64.b64encode(read_image(a)).decode(),
-        "image_b": base64.b64encode(read_image(b)).decode(),
+        "image_a": base64.b64encode(read_image(a, limits=PAIR_LIMITS)).decode(),
+        "image_b": base64.b64encode(read_image(b, limits=PAIR_LIMITS)).decode(),
         "threshold": threshold,
     }
     document = yield from ask("/v1/verify", body)

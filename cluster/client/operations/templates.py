@@ -25,6 +25,8 @@ REQUEST_ROWS = 8_192
 """Templates of one request at most."""
 PAGE = 1_000
 """Templates or identities of one answer."""
+MAX_MERGED = 1_000
+"""Identities of one merge."""
 _LABEL_BYTES = 16
 
 Progress = Callable[[int, int], None]
@@ -220,6 +222,8 @@ def has_identity(name: str, identity: object) -> Operation[bool]:
 
 def rename_identity(name: str, old: str, new: str) -> Operation[int]:
     """Give an identity's templates another name; how many."""
+    check_label(old, what="old")
+    check_label(new, what="new")
     document = yield from write(
         gallery_path(name, "identities", "rename"), {"old": old, "new": new}, is_idempotent=False
     )
@@ -228,8 +232,11 @@ def rename_identity(name: str, old: str, new: str) -> Operation[int]:
 
 def merge_identities(name: str, identities: Sequence[str], into: str) -> Operation[int]:
     """Make several identities one; how many templates changed theirs."""
-    if isinstance(identities, str):
-        raise InvalidParameter("identities: expected a list of texts, got one text")
+    check_label(into, what="into")
+    if isinstance(identities, str) or not 0 < len(identities) <= MAX_MERGED:
+        raise InvalidParameter(f"identities: expected a list of 1 to {MAX_MERGED} names, got {identities!r:.80}")
+    for identity in identities:
+        check_label(identity, what="identities")
     body = {"identities": list(identities), "into": into}
     document = yield from write(gallery_path(name, "identities", "merge"), body, is_idempotent=False)
     return int(entry(document, "templates", int))

@@ -176,6 +176,7 @@ byId("enroll").addEventListener("submit", async (event) => {
     if (result.reason) throw new Error(`Refused (${result.reason}): ${result.message}`);
     await showFacts();
     await showIdentities("");
+    byId("identity").value = "";
     say(result.is_new ? "Enrolled." : "This photo was enrolled already.");
   });
 });
