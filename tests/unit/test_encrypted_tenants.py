@@ -16,6 +16,7 @@ import pytest
 
 from cluster import Cluster
 from cluster.cli import run
+from cluster.exports import export_gallery
 from coordinator.directories import shard_directory
 from coordinator.encryption import TENANT_KEYS
 from coordinator.home import Home
@@ -290,6 +291,9 @@ def test_snapshots_are_refused_and_others_can_be_restored_encrypted(path: Path, 
         with pytest.raises(EncryptedGallery, match="in the clear"):
             grid.snapshots(tmp_path / "store").create("acme/staff", progress=False)
         assert not [file for file in (tmp_path / "store").rglob("*") if file.is_file() and file.stat().st_size > 4_096]
+        with pytest.raises(EncryptedGallery):
+            export_gallery(grid, "acme/staff", tmp_path / "out.parquet", format="parquet", progress=False)
+        assert not list(tmp_path.glob("*out.parquet*"))
         store = grid.snapshots(tmp_path / "store")
         store.create("open/staff", progress=False)
         (made,) = store.list()
