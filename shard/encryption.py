@@ -8,7 +8,7 @@
 
 No two directories, segments or files share a key, and segment numbers are never used again, so a block cannot be put in
 another's place, and random nonces are drawn for some hundred thousand blocks under one key. Knows nothing of where keys
-come from (`coordinator.encryption`). The only importer of `cryptography` below the coordinator.
+come from (`coordinator.encryption`). The only importer of `cryptography`.
 """
 
 from __future__ import annotations
