@@ -57,6 +57,12 @@ class Settings(BaseModel):
     encryption_kms: str | None = Field(
         default=None, description="`module:function` that gives a key service, instead of a master key."
     )
+    open_shards: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Shards that a host has open at a time; as many as its limit of open files allows, at most 512.",
+    )
     kernel: str | None = Field(default=None, description="SIMD kernel by name; the fastest that runs here if not set.")
     models: tuple[Path, ...] = Field(
         default=(), description="Directories to look for network files in, separated by `:`, before the cache."

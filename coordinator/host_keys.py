@@ -20,9 +20,10 @@ class HostKeys:
         """Whether the coordinator has given any, be it none at all, since the host started."""
         return self._keys is not None
 
-    def give(self, keys: Mapping[str, bytes]) -> None:
-        """These are all keys from now on."""
-        self._keys = dict(keys)
+    def give(self, keys: Mapping[str, bytes]) -> set[str]:
+        """These are all keys from now on; the tenants of those that are not there any more."""
+        before, self._keys = self._keys or {}, dict(keys)
+        return before.keys() - keys.keys()
 
     def of(self, gallery_id: str) -> bytes | None:
         """The key of a gallery, None if none was given."""

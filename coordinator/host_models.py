@@ -47,6 +47,10 @@ class HostModels:
                 self._loaded[path] = _mapped(path) if key is None else _unsealed(path, model_id, key)
             return self._loaded[path]
 
+    def is_any_stored(self) -> bool:
+        """Whether there is a file of any model."""
+        return next(self._directory.glob(f"*{_SUFFIX}"), None) is not None
+
     @contextlib.contextmanager
     def storing(self, data: bytes, key: bytes | None = None) -> Iterator[SearchModel]:
         """The model of these bytes, from its file: written unless it is there and sound, and not removed meanwhile."""

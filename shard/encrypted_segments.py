@@ -164,6 +164,11 @@ class EncryptedSegmentFiles(SegmentFiles):
         sync_directory(self.directory)
         return tail
 
+    def is_tail(self, capacity: int) -> bool:
+        """As in the clear."""
+        stored = self._cipher("floats", self._row_bytes).stored(capacity * self._row_bytes)
+        return self.floats_path.is_file() and self.floats_path.stat().st_size == stored
+
     def open_scratch(self, size: int) -> RowWriter:
         """Memory: codes tell of floats."""
         return MemoryFile(size, self.scratch_path)

@@ -137,7 +137,8 @@ class Rows:
         files.check_size(row)
         files.load(row)
         if not row.is_sealed:
-            files.open_tail(row.capacity).close()
+            if not files.is_tail(row.capacity):
+                files.open_tail(row.capacity).close()
             files.check_appends(row, self._store.appends(row.first_row, row.first_row + row.rows))
         self.index.open_segment(str(files.mapped_floats()), row.capacity)
         if row.is_sealed:
