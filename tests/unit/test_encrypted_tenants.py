@@ -103,7 +103,7 @@ def test_a_home_without_the_master_key_serves_the_others_and_loses_nothing(path:
             for ask in (
                 lambda grid=grid: top(grid),
                 lambda grid=grid: grid.gallery("acme/staff").enroll(ROWS[:1]),
-                lambda grid=grid: grid.gallery("acme/staff").get(IDS[:1]),
+                lambda grid=grid: grid.gallery("acme/staff").templates(IDS[:1]),
             ):
                 with pytest.raises(error):
                     ask()
