@@ -21,7 +21,7 @@ from typing import Any
 
 from cluster import entry, hosts, images
 from cluster.calibration import Thresholds
-from cluster.config import Settings, load_settings, pipeline_options
+from cluster.config import Settings, key_source, load_settings, pipeline_options
 from cluster.faces import FacePipeline, ImageSource, model_spec
 from cluster.gallery import Gallery
 from cluster.hosts import Progress
@@ -396,6 +396,8 @@ def _joined(attachment: Attachment, undo: contextlib.ExitStack) -> tuple[Runtime
 
 def _start_ray(home: Home, settings: Settings, undo: contextlib.ExitStack) -> RayCluster:
     """Shard hosts and coordinator as actors; closed by `undo`."""
+    source = key_source(settings)
+    source.service()  # what is wrong with it is said here, and not by an actor
     with contextlib.closing(open_catalog(home, settings.catalog)) as catalog:
         known = tuple(catalog.shards_per_host())
         needed = {config.primary for config in catalog.shards() if len(config.in_sync) == 1}
@@ -411,6 +413,7 @@ def _start_ray(home: Home, settings: Settings, undo: contextlib.ExitStack) -> Ra
         catalog=settings.catalog,
         erasure_s=settings.erasure_hours * 3600,
         audit_s=settings.audit_days * 86_400,
+        key_source=source,
         open_shards=settings.open_shards,
     )
     undo.callback(ray.close)
@@ -419,7 +422,7 @@ def _start_ray(home: Home, settings: Settings, undo: contextlib.ExitStack) -> Ra
 
 def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[Runtime, Coordinator | RayCoordinator]:
     """Shard hosts and coordinator in this process; closed by `undo`."""
-    catalog = open_catalog(home, settings.catalog)
+    catalog = open_catalog(home, settings.catalog, key_source(settings).service())
     undo.callback(catalog.close)
     names = {f"host-{i}" for i in range(settings.shard_hosts or 1)}
     present = sorted(names | set(home.local_hosts()))

@@ -23,6 +23,7 @@ from coordinator.coordinator_process import CoordinatorProcess, host_title
 from coordinator.dataplane.handshake import checked_secret
 from coordinator.gallery_calibration import Calibration
 from coordinator.host_process import ShardHostProcess
+from coordinator.key_service import KeySource
 from coordinator.ray_claims import RayClaims
 from coordinator.ray_idempotency import RayIdempotency
 from coordinator.ray_runtime import RayRuntime
@@ -112,6 +113,7 @@ class RayCluster:
         catalog: str | None = None,
         erasure_s: float = ERASURE_S,
         audit_s: float = AUDIT_S,
+        key_source: KeySource | None = None,
         open_shards: int | None = None,
     ) -> RayCluster:
         """Start or join Ray, start a host actor for each name and the coordinator, wait until all are open.
@@ -141,7 +143,14 @@ class RayCluster:
                 cluster.actors[name] = cluster._seat(name, seat)
             # Started before the hosts are waited for: processes take seconds to come up, and do so side by side.
             coordinator = _spawn_coordinator(
-                session, catalog or home / "catalog.db", secret, cluster.actors, erasure_s, options.replication, audit_s
+                session,
+                catalog or home / "catalog.db",
+                secret,
+                cluster.actors,
+                erasure_s,
+                options.replication,
+                audit_s,
+                key_source,
             )
             undo.callback(_stop, coordinator)
             _wait_open(cluster.actors, options.start_timeout_s, needed)
@@ -513,9 +522,18 @@ def _spawn_coordinator(
     erasure_s: float,
     policy: ReplicationPolicy | None,
     audit_s: float,
+    key_source: KeySource | None,
 ) -> Actor:
     """On this node, where the home is."""
-    args = (catalog, {name: actor.where for name, actor in hosts.items()}, secret, erasure_s, policy, audit_s)
+    args = (
+        catalog,
+        {name: actor.where for name, actor in hosts.items()},
+        secret,
+        erasure_s,
+        policy,
+        audit_s,
+        key_source,
+    )
     return session.spawn(CoordinatorProcess, args, title="the coordinator", node_id=session.here())
 
 
