@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
+    from cluster.client import RemoteCluster, RemoteGallery
+    from cluster.entry import AsyncCluster
     from cluster.gallery import Gallery
     from coordinator.tenant_types import Quotas
     from shard.errors import FacegridError
 
-__all__ = ["Cluster", "FacegridError", "Gallery", "Quotas"]
+__all__ = ["AsyncCluster", "Cluster", "FacegridError", "Gallery", "Quotas", "RemoteCluster", "RemoteGallery"]
 
 _HOMES = {
-    "Cluster": "cluster.api",
+    "AsyncCluster": "cluster.entry",
+    "Cluster": "cluster.entry",
     "FacegridError": "shard.errors",
     "Gallery": "cluster.gallery",
     "Quotas": "coordinator.tenant_types",
+    "RemoteCluster": "cluster.client",
+    "RemoteGallery": "cluster.client",
 }
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cluster import hosts, images
+from cluster import entry, hosts, images
 from cluster.calibration import Thresholds
 from cluster.config import Settings, load_settings, pipeline_options
 from cluster.faces import FacePipeline, ImageSource, model_spec
@@ -50,7 +50,7 @@ LOCAL_WATCH_S = 30.0
 _LOG = logging.getLogger(__name__)
 
 
-class Cluster:
+class Cluster(entry.Cluster):
     """An open home. Use as a context manager, or call `close`. Thread-safe; one process at a time (HomeLocked)."""
 
     def __init__(self, settings: Settings, attachment: Attachment | None = None) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from coordinator.gallery_calibration import Calibration
 from coordinator.measuring import check_enough, check_samples, measure
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 FRESH_S = 3.0
 """How old a calibration and the size of its gallery may be that a threshold is made of."""
+SHOWN_FPIRS = (0.1, 0.03, 0.01, 0.003, 0.001)
+"""FPIRs that are shown where none is asked for."""
 _MANY = 1_000
 """Galleries from which on those not asked for lately are forgotten."""
 _LOG = logging.getLogger(__name__)
@@ -35,6 +39,44 @@ def calibrate(cluster: Cluster, route: GalleryRoute, samples: int, seed: int) ->
     return found
 
 
+def calibration_document(
+    found: Calibration, *, n: int | None = None, target_fpirs: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """A calibration for JSON, as `docs/cli.md` has it: its rates, and the thresholds for target FPIRs at n templates.
+
+    n: those at calibration if None. target_fpirs: SHOWN_FPIRS if None, of which those without support have a reason
+    instead of a threshold; one that was asked for raises NotEnoughData, or InvalidParameter, as does n < 1.
+    """
+    size = found.gallery_size if n is None else n
+    is_asked = bool(target_fpirs)
+    document = {
+        "n": size,
+        "fpir": [_at_fpir(found, target, size, is_asked) for target in target_fpirs or SHOWN_FPIRS],
+        "points": [asdict(point) for point in found.points],
+        "table": {name: values.tolist() for name, values in asdict(found.table).items()},
+        "check": None if found.check is None else asdict(found.check),
+    }
+    return document | {name: getattr(found, name) for name in _FACTS}
+
+
+_FACTS = (
+    "embedder", "gallery_size", "labelled", "identities", "genuine", "impostors", "probes", "worth", "left_out",
+    "samples", "seed", "created_at", "eer", "eer_threshold",
+)  # fmt: skip
+
+
+def _at_fpir(found: Calibration, target: float, n: int, is_asked: bool) -> dict[str, Any]:
+    try:
+        threshold = found.threshold_for_fpir(target, n)
+    except NotEnoughData as error:
+        if is_asked:
+            raise
+        return {"target_fpir": target, "threshold": None, "interval": None, "fnmr": None, "reason": str(error)}
+    interval = found.threshold_interval(target, n)
+    fnmr = found.fnmr_at(threshold)
+    return {"target_fpir": target, "threshold": threshold, "interval": interval, "fnmr": fnmr, "reason": None}
+
+
 class _Known(NamedTuple):
     calibration: Calibration | None
     templates: int
@@ -42,7 +84,10 @@ class _Known(NamedTuple):
 
 
 class Thresholds:
-    """Thresholds for target FPIRs at the present sizes of galleries, from what is FRESH_S old at most. Thread-safe."""
+    """Thresholds for target FPIRs at the present sizes of galleries. Thread-safe.
+
+    Calibration and size are read anew when they are FRESH_S old; those known last count while they cannot be read.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -78,22 +123,19 @@ class Thresholds:
         if known is not None and time.monotonic() - known.at < FRESH_S:
             return known
         at = time.monotonic()
-        templates = sum(stats.templates for stats in self._cluster.router.stats(route))
-        known = _Known(self._calibration(route, known), templates, at)
+        try:
+            known = _Known(self._cluster.coordinator.calibrations.of(route.gallery_id), self._templates(route), at)
+        except ClusterError as error:
+            # A host or the coordinator is away: searches go on without it, as everywhere.
+            if known is None:
+                raise
+            _LOG.warning("the calibration of %s could not be read anew, the one known counts: %s", route.name, error)
+            known = known._replace(at=at)
         with self._lock:
             if len(self._known) >= _MANY:
                 self._known = {key: value for key, value in self._known.items() if at - value.at < FRESH_S}
             self._known[route.gallery_id] = known
         return known
 
-    def _calibration(self, route: GalleryRoute, known: _Known | None) -> Calibration | None:
-        """The stored one. While the coordinator is away, the one known: searches go on without it, as everywhere."""
-        try:
-            return self._cluster.coordinator.calibrations.of(route.gallery_id)
-        except ClusterError as error:
-            if known is None or known.calibration is None:
-                raise
-            _LOG.warning(
-                "the calibration of %s could not be read anew, the last one known counts: %s", route.name, error
-            )
-            return known.calibration
+    def _templates(self, route: GalleryRoute) -> int:
+        return sum(stats.templates for stats in self._cluster.router.stats(route))

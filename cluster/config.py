@@ -19,6 +19,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     home: Path = Field(default=Path("facegrid-home"), description="Home directory of galleries.")
+    url: str | None = Field(default=None, description="Service to work on instead of a home; the command line only.")
+    key: str | None = Field(default=None, repr=False, description="API key for the service.")
+    key_file: Path | None = Field(default=None, description="File whose first line is the API key for the service.")
     runtime: Literal["local", "ray"] = Field(
         default="local", description="Where shard hosts run: in this process, or as Ray actors."
     )
@@ -75,7 +78,7 @@ def pipeline_options(settings: Settings) -> PipelineOptions:
 
 PREFIX = "FACEGRID_"
 # Read by the tests and the demo, not by the product.
-_FOREIGN = {"FACEGRID_DATA", "FACEGRID_TORTURE", "FACEGRID_CRASH_SEED"}
+_FOREIGN = {"FACEGRID_DATA", "FACEGRID_SCREENSHOTS", "FACEGRID_TORTURE", "FACEGRID_CRASH_SEED"}
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
@@ -96,4 +99,5 @@ def load_settings(environ: Mapping[str, str] | None = None, **given: Any) -> Set
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise InvalidParameter(f"setting {field}: {first['msg']}; got {first.get('input')!r}") from None
+        got = "" if field == "key" else f"; got {first.get('input')!r}"
+        raise InvalidParameter(f"setting {field}: {first['msg']}{got}") from None

@@ -17,7 +17,7 @@ from coordinator.error_rates import RateArray
 from coordinator.gallery_calibration import Calibration
 
 _WIDTH, _HEIGHT = 960, 420
-_TOP, _BOTTOM, _PANEL, _LEFT, _GAP = 56, 356, 360, 72, 100
+_TOP, _BOTTOM, _PANEL, _LEFT, _GAP = 64, 356, 360, 72, 100
 _INK, _GREY, _BLUE, _ORANGE, _GREEN = "#1a1a1a", "#d0d0d0", "#0b5cad", "#b34700", "#00695c"
 _CURVE_POINTS = 200
 
@@ -62,10 +62,16 @@ def error_rates_svg(calibration: Calibration, *, gallery: str = "", n: int | Non
         f'<desc id="desc">{escape(_described(calibration, size))}</desc>',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>',
         *left.drawn(lines, f"1:1, {calibration.genuine:,} genuine and {calibration.impostors:,} impostor pairs"),
-        *right.drawn([fpir], f"1:N, N = {size:,} templates, {calibration.probes:,} non-mated searches"),
+        *right.drawn([fpir], _searched(calibration, size)),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _searched(calibration: Calibration, size: int) -> str:
+    if size != calibration.gallery_size:
+        return f"1:N, carried from N = {calibration.gallery_size:,} to {size:,} templates"
+    return f"1:N, N = {size:,} templates, {calibration.probes:,} non-mated searches"
 
 
 def _described(calibration: Calibration, size: int) -> str:
@@ -99,7 +105,7 @@ class _Panel:
 
     def drawn(self, lines: Sequence[_Line], title: str) -> list[str]:
         """The elements of the panel."""
-        parts = [_text(self._left, _TOP - 20, title, size=14)]
+        parts = [_text(self._left, _TOP - 28, title, size=14)]
         parts += self._axes()
         for line in lines:
             parts += self._curve(line)
@@ -137,7 +143,7 @@ class _Panel:
         dashes = f' stroke-dasharray="{line.dashes}"' if line.dashes else ""
         falls = line.rates[shown[0]] > line.rates[shown[-1]]
         named = 0 if falls else -1
-        x, y = at[named] + (6 if falls else -6), self._y(float(line.rates[shown[named]])) + (-6 if falls else -8)
+        x, y = at[named] + (6 if falls else -6), self._y(float(line.rates[shown[named]])) + (-6 if falls else 18)
         return [
             f'<path d="{band}Z" fill="{line.colour}" fill-opacity="0.15"/>',
             f'<path d="{curve}" fill="none" stroke="{line.colour}" stroke-width="2"{dashes}/>',

@@ -8,19 +8,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from cluster import calibration, images, rollouts
 from cluster.cursors import read_cursor, write_cursor
 from cluster.faces import ImageSource
 from cluster.images import Progress
+from cluster.metadata import metadata_json
 from cluster.progress import show_progress
-from cluster.results import EnrollResult, FolderReport, GalleryStats, ImageSearch, SearchBatch, Template, TemplatePage
+from cluster.results import (
+    EnrollResult,
+    FolderReport,
+    GalleryStats,
+    IdentityVerification,
+    ImageSearch,
+    RangeBatch,
+    SearchBatch,
+    Template,
+    TemplatePage,
+)
 from coordinator.gallery_calibration import Calibration
 from coordinator.measuring import DEFAULT_SAMPLES
 from coordinator.router import DEFAULT_DEADLINE_MS
 from coordinator.types import GalleryRoute, ReplicaErasure, RolloutStatus, TrainReport
 from shard.drift import Drift
-from shard.errors import InvalidParameter, UnknownTemplate
-from shard.types import DEFAULT_RECALL, EnrollBatch, FloatArray, IdentityCount, SearchParams
+from shard.errors import InvalidEmbedding, InvalidParameter, UnknownIdentity, UnknownTemplate
+from shard.types import DEFAULT_RECALL, MAX_K, EnrollBatch, FloatArray, IdentityCount, SearchParams
 from shard.validate import check_embeddings, check_label, normalised
 from shard.where import canonical
 
@@ -110,7 +123,7 @@ class Gallery:
             embeddings=rows,
             template_ids=tuple(ids),
             identities=(None,) * len(rows) if identities is None else tuple(identities),
-            metadata=(None,) * len(rows) if metadata is None else tuple(map(_to_json, metadata)),
+            metadata=(None,) * len(rows) if metadata is None else tuple(map(metadata_json, metadata)),
         )
         outcome = self._cluster.router.enroll(
             self._route, batch, skip_existing=if_exists == "skip", new_ids=template_ids is None
@@ -155,6 +168,62 @@ class Gallery:
         )
         found = outcome.candidates
         return SearchBatch(found.template_ids, found.scores, found.identities, outcome.coverage, threshold)
+
+    def range_search(
+        self,
+        probes: FloatArray,
+        threshold: float,
+        *,
+        limit: int = MAX_K,
+        recall: float = DEFAULT_RECALL,
+        exact: bool = False,
+        identities: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
+        allow_partial: bool = False,
+        deadline_ms: int = DEFAULT_DEADLINE_MS,
+    ) -> RangeBatch:
+        """Every template whose cosine with a probe is at least `threshold`, the best `limit` of them, 1 to 1,000.
+
+        Each probe's `.is_truncated` says whether the limit was reached. The others as in `search`; recall is that of
+        the templates within the threshold, all of them with `exact`. Raises as `search` does.
+        """
+        if threshold is None:
+            raise InvalidParameter("threshold: expected a cosine from -1 to 1, got None")
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_K:
+            raise InvalidParameter(f"limit: expected an integer from 1 to {MAX_K}, got {limit!r}")
+        found = self.search(
+            probes,
+            limit,
+            recall=recall,
+            exact=exact,
+            threshold=threshold,
+            identities=identities,
+            where=where,
+            allow_partial=allow_partial,
+            deadline_ms=deadline_ms,
+        )
+        sizes = [len(names) for names in found.template_ids]
+        return RangeBatch(
+            template_ids=found.template_ids,
+            scores=found.scores[:, : max(sizes)],
+            identities=found.identities,
+            is_truncated=tuple(size == limit for size in sizes),
+            coverage=found.coverage,
+        )
+
+    def verify(self, probe: FloatArray, identity: str, *, threshold: float) -> IdentityVerification:
+        """Whether a probe (dim,) float32 is an identity's: its best cosine with the identity's templates, all scanned,
+        against a threshold. Raises UnknownIdentity if it has none, InvalidEmbedding, InvalidParameter.
+        """
+        if not isinstance(threshold, (int, float)) or not -1.0 <= threshold <= 1.0:
+            raise InvalidParameter(f"threshold: expected a cosine from -1 to 1, got {threshold!r}")
+        if not isinstance(probe, np.ndarray) or probe.ndim != 1:
+            raise InvalidEmbedding(f"probe: expected a numpy array ({self.dim},) float32, got {probe!r:.80}")
+        found = self.search(probe[None, :], 1, exact=True, identities=(identity,))
+        if not found.template_ids[0]:
+            raise UnknownIdentity(f"{self.name} has no template of identity {identity!r}")
+        score = float(found.scores[0, 0])
+        return IdentityVerification(score, float(threshold), score >= threshold, found.template_ids[0][0])
 
     def enroll_folder(self, folder: str | Path, *, progress: Progress | bool = True) -> FolderReport:
         """Enroll `folder/<identity>/<photo>`: the main face of each photo, durable batch by batch.
@@ -239,9 +308,28 @@ class Gallery:
 
         The old metadata leaves the files by the deadline of erasure. Raises UnknownTemplate, InvalidParameter.
         """
-        if not self._cluster.router.amend(self._route, template_id, _to_json(metadata)):
+        if not self._cluster.router.amend(self._route, template_id, metadata_json(metadata)):
             raise UnknownTemplate(f"{self.name} has no template {template_id!r}")
         return self.get(template_id)
+
+    def rename_identity(self, old: str, new: str) -> int:
+        """Give every template of an identity another name; how many. None is found by the old name when it returns.
+
+        Templates are renamed one after another, and found once meanwhile. One that is enrolled under the old name
+        then is renamed too, or begins that name anew. After an error, repeat the call; a home that was closed before
+        completes it when it is opened. Raises UnknownIdentity if the old name has no template, AlreadyExists if the new
+        one has any (see `merge_identities`), InvalidParameter.
+        """
+        self._cluster.check_open()
+        return self._cluster.coordinator.identities.rename(self.name, old, new)
+
+    def merge_identities(self, identities: Sequence[str], into: str) -> int:
+        """Give every template of these identities one name, which may have templates; how many changed theirs.
+
+        As `rename_identity` otherwise. Raises UnknownIdentity if one of them has no template, InvalidParameter.
+        """
+        self._cluster.check_open()
+        return self._cluster.coordinator.identities.merge(self.name, identities, into)
 
     def get(self, template_id: str) -> Template:
         """A template's labels and metadata; UnknownTemplate if it is not there."""
@@ -369,30 +457,6 @@ class Gallery:
         ids = self._cluster.router.template_ids(self._route, after=after, limit=limit + 1, identity=identity)
         more = write_cursor(ids[limit - 1], scope) if len(ids) > limit else None
         return TemplatePage(tuple(self.templates(ids[:limit])), more)
-
-
-def _to_json(value: Mapping[str, Any] | None) -> bytes | None:
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
-        raise InvalidParameter(f"metadata: expected a mapping or None for each template, got {type(value).__name__}")
-    try:
-        _check_keys(value)
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidParameter(f"metadata: not representable as JSON: {error}") from None
-
-
-def _check_keys(value: object) -> None:
-    """TypeError for a key that is no text: JSON would make one of it, and 1 and "1" the same."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"expected text as keys, got {type(key).__name__} {key!r:.80}")
-            _check_keys(inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            _check_keys(inner)
 
 
 def _among(identities: Sequence[str] | None) -> tuple[str, ...]:

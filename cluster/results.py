@@ -70,6 +70,35 @@ class SearchBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class RangeBatch:
+    """Every template within a threshold of n probes, in the order of SearchBatch.
+
+    template_ids, identities: n rows. scores: (n, m) float32 cosine, m the longest row, NaN where a row is shorter.
+    is_truncated: for each probe whether the limit was reached, so that there may be more.
+    """
+
+    template_ids: tuple[tuple[str, ...], ...]
+    scores: FloatArray
+    identities: tuple[tuple[str | None, ...], ...]
+    is_truncated: tuple[bool, ...]
+    coverage: Coverage
+
+    def __len__(self) -> int:
+        """Number of probes."""
+        return len(self.template_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityVerification:
+    """Whether a probe is an identity's: its best cosine among that identity's templates, and of which one."""
+
+    score: float
+    threshold: float
+    is_match: bool
+    template_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One template found: cosine score, labels, and its metadata."""
 

@@ -92,6 +92,7 @@ class Snapshots:
                 model,
                 lookup=coordinator.gallery,
                 report=coordinator.report,
+                mark=lambda: coordinator.identities.mark(gallery),
                 expires_at=expires_at,
                 announce=lambda manifest: coordinator.snapshots.remember(self._record(manifest)),
                 progress=tell,

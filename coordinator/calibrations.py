@@ -13,7 +13,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from coordinator.catalog import Catalog
-from coordinator.catalog_tables import GALLERIES, METADATA
+from coordinator.catalog_tables import CALIBRATIONS, GALLERIES
 from coordinator.gallery_calibration import Calibration
 from coordinator.messages import DrawIdentities, DrawnReply, DrawTemplates
 from coordinator.runtime import Runtime
@@ -22,13 +22,6 @@ from shard.errors import UnknownGallery
 from shard.labelled import first_drawn
 from shard.types import FloatArray, IdentityCount, IdentityDraw
 
-CALIBRATIONS = sa.Table(
-    "calibrations",
-    METADATA,
-    sa.Column("gallery_id", sa.String(32), sa.ForeignKey("galleries.gallery_id", ondelete="CASCADE"), primary_key=True),
-    sa.Column("created_at", sa.Double, nullable=False),
-    sa.Column("calibration", sa.Text, nullable=False),
-)
 T = TypeVar("T")
 
 

@@ -103,6 +103,13 @@ BASELINES = sa.Table(
     sa.Column("captured", sa.Double, nullable=False),
     sa.Column("lsns", sa.LargeBinary, nullable=False),
 )
+CALIBRATIONS = sa.Table(
+    "calibrations",
+    METADATA,
+    sa.Column("gallery_id", sa.String(32), sa.ForeignKey("galleries.gallery_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("calibration", sa.Text, nullable=False),
+)
 SNAPSHOTS = sa.Table(
     "snapshots",
     METADATA,
@@ -151,4 +158,15 @@ AUDIT = sa.Table(
     sa.Column("request_id", sa.String(128), nullable=False),
     sa.Index("ix_audit_at", "at", "entry_id"),
     sa.Index("ix_audit_tenant_at", "tenant_id", "at", "entry_id"),
+)
+IDENTITY_CHANGES = sa.Table(
+    "identity_changes",
+    METADATA,
+    sa.Column("gallery_id", sa.String(32), sa.ForeignKey("galleries.gallery_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("changes", sa.Integer, nullable=False),
+    sa.Column("is_under_way", sa.Boolean, nullable=False),
+    sa.Column("sources", sa.Text, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("moved", sa.Integer, nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
 )

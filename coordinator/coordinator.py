@@ -20,6 +20,7 @@ from coordinator.catalog import READY, Catalog
 from coordinator.claims import Claims
 from coordinator.erasure import Erasure
 from coordinator.idempotency import Idempotency
+from coordinator.identities import IdentityChanges
 from coordinator.messages import ActivateModel, CreateShard, PrepareModel
 from coordinator.names import check_gallery_name, tenant_name
 from coordinator.placement import place_replicas
@@ -72,6 +73,8 @@ ERASE_EVERY_S = 60.0
 """Pause between two looks for bytes that are due."""
 CHORES_S = 5.0
 """Pause between two looks for what else is due."""
+RESUME_EVERY_S = 30.0
+"""Pause between two looks for identity changes that were interrupted."""
 COMPARE_EVERY_S = 3_600.0
 """Pause between two comparisons of the replicas with each other."""
 TRIM_EVERY_S = 24 * 3_600.0
@@ -123,8 +126,10 @@ class Coordinator:
         self._done_at: dict[str, float] = {}
         self._tending: threading.Thread | None = None
         self._tend_after = 0.0
+        self.identities = IdentityChanges(catalog, runtime, self.report)
         self._check_hosts()
         self.replication.start()
+        self.identities.start()
         self.tend_models()
 
     def _check_hosts(self) -> None:
@@ -168,6 +173,7 @@ class Coordinator:
             ("erase", ERASE_EVERY_S, self.erasure.erase_due),
             ("compare", COMPARE_EVERY_S, self.replication.compare),
             ("trim", TRIM_EVERY_S, self.tenants.trim_audit),
+            ("identities", RESUME_EVERY_S, self.identities.resume),
             ("scrub", self.replication.scrub_pause_s(), self.replication.scrub_next),
         ):
             if now - self._done_at.setdefault(name, now) > pause_s:
@@ -446,6 +452,7 @@ class Coordinator:
         """End the watch, then close the catalog; the runtime is its owner's to close."""
         self._closing.set()
         self._rollouts.stop()
+        self.identities.close()
         for thread in self._watches:
             thread.join()
         self.replication.close()

@@ -30,6 +30,7 @@ METHODS = (
     "tenants.create", "tenants.get", "tenants.all", "tenants.update", "tenants.drop", "tenants.create_key",
     "tenants.keys", "tenants.key", "tenants.rotate_key", "tenants.revoke_key", "tenants.authenticate",
     "tenants.record", "tenants.audit", "tenants.trim_audit", "claims.take", "claims.give_back",
+    "identities.rename", "identities.merge", "identities.mark",
 )  # fmt: skip
 WATCH_S = 0.5
 """Pause between two rounds of looking after the hosts."""

@@ -36,10 +36,12 @@ from coordinator.messages import (
     IdentitiesRequest,
     ListReply,
     ListRequest,
+    MoveOutRequest,
     PointRequest,
     ProgressReply,
     RecordsReply,
     RecordsRequest,
+    RenameRequest,
     ReplicateRequest,
     Reply,
     RestartRequest,
@@ -85,6 +87,8 @@ _REQUEST_TAGS: dict[int, type[Any]] = {
     42: ExportMovedRequest,
     50: ListRequest,
     51: AmendRequest,
+    52: RenameRequest,
+    53: MoveOutRequest,
 }
 _REPLY_TAGS: dict[int, type[Any]] = {
     1: SearchReply,

@@ -33,7 +33,9 @@ VERSION = 1
 STALE_GROWTH = 2.0
 """A calibration is stale when the gallery has grown or shrunk by this factor since."""
 CHECKED_FPIR = 0.1
-"""Where carrying to another size is compared with what was measured there."""
+"""Where carrying to another size is compared with what was measured there, or lower: see HIGHEST_FPIR."""
+HIGHEST_FPIR = 0.9
+"""The highest that is carried for that: there is little left to tell scores apart above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,15 @@ class Calibration:
         """Non-mated searches that FPIR was measured with."""
         return len(self.top_scores)
 
+    @property
+    def worth(self) -> float:
+        """How many independent searches the probes are worth.
+
+        Every probe is a candidate too: two that look alike find each other, so that false positives come in pairs where
+        both were drawn. Drawing p of all identities makes that p in so many, and all of them half as many searches.
+        """
+        return self.probes / (1 + self.probes / max(self.identities, self.probes))
+
     def fpir_at(self, threshold: float, n: int | None = None) -> float:
         """Share of non-mated searches of n templates (those at calibration if None) with a candidate from there on."""
         return float(carried(self._reaching(threshold) / self.probes, self._ratio(n)))
@@ -113,7 +124,7 @@ class Calibration:
 
         It assumes that templates which came since are like those that were there.
         """
-        measured = wilson(self._reaching(threshold), self.probes)
+        measured = wilson(self._reaching(threshold) / self.probes * self.worth, self.worth)
         there = carried(measured, self._ratio(n))
         return float(min(measured[0], there[0])), float(max(measured[1], there[1]))
 
@@ -125,12 +136,12 @@ class Calibration:
         """
         rate = self._rate_here(target_fpir, n)
         threshold = threshold_at_rate(self.top_scores, self.probes, rate)
-        if threshold is None or rate * (self.probes + 1) < RULE_OF_THREE - 1e-9:
+        if threshold is None or rate * self.worth < RULE_OF_THREE - 1e-9:
             at = self.gallery_size if n is None else n
             raise NotEnoughData(
-                f"target_fpir: {target_fpir:g} at {at:,} templates needs {math.ceil(RULE_OF_THREE / rate) - 1:,}"
-                f" non-mated searches at {self.gallery_size:,} templates; the calibration has {self.probes:,}, enough"
-                f" for {self.lowest_fpir(n):.2g} and above"
+                f"target_fpir: {target_fpir:g} at {at:,} templates needs {math.ceil(RULE_OF_THREE / rate - 1e-9):,}"
+                f" independent non-mated searches of {self.gallery_size:,}; the calibration's {self.probes:,} are worth"
+                f" {int(self.worth):,}, enough for {self.lowest_fpir(n):.2g} and above"
             )
         return threshold
 
@@ -140,7 +151,7 @@ class Calibration:
         The upper end is 1.0 where the sample sets no bound. Raises InvalidParameter.
         """
         rate = self._rate_here(target_fpir, n)
-        bounds = wilson(np.arange(1, self.probes + 1), self.probes)
+        bounds = wilson(np.arange(1, self.probes + 1) / self.probes * self.worth, self.worth)
         too_high = int(np.searchsorted(bounds[:, 0], rate, side="right"))  # so many reaching it are more than the rate
         too_low = int(np.searchsorted(bounds[:, 1], rate, side="left"))  # so few are less
         low = float(self.top_scores[min(too_high, self.probes - 1)])
@@ -148,7 +159,7 @@ class Calibration:
 
     def lowest_fpir(self, n: int | None = None) -> float:
         """The least target that `threshold_for_fpir` supports at n templates."""
-        return float(carried(min(1.0, RULE_OF_THREE / (self.probes + 1)), self._ratio(n)))
+        return float(carried(min(1.0, RULE_OF_THREE / self.worth), self._ratio(n)))
 
     def stale_reason(self, embedder: str | None, templates: int) -> str | None:
         """Why it should be made anew for a gallery of that embedder and size; None if it need not be."""
@@ -250,13 +261,13 @@ def _check(top_scores: RateArray, gallery_size: int, impostors: ImpostorScores) 
     small = impostors.templates - 1
     if small < 1 or gallery_size < STALE_GROWTH * small:
         return None
-    rate = float(carried(CHECKED_FPIR, gallery_size / small))
+    rate = min(float(carried(CHECKED_FPIR, gallery_size / small)), HIGHEST_FPIR)
     threshold = threshold_at_rate(top_scores, len(top_scores), rate)
     if threshold is None:
         return None
     reaching = int((impostors.maxima >= threshold).sum())
     there = carried(float((top_scores >= threshold).mean()), small / gallery_size)
-    low, high = wilson(reaching, impostors.templates).tolist()
+    low, high = wilson(reaching / 2, impostors.templates / 2).tolist()  # pairs that find each other
     return CarryCheck(small, threshold, float(there), reaching / impostors.templates, (low, high))
 
 

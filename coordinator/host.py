@@ -63,11 +63,13 @@ from coordinator.messages import (
     ListRequest,
     ModelsReply,
     ModelsRequest,
+    MoveOutRequest,
     PointRequest,
     PrepareModel,
     ProgressReply,
     RecordsReply,
     RecordsRequest,
+    RenameRequest,
     ReplicateRequest,
     Reply,
     Request,
@@ -185,13 +187,14 @@ class ShardHost:
         """Search the asked shards together."""
         shards = self._readable(request.gallery_id, request.shards, request.epochs)
         candidates, model_id = search_by_model(shards, request.probes, request.params)
-        return SearchReply(candidates, request.shards, model_id)
+        return SearchReply(candidates, request.shards, model_id, _have_left(shards))
 
     def records(self, request: RecordsRequest) -> RecordsReply:
         """Labels and metadata by template id."""
         shards = self._readable(request.gallery_id, request.shards, request.epochs)
         keys = template_keys(request.template_ids)  # once for all shards
-        return RecordsReply(tuple(record for s in shards for record in s.records(request.template_ids, keys)))
+        records = tuple(record for s in shards for record in s.records(request.template_ids, keys))
+        return RecordsReply(records, _have_left(shards))
 
     def identities(self, request: IdentitiesRequest) -> IdentitiesReply:
         """One page of identities over the asked shards."""
@@ -203,7 +206,7 @@ class ShardHost:
         """One page of template ids over the asked shards."""
         shards = self._readable(request.gallery_id, request.shards, request.epochs)
         pages = [i for s in shards for i in s.ids_after(request.after, request.limit, request.identity)]
-        return ListReply(tuple(in_listing_order(pages)[: request.limit]))
+        return ListReply(tuple(in_listing_order(pages)[: request.limit]), _have_left(shards))
 
     def stats(self, request: StatsRequest) -> StatsReply:
         """Sizes, shard by shard."""
@@ -245,7 +248,7 @@ class ShardHost:
                     template_ids=request.template_ids, identities=request.identities, operation=request.operation
                 ),
             )
-        return DeleteReply(deleted)
+        return DeleteReply(deleted, self._have_departures(request.gallery_id, request.shards))
 
     def amend(self, request: AmendRequest) -> AmendReply:
         """Change metadata in the asked shards, at their primaries."""
@@ -255,7 +258,34 @@ class ShardHost:
                 epoch,
                 lambda shard: shard.amend(request.template_ids, request.metadata, operation=request.operation),
             )
-        return AmendReply(amended)
+        return AmendReply(amended, self._have_departures(request.gallery_id, request.shards))
+
+    def _have_departures(self, gallery_id: str, numbers: Sequence[int]) -> bool:
+        return any(self._routed(gallery_id, number).shard.has_departures for number in numbers)
+
+    def rename(self, request: RenameRequest) -> AmendReply:
+        """Rename an identity in one shard, at its primary."""
+        return AmendReply(
+            self._routed(request.gallery_id, request.shard).write(
+                request.epoch,
+                lambda shard: shard.rename(
+                    request.identity, request.into, limit=request.limit, operation=request.operation
+                ),
+            )
+        )
+
+    def move_out(self, request: MoveOutRequest) -> ExportedRows:
+        """Let templates of an identity go, and tell the next, at the primary."""
+        return self._routed(request.gallery_id, request.shard).write(
+            request.epoch,
+            lambda shard: shard.move_out(
+                request.identity,
+                request.departed,
+                hold_s=request.hold_s,
+                limit=request.limit,
+                operation=request.operation,
+            ),
+        )
 
     def flush(self, request: FlushRequest) -> Done:
         """Seal the open tails, at the primaries."""
@@ -596,11 +626,17 @@ class ShardHost:
         return shard_directory(self._directory, gallery_id, number)
 
 
+def _have_left(shards: Sequence[Shard]) -> bool:
+    return any(shard.has_fresh_departures for shard in shards)
+
+
 _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     SearchRequest: ShardHost.search,
     EnrollRequest: ShardHost.enroll,
     DeleteRequest: ShardHost.delete,
     AmendRequest: ShardHost.amend,
+    RenameRequest: ShardHost.rename,
+    MoveOutRequest: ShardHost.move_out,
     RecordsRequest: ShardHost.records,
     IdentitiesRequest: ShardHost.identities,
     ListRequest: ShardHost.listing,

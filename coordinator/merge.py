@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from shard.candidates import without_repeats
 from shard.types import CandidateBatch
 
 
@@ -19,9 +20,24 @@ def empty(probes: int, k: int) -> CandidateBatch:
 
 
 def merge(batches: Sequence[CandidateBatch], k: int) -> CandidateBatch:
-    """The k best of all lists for each probe, by (score descending, key ascending). At least one batch."""
+    """The k best of all lists for each probe, by (score descending, key ascending). At least one batch.
+
+    A template that is in two of them, on its way from one shard to another, is taken once.
+    """
     if len(batches) == 1:
         return batches[0]
+    if _may_repeat(batches):
+        return without_repeats(_merged(batches, sum(batch.scores.shape[1] for batch in batches)), k)
+    return _merged(batches, k)
+
+
+def _may_repeat(batches: Sequence[CandidateBatch]) -> bool:
+    """Whether a key is in a probe's lists twice; each list has it once."""
+    keys = np.sort(np.concatenate([batch.keys for batch in batches], axis=1), axis=1)
+    return bool(((keys[:, 1:] == keys[:, :-1]) & (keys[:, 1:] != 0)).any())
+
+
+def _merged(batches: Sequence[CandidateBatch], k: int) -> CandidateBatch:
     scores = np.concatenate([batch.scores for batch in batches], axis=1)
     keys = np.concatenate([batch.keys for batch in batches], axis=1)
     # NaN, the padding, sorts last.

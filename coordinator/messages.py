@@ -45,11 +45,16 @@ class SearchRequest:
 
 @dataclass(frozen=True, slots=True)
 class SearchReply:
-    """The k best of all shards asked, which shards they were, and the one model that found them, None for no model."""
+    """The k best of all shards asked, which shards they were, and the one model that found them, None for no model.
+
+    has_departures, here and in the replies to other reads: templates have left one of the shards for another while the
+    read may have been under way; see `Shard.has_fresh_departures`.
+    """
 
     candidates: CandidateBatch
     shards: tuple[int, ...]
     model_id: str | None = None
+    has_departures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +90,13 @@ class DeleteRequest:
 
 @dataclass(frozen=True, slots=True)
 class DeleteReply:
-    """How many templates the request deleted, durably."""
+    """How many templates the request deleted, durably.
+
+    has_departures: templates have left one of the shards for another lately, or may have; see `Shard.has_departures`.
+    """
 
     deleted: int
+    has_departures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +116,38 @@ class AmendRequest:
 
 @dataclass(frozen=True, slots=True)
 class AmendReply:
-    """How many of the templates are there and have their metadata now, durably."""
+    """How many of the templates are there and have their labels now, durably. has_departures: as in DeleteReply."""
 
     amended: int
+    has_departures: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RenameRequest:
+    """Give up to `limit` templates of an identity another one, in one shard, at its primary; an AmendReply answers."""
+
+    gallery_id: str
+    shard: int
+    epoch: int
+    operation: bytes
+    identity: str
+    into: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOutRequest:
+    """Delete templates of an identity that another shard has by now, and tell the next, at the primary; an ExportedRows
+    answers. See `Shard.move_out`."""
+
+    gallery_id: str
+    shard: int
+    epoch: int
+    operation: bytes
+    identity: str
+    departed: tuple[str, ...]
+    hold_s: float
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +165,7 @@ class RecordsReply:
     """One record for each id found."""
 
     records: tuple[TemplateRecord, ...]
+    has_departures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +206,7 @@ class ListReply:
     """Template ids of all shards asked, in listing order, each once."""
 
     template_ids: tuple[str, ...]
+    has_departures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -609,6 +649,8 @@ DataRequest: TypeAlias = (
     | EnrollRequest
     | DeleteRequest
     | AmendRequest
+    | RenameRequest
+    | MoveOutRequest
     | RecordsRequest
     | IdentitiesRequest
     | ListRequest

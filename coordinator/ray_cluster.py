@@ -214,6 +214,7 @@ class RayCoordinator:
         self.tenants = RayTenants(actor)
         self.idempotency = RayIdempotency(actor)
         self.claims = RayClaims(actor)
+        self.identities = RayIdentityChanges(actor)
 
     def hosts(self) -> tuple[str, ...]:
         """See Coordinator.hosts."""
@@ -396,6 +397,28 @@ class RayCalibrations:
         """See Calibrations.of."""
         found: Calibration | None = self._actor.call("call", "calibrations.of", (gallery_id,), {})
         return found
+
+
+class RayIdentityChanges:
+    """The methods of `coordinator.identities.IdentityChanges`, carried out by the coordinator's actor."""
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor = actor
+
+    def rename(self, gallery: str, old: str, new: str) -> int:
+        """See IdentityChanges.rename."""
+        moved: int = self._actor.call("call", "identities.rename", (gallery, old, new), {})
+        return moved
+
+    def merge(self, gallery: str, identities: Sequence[str], into: str) -> int:
+        """See IdentityChanges.merge."""
+        moved: int = self._actor.call("call", "identities.merge", (gallery, tuple(identities), into), {})
+        return moved
+
+    def mark(self, gallery: str) -> int | None:
+        """See IdentityChanges.mark."""
+        mark: int | None = self._actor.call("call", "identities.mark", (gallery,), {})
+        return mark
 
 
 def _connect(options: RayOptions, namespace: str) -> RaySession:

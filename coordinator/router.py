@@ -117,6 +117,17 @@ class Router:
     def _search(
         self, route: GalleryRoute, probes: FloatArray, params: SearchParams, allow_partial: bool, deadline: float
     ) -> SearchOutcome:
+        first, has_departures = self._search_once(route, probes, params, allow_partial, deadline)
+        if not has_departures:
+            return first
+        # A template that changed its shard meanwhile was in neither when it was asked; now it is in the other.
+        second, _ = self._search_once(route, probes, params, allow_partial, deadline)
+        covered = min(first.coverage, second.coverage, key=lambda coverage: coverage.answered)
+        return SearchOutcome(merge.merge([second.candidates, first.candidates], params.k), covered)
+
+    def _search_once(
+        self, route: GalleryRoute, probes: FloatArray, params: SearchParams, allow_partial: bool, deadline: float
+    ) -> tuple[SearchOutcome, bool]:
         question = Question(
             "exact" if params.exact else "search",
             len(probes),
@@ -134,7 +145,7 @@ class Router:
                 raise ProtocolError(f"asked for shards {shards} of {route.name}, got an answer for {reply.shards}")
         found = [reply.candidates for _, reply in answers.replies]
         merged = merge.merge(found, params.k) if found else merge.empty(len(probes), params.k)
-        return SearchOutcome(merged, answers.coverage)
+        return SearchOutcome(merged, answers.coverage), any(reply.has_departures for _, reply in answers.replies)
 
     def _repeat_exactly(
         self,
@@ -195,15 +206,23 @@ class Router:
         return self._writes.amend(route, (template_id,), (metadata,)) > 0
 
     def records(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> list[TemplateRecord]:
-        """Labels and metadata of the templates that are there, in no particular order."""
-        replies = self._read(
-            route,
-            "records",
-            len(template_ids),
-            lambda shards, epochs: RecordsRequest(route.gallery_id, shards, template_ids, epochs),
-            RecordsReply,
-        )
-        return [record for _, reply in replies for record in reply.records]
+        """Labels and metadata of the templates that are there, each once, in no particular order."""
+
+        def read() -> tuple[dict[str, TemplateRecord], bool]:
+            replies = self._read(
+                route,
+                "records",
+                len(template_ids),
+                lambda shards, epochs: RecordsRequest(route.gallery_id, shards, template_ids, epochs),
+                RecordsReply,
+            )
+            found = {record.template_id: record for _, reply in replies for record in reply.records}
+            return found, any(reply.has_departures for _, reply in replies)
+
+        found, has_departures = read()
+        if has_departures and len(found) < len(set(template_ids)):
+            found = read()[0] | found
+        return list(found.values())
 
     def identities(self, route: GalleryRoute, *, start: str, limit: int) -> list[IdentityCount]:
         """Up to `limit` identities from `start` on, in byte order of their UTF-8."""
@@ -223,15 +242,23 @@ class Router:
         identity: of this one only. A template that is there all the time is in exactly one of the pages.
         """
         shards = None if identity is None else shards_of((identity,), ("",), route.shards).tolist()
-        replies = self._read(
-            route,
-            "list",
-            limit,
-            lambda shards, epochs: ListRequest(route.gallery_id, shards, after, limit, identity, epochs),
-            ListReply,
-            shards,
-        )
-        return in_listing_order([i for _, reply in replies for i in reply.template_ids])[:limit]
+
+        def read() -> tuple[list[str], bool]:
+            replies = self._read(
+                route,
+                "list",
+                limit,
+                lambda shards, epochs: ListRequest(route.gallery_id, shards, after, limit, identity, epochs),
+                ListReply,
+                shards,
+            )
+            found = [i for _, reply in replies for i in reply.template_ids]
+            return found, any(reply.has_departures for _, reply in replies)
+
+        found, has_departures = read()
+        if has_departures:
+            found += read()[0]
+        return in_listing_order(found)[:limit]
 
     def newest(self, route: GalleryRoute) -> GalleryRoute:
         """The gallery's route as the coordinator tells it now; the newest known one while it is away.

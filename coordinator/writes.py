@@ -63,6 +63,9 @@ LOOK_S = 1.0
 PAUSE_S = 0.05, 1.0
 """First and longest pause before a write is repeated."""
 
+PASSES = 3
+"""How often a write that names templates goes to all shards while templates move from one to another."""
+
 REPEATABLE = (
     HostUnavailable,
     HostBusy,
@@ -102,12 +105,17 @@ class Writes:
 
     def existing(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> set[str]:
         """Those of the ids that the gallery has, as the primaries of all its shards know."""
-        replies = self._everywhere(
-            route,
-            lambda shards, epochs: RecordsRequest(route.gallery_id, shards, template_ids, epochs),
-            RecordsReply,
-        )
-        return {record.template_id for reply in replies for record in reply.records}
+        found: set[str] = set()
+        for _ in range(PASSES):
+            replies = self._everywhere(
+                route,
+                lambda shards, epochs: RecordsRequest(route.gallery_id, shards, template_ids, epochs),
+                RecordsReply,
+            )
+            found.update(record.template_id for reply in replies for record in reply.records)
+            if not any(reply.has_departures for reply in replies):
+                break
+        return found
 
     def enroll(self, route: GalleryRoute, batch: EnrollBatch, shards: RowArray, skip_existing: bool) -> int:
         """Write rows to their shards; how many became durable. shards: (n,) int64, -1 for rows to leave out.
@@ -146,23 +154,29 @@ class Writes:
 
     def delete(self, route: GalleryRoute, template_ids: tuple[str, ...], identities: tuple[str, ...]) -> int:
         """Delete by template id and identity on every shard; how many templates."""
-        operation = secrets.token_bytes(16)
-        replies = self._everywhere(
-            route,
-            lambda shards, epochs: DeleteRequest(route.gallery_id, shards, epochs, operation, template_ids, identities),
-            DeleteReply,
-        )
-        return sum(reply.deleted for reply in replies)
+        deleted = 0
+        for _ in range(PASSES):
+            replies = self._everywhere(route, _delete(route, template_ids, identities), DeleteReply)
+            deleted += sum(reply.deleted for reply in replies)
+            # A template that left one shard before this came to it, and came to another after: asked for once more.
+            if not any(reply.has_departures for reply in replies):
+                break
+        return deleted
 
     def amend(self, route: GalleryRoute, template_ids: tuple[str, ...], metadata: tuple[bytes | None, ...]) -> int:
         """Change metadata by template id, wherever the templates are; how many are there."""
-        operation = secrets.token_bytes(16)
-        replies = self._everywhere(
-            route,
-            lambda shards, epochs: AmendRequest(route.gallery_id, shards, epochs, operation, template_ids, metadata),
-            AmendReply,
-        )
-        return sum(reply.amended for reply in replies)
+        amended = 0
+        for _ in range(PASSES):
+            replies = self._everywhere(route, _amend(route, template_ids, metadata), AmendReply)
+            amended = max(amended, sum(reply.amended for reply in replies))
+            if amended or not any(reply.has_departures for reply in replies):
+                break
+        return amended
+
+    def ask(self, route: GalleryRoute, shard: int, request: Callable[[int], DataRequest], kind: type[ReplyT]) -> ReplyT:
+        """Send one shard's primary a request, which is given the shard's epoch, until it is carried out."""
+        deadline = time.monotonic() + WRITE_DEADLINE_MS / 1000
+        return self._attempt(route, (shard,), lambda _, epochs: request(epochs[0]), deadline).result(kind)
 
     def flush(self, route: GalleryRoute) -> None:
         """Seal the open tail of every shard."""
@@ -191,6 +205,16 @@ _Request = Callable[[tuple[int, ...], tuple[int, ...]], DataRequest]
 def _enroll(route: GalleryRoute, shard: int, piece: EnrollBatch, skip_existing: bool) -> _Request:
     operation = secrets.token_bytes(16)
     return lambda _, epochs: EnrollRequest(route.gallery_id, shard, epochs[0], operation, piece, skip_existing)
+
+
+def _delete(route: GalleryRoute, template_ids: tuple[str, ...], identities: tuple[str, ...]) -> _Request:
+    operation = secrets.token_bytes(16)
+    return lambda shards, epochs: DeleteRequest(route.gallery_id, shards, epochs, operation, template_ids, identities)
+
+
+def _amend(route: GalleryRoute, template_ids: tuple[str, ...], metadata: tuple[bytes | None, ...]) -> _Request:
+    operation = secrets.token_bytes(16)
+    return lambda shards, epochs: AmendRequest(route.gallery_id, shards, epochs, operation, template_ids, metadata)
 
 
 class _Attempt:

@@ -5,7 +5,8 @@ FacegridError
 │   ├── InvalidEmbedding         dimension, dtype, layout, NaN/Inf, zero vector, empty batch
 │   ├── InvalidParameter         k, recall, names, limits, options
 │   ├── DuplicateTemplate        a template id is there already, or twice in one batch
-│   └── InvalidImage             not an image, truncated, too large, no face, refused by the quality gate
+│   ├── InvalidImage             not an image, truncated, too large, no face, refused by the quality gate
+│   └── InvalidFile              a file to import that is not what its format says; UnsafeFile if it names code
 ├── NotFound                     UnknownGallery, UnknownTemplate, UnknownIdentity, UnknownModel, UnknownSnapshot,
 │                                UnknownTenant, UnknownKey
 ├── AlreadyExists                a gallery or a tenant of that name is there
@@ -71,6 +72,18 @@ class InvalidImage(InvalidInput):
     def __init__(self, message: str, *, reason: str = "undecodable") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class InvalidFile(InvalidInput):
+    """A file to import that is not what its format says: cut short, malformed, parts that do not belong together."""
+
+    code = "invalid_file"
+
+
+class UnsafeFile(InvalidFile):
+    """A file to import that asks for code to be run, or has more values than one has; nothing of it was executed."""
+
+    code = "unsafe_file"
 
 
 class NotFound(FacegridError, LookupError):

@@ -154,6 +154,11 @@ def export_moved(store: Store, gather: Gather, dim: int, wanted: MovedRange) -> 
     return _piece([label for label in labels if label.lsn <= wanted.max_lsn], gather, dim, end, b"")
 
 
+def export_templates(labels: Sequence[StoredTemplate], gather: Gather, dim: int) -> ExportedRows:
+    """Templates with their floats, as one piece."""
+    return _piece(labels, gather, dim, FIRST_KEY, b"")
+
+
 def no_rows_to(end: int, dim: int) -> ExportedRows:
     """A piece without rows."""
     none: npt.NDArray[np.int64] = np.empty(0, np.int64)

@@ -10,10 +10,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +88,53 @@ def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o600, suffi
         with step("files.write_file.rename"):
             os.replace(temporary, path)
     sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def new_file(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A file to write from its beginning to its end: it has its name when the block ends, all of it durable.
+
+    If the block fails, nothing is left. A file of that name is replaced. An OSError in the block is WriteFailed.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    with _reporting("write", path):
+        try:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def new_directory(path: Path, *, replaces: bool = False) -> Iterator[Path]:
+    """A directory to fill, under another name: it has its own when the block ends, durable if its files are.
+
+    If the block fails, nothing is left. replaces: put it in the place of a directory at `path`, which is removed then
+    (a crash in between may leave that one under a name ending with `.old`); otherwise WriteFailed if one is there.
+    """
+    mark = f".{path.name}.{secrets.token_hex(8)}"
+    temporary, old = path.with_name(f"{mark}.tmp"), path.with_name(f"{mark}.old")
+    make_directory(temporary)
+    try:
+        yield temporary
+        sync_directory(temporary)
+        with _reporting("rename a directory to", path):
+            if replaces and path.exists():
+                os.rename(path, old)
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                if old.exists():
+                    os.rename(old, path)
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync_directory(path.parent)
+    remove_tree(old)
 
 
 def probe_directory(path: Path) -> None:

@@ -53,7 +53,16 @@ class Renaming:
     operation: bytes
 
 
-Request = Enrollment | Deletion | Amendment | Renaming
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """Templates of an identity that another shard has now, to be deleted here. operation: its id."""
+
+    identity: str
+    template_ids: tuple[str, ...]
+    operation: bytes
+
+
+Request = Enrollment | Deletion | Amendment | Renaming | Departure
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 
 import numpy as np
 
@@ -27,25 +28,44 @@ def draw_rank(name: str, seed: int) -> tuple[int, str]:
 
 
 def first_drawn(found: Iterable[IdentityCount], count: int, seed: int) -> tuple[IdentityCount, ...]:
-    """The `count` identities that come first in the draw, at most all."""
+    """The `count` identities that come first in the draw, at most all, in its order. Each is given once."""
     return tuple(heapq.nsmallest(count, found, key=lambda entry: draw_rank(entry.identity, seed)))
+
+
+class _First:
+    """The first `count` of what comes page by page."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._kept: list[tuple[tuple[int, str], IdentityCount]] = []
+
+    def take(self, ranked: list[tuple[tuple[int, str], IdentityCount]]) -> None:
+        """Keep those of these, and of the ones before, that come first."""
+        if len(self._kept) == self._count:
+            last = self._kept[-1][0]
+            ranked = [entry for entry in ranked if entry[0] < last]
+        self._kept = sorted([*self._kept, *ranked], key=itemgetter(0))[: self._count]
+
+    def found(self) -> tuple[IdentityCount, ...]:
+        """What is kept, in the order of the draw."""
+        return tuple(entry for _, entry in self._kept)
 
 
 def draw_identities(shards: Sequence[Shard], count: int, seed: int) -> IdentityDraw:
     """Up to `count` identities of all and of those with a pair, in the order of the draw.
 
-    Reads the name of every identity, page by page: a second or two for a million.
+    Reads the name of every identity, page by page: some 10 s for a million.
     """
-    lone: tuple[IdentityCount, ...] = ()
-    paired: tuple[IdentityCount, ...] = ()
+    lone, paired = _First(count), _First(count)
     identities = templates = 0
     for shard in shards:
         for page in _pages(shard):
             identities += len(page)
             templates += sum(entry.templates for entry in page)
-            lone = first_drawn((*lone, *page), count, seed)
-            paired = first_drawn((*paired, *(entry for entry in page if entry.templates > 1)), count, seed)
-    return IdentityDraw(lone, paired, identities, templates)
+            ranked = [(draw_rank(entry.identity, seed), entry) for entry in page]
+            lone.take(ranked)
+            paired.take([entry for entry in ranked if entry[1].templates > 1])
+    return IdentityDraw(lone.found(), paired.found(), identities, templates)
 
 
 def _pages(shard: Shard) -> Iterator[list[IdentityCount]]:

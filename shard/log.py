@@ -14,8 +14,10 @@ import numpy as np
 from shard.types import EnrollBatch, FloatArray, RowArray
 
 APPEND, BURY, SEAL, MOVE, DROP, AMEND = "append", "bury", "seal", "move", "drop", "amend"
+DEPART = "depart"
 """Verbs: new rows at the end; rows deleted; the open tail sealed; live rows written again at the end and their old
-rows given up (compaction); a sealed segment of dead rows removed; as moved, but with other labels."""
+rows given up (compaction); a sealed segment of dead rows removed; as moved, but with other labels.
+DEPART: as buried, but they are in another shard by now."""
 
 _NO_ROWS = np.empty(0, np.int64)
 
@@ -34,7 +36,7 @@ class Entry:
     """One write. `operation`: the caller's id of it, b"" for none; repeated with the same one it is done once.
 
     time: unix seconds at the primary. batch: of APPEND; of AMEND the new labels, without embeddings, in the order of
-    rows. rows: of BURY, MOVE and AMEND, (n,) int64 ascending. segment: of DROP.
+    rows. rows: of BURY, DEPART, MOVE and AMEND, (n,) int64 ascending. segment: of DROP.
     first_row: rows before the entry, which a replica compares with its own. done, left_out: what the caller was told.
     """
 

@@ -312,7 +312,7 @@ class Rows:
         is_live = ~np.isin(changes.live, changes.dead)
         named = [labels[i] for i in np.flatnonzero(is_live)]
         return _FreshRows(
-            staged=self._staged(last, changes.embeddings),
+            staged=[_ended_as(piece, states) for piece in self._staged(last, changes.embeddings)],
             rows=changes.live[is_live],
             keys=template_keys([template_id for template_id, _, _ in named]),
             labels=named,
@@ -477,6 +477,14 @@ class _FreshRows:
     labels: list[tuple[str, str | None, bytes | None]]
     lsns: list[int]
     codes: CodeArray | None
+
+
+def _ended_as(piece: StagedRows, states: dict[int, SegmentState]) -> StagedRows:
+    """Full where the source sealed it, which may be before its capacity: the commit of its rows ends it here too."""
+    state = states[piece.segment.segment]
+    if not state.is_sealed or state.rows != piece.segment.rows:
+        return piece
+    return replace(piece, segment=replace(piece.segment, capacity=state.rows))
 
 
 def _put_progress(db: sqlite3.Connection, changes: Changes) -> None:

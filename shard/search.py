@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from shard.calibration import MAX_RECALL
+from shard.candidates import without_repeats
 from shard.index import Index, blocks_named, search_indexes
 from shard.model import Query, SearchModel
 from shard.shard import Shard
@@ -43,6 +45,15 @@ def search_by_model(
     check_params(params)
     if shards:
         probes = check_probes(probes, shards[0].dim)
+    candidates, model_id = _search(shards, probes, params)
+    if len(shards) > 1 and _is_repeating(candidates):
+        # On its way from one shard to another, a template is in both: so twice as many hold all that are wanted.
+        candidates, model_id = _search(shards, probes, replace(params, k=2 * params.k))
+        candidates = without_repeats(candidates, params.k)
+    return candidates, model_id
+
+
+def _search(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -> tuple[CandidateBatch, str | None]:
     for attempt in range(_LABEL_ATTEMPTS):
         is_filtered = bool(params.identities or params.where)
         with _frozen(shards if is_filtered and attempt + 1 == _LABEL_ATTEMPTS else ()):
@@ -57,6 +68,10 @@ def search_by_model(
             break
     # A template deleted between scan and label leaves a gap; after a few rounds of that a shorter list is the truth.
     return candidates, model_id
+
+
+def _is_repeating(candidates: CandidateBatch) -> bool:
+    return any(len(set(names)) < len(names) for names in candidates.template_ids)
 
 
 @contextlib.contextmanager

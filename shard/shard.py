@@ -25,6 +25,7 @@ from shard.errors import (
     CorruptData,
     DuplicateTemplate,
     FacegridError,
+    HostBusy,
     InvalidInput,
     InvalidParameter,
     ModelMismatch,
@@ -41,6 +42,7 @@ from shard.export import (
     ShardPoint,
     export_moved,
     export_rows,
+    export_templates,
     no_rows_to,
     segment_points,
 )
@@ -50,15 +52,17 @@ from shard.group import (
     GROUP_ROWS,
     Amendment,
     Deletion,
+    Departure,
     Enrollment,
     Renaming,
     Request,
     Ticket,
     WaitingRequests,
 )
+from shard.holds import Holds
 from shard.index import Index, blocks_named
 from shard.keys import template_keys
-from shard.log import AMEND, APPEND, BURY, DROP, MOVE, SEAL, Changes, Entry, Position, no_batch, no_rows
+from shard.log import AMEND, APPEND, BURY, DEPART, DROP, MOVE, SEAL, Changes, Entry, Position, no_batch, no_rows
 from shard.model import SearchModel
 from shard.rows import ModelLoader, Rows
 from shard.segments import SegmentFiles
@@ -138,7 +142,7 @@ class Shard:
             undo.callback(self._store.close)
             self.configured_epoch = int(self._store.meta("configured_epoch") or 0)
             self.configured_hosts = tuple((self._store.meta("configured_hosts") or "").split())
-            self._filters = MetadataFilters(self._store)
+            self._filters, self._holds = MetadataFilters(self._store), Holds()
             self._rows = Rows(directory, self._store, load_model)
             self.dim = self._rows.dim
             self._lock = lock
@@ -394,6 +398,32 @@ class Shard:
         check_label(into, what="identity")
         return self._submit(Renaming(identity, into, limit, operation))[0]
 
+    def move_out(
+        self, identity: str, departed: Sequence[str], *, hold_s: float, limit: int, operation: bytes
+    ) -> ExportedRows:
+        """Delete templates of an identity that another shard has by now; then up to `limit` of those left, by row.
+
+        From then on, for `hold_s` seconds, whatever else would change the identity's templates here, or add one, is
+        HostBusy: what the answer says stays true while it is written elsewhere. 0 ends that. Nothing is durable of it.
+        """
+        with self._write_lock:
+            if departed:
+                self._submit(Departure(identity, tuple(departed), operation))
+            self._holds.hold(identity, hold_s)
+            rows = np.sort(self._store.rows_of((identity,)))[:limit]
+            return export_templates(self._store.templates_of(rows), self.gather, self.dim)
+
+    @property
+    def has_departures(self) -> bool:
+        """Whether templates may have moved to another shard while a write that is under way went from shard to shard:
+        one that did not find them here may have looked for them there too early."""
+        return self._holds.are_recent
+
+    @property
+    def has_fresh_departures(self) -> bool:
+        """As `has_departures`, for a read that is under way."""
+        return self._holds.are_fresh
+
     def flush(self) -> None:
         """Seal the open tail: its files get checksums and never change again. Nothing is lost without it."""
         with self._writing():
@@ -512,6 +542,8 @@ class Shard:
                 with self._store.transaction() as db:
                     set_meta(db, "configured_epoch", str(epoch))
                     set_meta(db, "configured_hosts", "\n".join(known))
+                if epoch > 1:
+                    self._holds.hold("", 0)  # what another primary held is not known here
                 self.configured_epoch, self.configured_hosts = epoch, known
 
     def _submit(self, request: Request) -> tuple[int, int, int]:
@@ -562,11 +594,11 @@ class Shard:
             try:
                 if isinstance(request, Enrollment):
                     entry = self._enrollment(ticket, request, taken, lsn, first_row)
-                elif isinstance(request, Deletion):
+                elif isinstance(request, Deletion | Departure):
                     entry = self._deletion(ticket, request, lsn, first_row)
                 else:
                     entry = self._amendment(ticket, request, lsn, first_row)
-            except InvalidInput as error:
+            except (InvalidInput, HostBusy) as error:
                 ticket.error = error
             if entry is not None:
                 ticket.entry = entry
@@ -579,6 +611,7 @@ class Shard:
         self, ticket: Ticket, request: Enrollment, taken: set[str], lsn: int, first_row: int
     ) -> Entry | None:
         batch = request.batch
+        self._holds.check(batch.identities)
         keys = template_keys(batch.template_ids)
         self._rows.seen.prepare(self.index.keys(i) for i in range(len(self._rows.segments)))
         existing = self._existing(batch.template_ids, keys)
@@ -598,13 +631,21 @@ class Shard:
             len(batch), len(existing),
         )  # fmt: skip
 
-    def _deletion(self, ticket: Ticket, request: Deletion, lsn: int, first_row: int) -> Entry | None:
-        rows = np.array(self._store.rows_to_delete(request.template_ids, request.identities), dtype=np.int64)
+    def _deletion(self, ticket: Ticket, request: Deletion | Departure, lsn: int, first_row: int) -> Entry | None:
+        if isinstance(request, Departure):
+            found = self._store.rows_to_delete(request.template_ids, ())
+            labels = self._store.labels(found)
+            found, verb = [row for row in found if labels[row][1] == request.identity], DEPART
+        else:
+            found, verb = self._store.rows_to_delete(request.template_ids, request.identities), BURY
+            if self._holds.are_held and found:
+                self._holds.check(person for _, person in self._store.labels(found).values())
+        rows = np.array(found, dtype=np.int64)
         if not len(rows):
             ticket.outcome = (0, 0, lsn)
             return None
         return Entry(
-            lsn + 1, self.configured_epoch, BURY, request.operation, time.time(), first_row, no_batch(), rows, 0,
+            lsn + 1, self.configured_epoch, verb, request.operation, time.time(), first_row, no_batch(), rows, 0,
             len(rows), 0,
         )  # fmt: skip
 
@@ -615,6 +656,7 @@ class Shard:
         else:
             rows = self._store.rows_to_delete(request.template_ids, ())
             before = self._store.templates_of(np.array(rows, dtype=np.int64))
+            self._holds.check(stored.identity for stored in before)
             given = dict(zip(request.template_ids, request.metadata, strict=True))
             after = [stored._replace(metadata=given[stored.template_id]) for stored in before]
         changed = [new for old, new in zip(before, after, strict=True) if new != old]
@@ -655,6 +697,9 @@ class Shard:
         if verb == APPEND:
             self._rows.append(entries)
         elif verb == BURY:
+            self._rows.bury(last)
+        elif verb == DEPART:
+            self._holds.leave()
             self._rows.bury(last)
         elif verb in (MOVE, AMEND):
             self._rows.move(last)

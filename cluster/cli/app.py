@@ -19,9 +19,11 @@ from cluster.cli import (
     doctor,
     enroll,
     erasure,
+    exchange,
     find,
     fsck,
     galleries,
+    identities,
     keys,
     models,
     search,
@@ -51,12 +53,15 @@ _app.add_typer(snapshots.app, name="snapshot")
 _app.add_typer(models.app, name="models")
 _app.add_typer(bench.app, name="bench")
 _app.add_typer(training.app, name="rollout")
+_app.add_typer(identities.app, name="identity")
 for _verb in (
     enroll.enroll,
     search.search,
     search.verify,
     find.find,
+    templates.update,
     templates.delete,
+    identities.identities,
     training.train,
     calibration.calibrate,
     calibration.calibration,
@@ -66,6 +71,9 @@ for _verb in (
     serve.serve,
 ):
     _app.command()(_verb)
+_app.command("list")(templates.list_templates)
+_app.command("import")(exchange.import_file)
+_app.command("export")(exchange.export_file)
 _app.command("erasure-report")(erasure.erasure_report)
 _app.command()(erasure.compact)
 _app.command()(tenants.audit)
@@ -101,6 +109,11 @@ def version(context: typer.Context) -> None:
 def _root(
     context: typer.Context,
     home: Annotated[str | None, typer.Option(metavar="PATH", help="Home directory of galleries.")] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Service to work on, instead of a home.")] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="API key; others here can read it, rather use --key-file.")
+    ] = None,
+    key_file: Annotated[str | None, typer.Option(metavar="PATH", help="File with the API key.")] = None,
     runtime: Annotated[str | None, typer.Option(metavar="local|ray", help="Where shard hosts run.")] = None,
     ray_address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to join, or `local` to start one here.")
@@ -130,6 +143,9 @@ def _root(
     output.capture_logs()
     given = {
         "home": home,
+        "url": url,
+        "key": key,
+        "key_file": key_file,
         "runtime": runtime,
         "ray_address": ray_address,
         "shard_hosts": shard_hosts,

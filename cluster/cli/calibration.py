@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,14 +10,11 @@ import typer
 from cluster.cli.invocation import invocation_of
 from cluster.cli.output import Cell, Grid, time_text
 from cluster.cli.templates import GalleryArgument
-from shard.errors import InvalidParameter, NotEnoughData, NotFound
+from shard.errors import InvalidParameter, NotFound
 
 if TYPE_CHECKING:
     from cluster.gallery import Gallery
     from coordinator.gallery_calibration import Calibration
-
-_TARGETS = (0.1, 0.03, 0.01, 0.003, 0.001)
-"""FPIRs that are shown where none is asked for."""
 
 
 def calibrate(
@@ -31,7 +27,7 @@ def calibrate(
 ) -> None:
     """Measure a gallery's error rates on its labelled templates, and keep them with it."""
     invocation = invocation_of(context)
-    with invocation.gallery(gallery) as found:
+    with invocation.home_gallery("calibrate", gallery) as found:
         measured = found.calibrate(samples=samples, seed=seed)
         document, shown = _told(found, measured, measured.gallery_size, None)
     invocation.output.result(document, *shown)
@@ -54,7 +50,7 @@ def calibration(
     from cluster.error_rates_svg import error_rates_svg
 
     invocation = invocation_of(context)
-    with invocation.gallery(gallery) as found:
+    with invocation.home_gallery("calibration", gallery) as found:
         stored = found.calibration()
         if stored is None:
             raise NotFound(f"{gallery} has no calibration; `facegrid calibrate {gallery}` makes one")
@@ -71,23 +67,11 @@ def _told(
     gallery: Gallery, found: Calibration, n: int, targets: list[float] | None
 ) -> tuple[dict[str, Any], list[str | Grid]]:
     """The document and what people see. A target that was asked for and is not supported raises NotEnoughData."""
+    from cluster.calibration import calibration_document
+
     stale = found.stale_reason(gallery.embedder, max(len(gallery), 1))
-    fpir = [_at_fpir(found, target, n, is_asked=True) for target in targets or ()]
-    fpir = fpir or [_at_fpir(found, target, n, is_asked=False) for target in _TARGETS]
-    document = {
-        "gallery": gallery.name,
-        "n": n,
-        "stale": stale,
-        "fpir": fpir,
-        "points": [asdict(point) for point in found.points],
-        "table": {name: values.tolist() for name, values in asdict(found.table).items()},
-        "check": None if found.check is None else asdict(found.check),
-    }
-    for name in (
-        "embedder", "gallery_size", "labelled", "identities", "genuine", "impostors", "probes", "left_out", "samples",
-        "seed", "created_at", "eer", "eer_threshold",
-    ):  # fmt: skip
-        document[name] = getattr(found, name)
+    document = {"gallery": gallery.name, "stale": stale, **calibration_document(found, n=n, target_fpirs=targets)}
+    fpir = document["fpir"]
     shown: list[str | Grid] = [
         f"calibration of {gallery.name}, {time_text(found.created_at)}: {found.probes:,} non-mated searches of"
         f" {found.gallery_size:,} templates, {found.impostors:,} impostor and {found.genuine:,} genuine pairs",
@@ -99,18 +83,6 @@ def _told(
     if found.check is not None:
         shown.append(_check_text(found))
     return document, shown if stale is None else [*shown, f"stale: {stale}; `facegrid calibrate {gallery.name}`"]
-
-
-def _at_fpir(found: Calibration, target: float, n: int, *, is_asked: bool) -> dict[str, Any]:
-    try:
-        threshold = found.threshold_for_fpir(target, n)
-    except NotEnoughData as error:
-        if is_asked:
-            raise
-        return {"target_fpir": target, "threshold": None, "interval": None, "fnmr": None, "reason": str(error)}
-    interval = found.threshold_interval(target, n)
-    fnmr = found.fnmr_at(threshold)
-    return {"target_fpir": target, "threshold": threshold, "interval": interval, "fnmr": fnmr, "reason": None}
 
 
 def _points_grid(found: Calibration) -> Grid:

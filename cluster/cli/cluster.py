@@ -54,7 +54,7 @@ def drain(context: typer.Context, host: HostName, is_not_awaited: NoWait = False
     invocation = invocation_of(context)
     _check_waiting(is_not_awaited, timeout)
     with (
-        invocation.cluster() as grid,
+        invocation.home("cluster drain") as grid,
         show_progress(invocation.output.wants_progress, f"draining {host}") as tell,
     ):
         held = grid.drain(host, progress=tell, timeout_s=timeout, wait=not is_not_awaited)
@@ -71,7 +71,7 @@ def drain(context: typer.Context, host: HostName, is_not_awaited: NoWait = False
 def undrain(context: typer.Context, host: HostName) -> None:
     """Have a drained shard host hold shards again."""
     invocation = invocation_of(context)
-    with invocation.cluster() as grid:
+    with invocation.home("cluster undrain") as grid:
         grid.undrain(host)
         (now,) = [status for status in grid.hosts() if status.host == host]
     invocation.output.result({"host": host, "state": now.state}, f"{host} is {now.state}")
@@ -82,7 +82,7 @@ def compare(context: typer.Context, is_not_awaited: NoWait = False, timeout: Tim
     """Compare the replicas of each shard; one that differs is copied anew. Exits with 1 if one did."""
     invocation = invocation_of(context)
     _check_waiting(is_not_awaited, timeout)
-    with invocation.cluster() as grid:
+    with invocation.home("cluster compare") as grid:
         found = grid.compare(timeout_s=timeout, wait=not is_not_awaited)
     shown = found or ["the replicas of each shard are alike"]
     invocation.output.result({"differing": found}, *shown)

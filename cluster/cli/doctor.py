@@ -22,6 +22,8 @@ def doctor(
 ) -> None:
     """Check this installation and the home. Exits with 1 if a check fails; a warning is no failure."""
     invocation = invocation_of(context)
+    if invocation.given.get("url") is not None:
+        invocation.check_home("doctor")
     findings = list(_findings(invocation, is_deep))
     failed = sum(finding.status == "fail" for finding in findings)
     warned = sum(finding.status == "warn" for finding in findings)

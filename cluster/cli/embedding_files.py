@@ -1,4 +1,4 @@
-"""Embeddings and labels from files: .npy arrays, mapped and never unpickled, and text files of one label a line."""
+"""Embeddings and labels from files: .npy arrays, and text files of one label a line."""
 
 from __future__ import annotations
 
@@ -7,38 +7,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
-from shard.errors import DuplicateTemplate, FacegridError, InvalidEmbedding, InvalidParameter
-from shard.types import FloatArray
+from cluster.imports.arrays import widened
+from shard.errors import DuplicateTemplate, FacegridError, InvalidParameter
 from shard.validate import check_embeddings, check_label, check_unique
 
 if TYPE_CHECKING:
-    from cluster.gallery import Gallery
+    from cluster.cli.invocation import AnyGallery
 
 CHUNK_ROWS = 32_768
 """Rows of one durable write: bounds memory, and gives the progress bar something to show."""
 _LOG = logging.getLogger(__name__)
-
-
-def read_embeddings(path: Path) -> npt.NDArray[Any]:
-    """A .npy file, mapped: (n, dim) float32 or float16; one row (dim,) becomes (1, dim).
-
-    float16 is what large sets are stored in; it widens to float32 without loss. Raises InvalidEmbedding.
-    """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # a damaged header raises whatever Python's tokenizer and parser do
-        raise InvalidEmbedding(f"{path}: expected a .npy file of embeddings: {error}") from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise InvalidEmbedding(f"{path}: expected a .npy file of one array, got an archive")
-    if array.dtype not in (np.float32, np.float16):
-        raise InvalidEmbedding(f"{path}: expected dtype float32 or float16, got {array.dtype}")
-    if array.ndim not in (1, 2) or array.size == 0:
-        raise InvalidEmbedding(f"{path}: expected shape (n, dim), n >= 1, or (dim,), got {array.shape}")
-    return array[None, :] if array.ndim == 1 else array
 
 
 def read_labels(path: Path, rows: int) -> list[str]:
@@ -53,13 +33,8 @@ def read_labels(path: Path, rows: int) -> list[str]:
     return [line.removesuffix("\r") for line in lines]
 
 
-def widened(rows: npt.NDArray[Any]) -> FloatArray:
-    """Mapped rows as (n, dim) float32 in memory."""
-    return np.ascontiguousarray(rows, dtype=np.float32)
-
-
 def enroll_embeddings(
-    gallery: Gallery,
+    gallery: AnyGallery,
     rows: npt.NDArray[Any],
     *,
     identities: Sequence[str | None] | None,
@@ -94,7 +69,7 @@ def enroll_embeddings(
 
 
 def _check_all(
-    gallery: Gallery,
+    gallery: AnyGallery,
     rows: npt.NDArray[Any],
     starts: range,
     identities: Sequence[str | None] | None,

@@ -14,7 +14,7 @@ from cluster.cli.templates import GalleryArgument
 from shard.errors import InvalidImage, InvalidParameter
 
 if TYPE_CHECKING:
-    from cluster.gallery import Gallery
+    from cluster.cli.invocation import AnyGallery
     from cluster.results import FolderReport
 
 
@@ -66,7 +66,9 @@ def enroll(
     _show_report(invocation, gallery, report)
 
 
-def _enroll_images(invocation: Invocation, gallery: Gallery, paths: list[Path], identity: str | None) -> FolderReport:
+def _enroll_images(
+    invocation: Invocation, gallery: AnyGallery, paths: list[Path], identity: str | None
+) -> FolderReport:
     from cluster.images import source_text
     from cluster.progress import show_progress
     from cluster.results import FolderReport, Refusal
@@ -109,7 +111,8 @@ def _show_report(invocation: Invocation, gallery: str, report: FolderReport) -> 
 def _enroll_file(
     invocation: Invocation, gallery: str, embeddings: Path, identities: Path | None, ids: Path | None, if_exists: str
 ) -> None:
-    from cluster.cli.embedding_files import enroll_embeddings, read_embeddings, read_labels
+    from cluster.cli.embedding_files import enroll_embeddings, read_labels
+    from cluster.imports.arrays import read_embeddings
     from cluster.progress import show_progress
 
     rows = read_embeddings(embeddings)

@@ -17,6 +17,7 @@ from shard.errors import FacegridError, InvalidParameter
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
+    from cluster.cli.invocation import AnyCluster
     from coordinator.types import ReplicaErasure
 
 OptionalGallery = Annotated[
@@ -41,12 +42,17 @@ class Section:
 
 def erasure_report(context: typer.Context, gallery: OptionalGallery = None) -> None:
     """Say what is left of deleted templates, where, and until when. Exits with 1 if something is overdue or unknown."""
+    from cluster.client import RemoteCluster
+
     invocation = invocation_of(context)
     with invocation.cluster() as grid:
-        grid.wait_until_idle()  # what was due when the home was opened is being removed just now
+        if not isinstance(grid, RemoteCluster):
+            grid.wait_until_idle()  # what was due when the home was opened is being removed just now
         now = time.time()
         # One section for each kind of place: replicas; hosts that are away; snapshots.
-        sections = [_replicas(grid.erasure_report(gallery), now), _hosts_away(grid), _snapshots(grid, gallery, now)]
+        sections = [_replicas(grid.erasure_report(gallery), now)]
+        if not isinstance(grid, RemoteCluster):  # whose hosts and snapshots are its operator's to know
+            sections += [_hosts_away(grid), _snapshots(grid, gallery, now)]
     overdue, unknown = sum(section.overdue for section in sections), sum(section.unknown for section in sections)
     document: dict[str, Any] = {"gallery": gallery, "at": now, "overdue": overdue, "unknown": unknown}
     document.update({section.key: section.entries for section in sections})
@@ -79,7 +85,7 @@ def compact(
         for done, name in enumerate(names, start=1):
             try:
                 if is_due:
-                    grid.erase_due(name)
+                    _check_here(grid).erase_due(name)
                 else:
                     grid.gallery(name).erase()
             except FacegridError as error:
@@ -101,6 +107,15 @@ def compact(
     clean = f"{document['clean']:,} of {len(left):,} replicas hold nothing of deleted templates"
     invocation.output.result(document, clean, _verdict(section.overdue, section.unknown))
     raise typer.Exit(ExitCode.NEGATIVE if section.overdue or section.unknown else ExitCode.OK)
+
+
+def _check_here(grid: AnyCluster) -> Cluster:
+    """The home; InvalidParameter for a service, which removes what is due by itself."""
+    from cluster.client import RemoteCluster
+
+    if isinstance(grid, RemoteCluster):
+        raise InvalidParameter("compact --due works on a home, not over --url: a service does that by itself")
+    return grid
 
 
 def _replicas(found: Sequence[ReplicaErasure], now: float) -> Section:

@@ -80,6 +80,7 @@ def _home(invocation: Invocation) -> Iterator[tuple[Home, Catalog]]:
     from coordinator.catalog import open_catalog
     from coordinator.home import Home, checked_directory
 
+    invocation.check_home("fsck")
     settings = invocation.settings()
     directory = checked_directory(settings.home)
     if not (directory / "facegrid.json").exists():

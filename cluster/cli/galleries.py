@@ -13,7 +13,7 @@ from cluster.cli.training import drift_document, drift_text
 from shard.errors import AlreadyExists, UnknownGallery
 
 if TYPE_CHECKING:
-    from cluster.api import Cluster
+    from cluster.cli.invocation import AnyCluster
     from cluster.results import GalleryStats
 
 app = typer.Typer(name="gallery", help="Create, list, show and drop galleries.", no_args_is_help=True)
@@ -43,12 +43,16 @@ def create(
     ] = False,
 ) -> None:
     """Create a gallery, and the home if there is none."""
+    from cluster.client import RemoteCluster
+
     invocation = invocation_of(context)
     with invocation.cluster(create=True) as grid:
         is_there = _is_there(grid, name)
         if is_there and not is_exist_ok:
             raise AlreadyExists(f"gallery {name!r} exists; --exist-ok makes that no error")
         embedder = invocation.given.get("embedder")
+        if isinstance(grid, RemoteCluster) and dim is None and embedder is None:
+            embedder = invocation.settings().embedder  # a service has to be told which
         gallery = grid.gallery(
             name,
             create=True,
@@ -88,9 +92,12 @@ def show(
     ] = False,
 ) -> None:
     """Show a gallery's size and settings."""
+    from cluster.client import RemoteGallery
+
     invocation = invocation_of(context)
     with invocation.gallery(name) as gallery:
-        stats, drift = gallery.stats(), gallery.drift()
+        stats = gallery.stats()
+        drift = None if isinstance(gallery, RemoteGallery) else gallery.drift()  # a service does not tell of it
         identities = list(gallery.identities()) if with_identities else None
     document = asdict(stats)
     facts = [(key, _text(key, value)) for key, value in document.items()][1:]
@@ -138,7 +145,7 @@ def gallery_grid(found: list[GalleryStats]) -> Grid:
     return Grid(columns, rows)
 
 
-def _is_there(grid: Cluster, name: str) -> bool:
+def _is_there(grid: AnyCluster, name: str) -> bool:
     try:
         grid.gallery(name)
     except UnknownGallery:

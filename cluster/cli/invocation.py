@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cluster.cli.output import Output
-from shard.errors import InvalidParameter, NotFound
+from shard.errors import InvalidParameter, ModelMismatch, NotFound
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
+    from cluster.client import RemoteCluster, RemoteGallery
     from cluster.config import Settings
     from cluster.faces import FacePipeline
     from cluster.gallery import Gallery
+
+    AnyCluster = Cluster | RemoteCluster
+    AnyGallery = Gallery | RemoteGallery
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +42,47 @@ class Invocation:
         return load_settings(**self.given)
 
     @contextlib.contextmanager
-    def cluster(self, *, create: bool = False) -> Iterator[Cluster]:
-        """The home, open. NotFound where there is none, unless it may be created; HomeLocked and others as it opens."""
+    def cluster(self, *, create: bool = False) -> Iterator[AnyCluster]:
+        """The service of --url, or the home, open; see `home`. A home may be created where there is none."""
+        with self.service() as service:
+            if service is not None:
+                yield service
+                return
+        with self.home(create=create) as grid:
+            yield grid
+
+    @contextlib.contextmanager
+    def service(self) -> Iterator[RemoteCluster | None]:
+        """The service of --url; None if none is named."""
+        from cluster.cli.remote import connected, service_url
+
+        settings = self.settings()
+        url = service_url(self.given, settings)
+        if url is None:
+            yield None
+            return
+        with connected(url, self.given, settings) as service:
+            yield service
+
+    def check_home(self, verb: str) -> None:
+        """InvalidParameter if a command that works on a home is asked to work on a service."""
+        from cluster.cli.remote import service_url
+
+        if service_url(self.given, self.settings()) is not None:
+            raise InvalidParameter(
+                f"{verb} works on a home, not over --url; name one with --home, or unset FACEGRID_URL"
+            )
+
+    @contextlib.contextmanager
+    def home(self, verb: str = "this", *, create: bool = False) -> Iterator[Cluster]:
+        """The home, open. NotFound where there is none, unless it may be created; HomeLocked and others as it opens.
+
+        verb: which command needs a home, for InvalidParameter where a service is named.
+        """
         from cluster.api import Cluster
         from coordinator.home import checked_directory
 
+        self.check_home(verb)
         settings = self.settings()
         checked_directory(settings.home)
         if not create and not (settings.home / "facegrid.json").exists():
@@ -54,9 +94,24 @@ class Invocation:
             yield grid
 
     @contextlib.contextmanager
-    def gallery(self, name: str) -> Iterator[Gallery]:
-        """A gallery of the open home. Its image verbs use its own embedder, unless the user configured one."""
+    def gallery(self, name: str) -> Iterator[AnyGallery]:
+        """A gallery of the service, or of the open home; the latter's image verbs use its own embedder, unless the user
+        configured one.
+        """
+        from cluster.client import RemoteGallery
+
         with self.cluster() as grid:
+            gallery = grid.gallery(name)
+            wanted = self.given.get("embedder")
+            if isinstance(gallery, RemoteGallery) and wanted not in (None, gallery.embedder):
+                holds = gallery.embedder or "unknown origin"
+                raise ModelMismatch(f"{name} holds embeddings of {holds}; the embedder is {wanted}")
+            yield gallery
+
+    @contextlib.contextmanager
+    def home_gallery(self, verb: str, name: str) -> Iterator[Gallery]:
+        """A gallery of the open home, for a command that cannot work on a service's; see `home`."""
+        with self.home(verb) as grid:
             yield grid.gallery(name)
 
     def faces(self) -> FacePipeline:

@@ -15,7 +15,7 @@ from cluster.cli.templates import GalleryArgument
 from shard.errors import InvalidParameter
 
 if TYPE_CHECKING:
-    from cluster.gallery import Gallery
+    from cluster.cli.invocation import AnyGallery
     from cluster.results import Candidate
     from coordinator.types import Coverage
 
@@ -85,7 +85,7 @@ def search(
 _Rows = list[tuple[str | int | float | None, ...]]
 
 
-def _search_image(gallery: Gallery, image: Path, k: int, options: dict[str, Any]) -> tuple[dict[str, Any], _Rows]:
+def _search_image(gallery: AnyGallery, image: Path, k: int, options: dict[str, Any]) -> tuple[dict[str, Any], _Rows]:
     found = gallery.search_image(image, k, **options)
     rows: _Rows = [
         (rank, c.score, c.identity, c.template_id, _source(c)) for rank, c in enumerate(found.candidates, start=1)
@@ -99,8 +99,8 @@ def _search_image(gallery: Gallery, image: Path, k: int, options: dict[str, Any]
     return document, rows
 
 
-def _search_file(gallery: Gallery, path: Path, k: int, options: dict[str, Any]) -> tuple[dict[str, Any], _Rows]:
-    from cluster.cli.embedding_files import read_embeddings, widened
+def _search_file(gallery: AnyGallery, path: Path, k: int, options: dict[str, Any]) -> tuple[dict[str, Any], _Rows]:
+    from cluster.imports.arrays import read_embeddings, widened
 
     batch = gallery.search(widened(read_embeddings(path)), k, **options)
     lists = [
@@ -141,13 +141,17 @@ def verify(
     ] = None,
 ) -> None:
     """Say whether two photos show the same person. Exits with 0 if they do, with 1 if not. Needs no home."""
-    from cluster import images
-
     invocation = invocation_of(context)
     check_cosine(threshold, option="--threshold")
     for path in (a, b):
         check_exists(path, what="verify")
-    found = images.verify(invocation.faces(), a, b, threshold=threshold)
+    with invocation.service() as service:
+        if service is not None:
+            found = service.verify(a, b, threshold=threshold)
+        else:
+            from cluster import images
+
+            found = images.verify(invocation.faces(), a, b, threshold=threshold)
     verdict, relation = ("the same person", ">=") if found.is_match else ("different persons", "<")
     invocation.output.result(asdict(found), f"{verdict}: score {found.score:.3f} {relation} {found.threshold:.3f}")
     raise typer.Exit(ExitCode.OK if found.is_match else ExitCode.NEGATIVE)

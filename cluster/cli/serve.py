@@ -51,7 +51,7 @@ def serve(
     if json_logs:
         log_json()
     listen = Listen(host, port, _text(certificate), _text(private_key), is_shared=gateways > 1)
-    with invocation.cluster(create=True) as grid:
+    with invocation.home("serve", create=True) as grid:
         keyed = _first_key(grid)
         if grid.ray is not None:
             _serve_on_ray(invocation, grid, GatewayOptions(listen, gateways, snapshot_store), keyed)

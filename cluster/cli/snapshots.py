@@ -40,7 +40,7 @@ def create(
     """Make a snapshot of a gallery; only what the store does not hold is written."""
     invocation = invocation_of(context)
     expires_at = None if keep_days is None else _in_days(keep_days)
-    with invocation.cluster() as grid:
+    with invocation.home("snapshot create") as grid:
         report = grid.snapshots(store).create(gallery, expires_at=expires_at, progress=invocation.output.wants_progress)
     from cluster.snapshots import snapshot_info
 
@@ -106,7 +106,7 @@ def restore(
     if if_exists not in ("error", "skip"):
         raise InvalidParameter(f"--if-exists: expected 'error' or 'skip', got {if_exists!r}")
     _store(store).snapshot(snapshot)  # before a home is made for nothing
-    with invocation.cluster(create=True) as grid:
+    with invocation.home("snapshot restore", create=True) as grid:
         report = grid.snapshots(store).restore(
             snapshot,
             into=into,
@@ -130,7 +130,7 @@ def abandon(
 ) -> None:
     """Remove a gallery whose restore was interrupted and is not to be completed."""
     invocation = invocation_of(context)
-    with invocation.cluster() as grid:
+    with invocation.home("snapshot abandon") as grid:
         invocation.confirm(f"Remove the half restored gallery {name}?", is_confirmed=is_confirmed)
         grid.abandon_restore(name)
     invocation.output.result({"abandoned": name}, f"removed the half restored {name}")
@@ -180,7 +180,7 @@ def _delete(invocation: Invocation, url: str, snapshot: str | None) -> DeleteRep
     if not (invocation.settings().home / "facegrid.json").exists():
         store = _store(url)
         return store.delete_expired() if snapshot is None else store.delete(snapshot)
-    with invocation.cluster() as grid:
+    with invocation.home("snapshot delete") as grid:
         snapshots = grid.snapshots(url)
         return snapshots.delete_expired() if snapshot is None else snapshots.delete(snapshot)
 

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cluster.cli.invocation import invocation_of
+from cluster.cli.invocation import Invocation, invocation_of
 from cluster.cli.output import Grid
+
+if TYPE_CHECKING:
+    from cluster.client import RemoteCluster
 
 
 def status(context: typer.Context) -> None:
-    """Show the home, its runtime, shard hosts and galleries, the kernel in use and versions."""
+    """Show the home, its runtime, shard hosts and galleries, the kernel in use and versions; or a service."""
     from cluster.cli.app import facegrid_version
     from cluster.cli.galleries import gallery_grid
     from shard.index import kernel
 
     invocation = invocation_of(context)
-    with invocation.cluster() as grid:
+    with invocation.service() as service:
+        if service is not None:
+            _service(invocation, service)
+            return
+    with invocation.home("status") as grid:
         galleries = [gallery.stats() for gallery in grid.galleries()]
         document: dict[str, Any] = {
             "home": grid.home.directory,
@@ -37,3 +44,23 @@ def status(context: typer.Context) -> None:
     facts = [(key, str(value)) for key, value in document.items() if not isinstance(value, (list, dict))]
     galleries_shown = gallery_grid(galleries) if galleries else "no galleries"
     invocation.output.result(document, Grid(("", ""), [*facts, ("hosts", hosts)]), galleries_shown)
+
+
+def _service(invocation: Invocation, service: RemoteCluster) -> None:
+    """What a key sees of a service."""
+    from cluster.cli.app import facegrid_version
+    from cluster.cli.galleries import gallery_grid
+
+    who = service.whoami()
+    galleries = [gallery.stats() for gallery in service.galleries()]
+    document: dict[str, Any] = {
+        "url": service.url,
+        "key": who,
+        "version": facegrid_version(),
+        "python": platform.python_version(),
+        "templates": sum(stats.templates for stats in galleries),
+        "galleries": [asdict(stats) for stats in galleries],
+    }
+    facts = [(name, str(value)) for name, value in document.items() if not isinstance(value, (list, dict))]
+    facts += [(f"key {name}", ", ".join(v) if isinstance(v, list) else str(v)) for name, v in who.items()]
+    invocation.output.result(document, Grid(("", ""), facts), gallery_grid(galleries) if galleries else "no galleries")

@@ -12,7 +12,8 @@ from cluster.cli.output import Grid, size_text, time_text
 from shard.errors import InvalidParameter
 
 if TYPE_CHECKING:
-    from coordinator.tenant_types import Quotas, TenantRecord
+    from cluster.cli.invocation import AnyCluster
+    from coordinator.tenant_types import Quotas, TenantRecord, Usage
 
 app = typer.Typer(name="tenant", help="Create, list, show, change and drop tenants.", no_args_is_help=True)
 
@@ -70,11 +71,9 @@ def list_tenants(context: typer.Context) -> None:
 @app.command()
 def show(context: typer.Context, name: TenantName) -> None:
     """Show a tenant's settings, and how much it has."""
-    from cluster.tenancy import usage
-
     invocation = invocation_of(context)
     with invocation.cluster() as grid:
-        tenant, has = grid.tenants.get(name), usage(grid, name)
+        tenant, has = grid.tenants.get(name), _usage(grid, name)
     used = f"{has.galleries:,} galleries, {has.templates:,} templates, {size_text(has.bytes)}"
     invocation.output.result({"tenant": asdict(tenant), "usage": asdict(has)}, _facts(tenant), f"in use: {used}")
 
@@ -111,11 +110,9 @@ def drop(
     is_confirmed: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove a tenant with every gallery and key of it."""
-    from cluster.tenancy import usage
-
     invocation = invocation_of(context)
     with invocation.cluster() as grid:
-        has = usage(grid, name)
+        has = _usage(grid, name)
         what = f"{has.galleries:,} galleries and {has.templates:,} templates"
         invocation.confirm(f"Drop tenant {name} with its {what}?", is_confirmed=is_confirmed)
         grid.tenants.drop(name)
@@ -140,6 +137,13 @@ def audit(
     ]
     shown = Grid(columns, rows) if rows else "no entries"
     invocation.output.result({"entries": [asdict(entry) for entry in entries]}, shown)
+
+
+def _usage(grid: AnyCluster, name: str) -> Usage:
+    from cluster.client import RemoteCluster
+    from cluster.tenancy import usage
+
+    return grid.usage(name) if isinstance(grid, RemoteCluster) else usage(grid, name)
 
 
 def _changed(

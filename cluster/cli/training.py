@@ -14,7 +14,7 @@ from cluster.cli.output import Grid
 from shard.errors import FacegridError, InvalidParameter, NotEnoughData
 
 if TYPE_CHECKING:
-    from cluster.gallery import Gallery
+    from cluster.cli.invocation import AnyGallery
     from coordinator.types import RolloutStatus, TrainReport
     from shard.drift import Drift
 
@@ -59,7 +59,7 @@ def _train_all(invocation: Invocation) -> None:
         raise typer.Exit(ExitCode.PARTIAL)
 
 
-def _train_one(gallery: Gallery, *, with_progress: bool) -> tuple[dict[str, Any], str]:
+def _train_one(gallery: AnyGallery, *, with_progress: bool) -> tuple[dict[str, Any], str]:
     try:
         report = gallery.train(progress=with_progress)
     except NotEnoughData as error:
@@ -94,7 +94,7 @@ def drift_text(drift: Drift | None) -> str | None:
 def status(context: typer.Context, gallery: OptionalGallery = None) -> None:
     """Show the last rollout of each gallery, or of one."""
     invocation = invocation_of(context)
-    with invocation.cluster() as grid:
+    with invocation.home("rollout status") as grid:
         if gallery is not None:
             grid.gallery(gallery)  # NotFound for a name that is misspelt
         found = [rollout for rollout in grid.coordinator.rollouts() if gallery in (None, rollout.gallery)]
@@ -106,7 +106,7 @@ def status(context: typer.Context, gallery: OptionalGallery = None) -> None:
 def rollback(context: typer.Context, gallery: GalleryArgument) -> None:
     """Search a gallery by the model before its last training again."""
     invocation = invocation_of(context)
-    with invocation.gallery(gallery) as found:
+    with invocation.home_gallery("rollout rollback", gallery) as found:
         rollout = found.roll_back()
     model = rollout.previous_model_id
     invocation.output.result(

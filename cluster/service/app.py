@@ -14,9 +14,11 @@ from starlette.exceptions import HTTPException
 from cluster.service import problems
 from cluster.service.calls import first_fault
 from cluster.service.gateway import Gateway
+from cluster.service.operations import hot_routes
 from cluster.service.problems import HttpProblem
 from cluster.service.routes import (
     calibration,
+    console,
     faces,
     galleries,
     health,
@@ -29,6 +31,20 @@ from cluster.service.routes import (
 )
 from cluster.service.shell import STATE, App, Exchange, Shell
 from shard.errors import FacegridError, InvalidParameter
+
+MODULES = (
+    health,
+    tenants,
+    galleries,
+    photos,
+    faces,
+    search,
+    identities,
+    calibration,
+    snapshots,
+    hosts,
+    console,
+)
 
 
 def build_app(gateway: Gateway) -> App:
@@ -47,8 +63,9 @@ def build_app(gateway: Gateway) -> App:
         title="Facegrid", version=_version(), openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan,
         redirect_slashes=False,
     )  # fmt: skip
-    for module in (health, tenants, galleries, photos, faces, search, identities, calibration, snapshots, hosts):
+    for module in MODULES:
         app.include_router(module.router)
+    app.router.routes[:0] = hot_routes()
     app.add_exception_handler(FacegridError, _refused)
     app.add_exception_handler(HttpProblem, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)

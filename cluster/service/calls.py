@@ -17,7 +17,9 @@ from cluster.service import media
 from cluster.service.auth import Principal
 from cluster.service.gateway import Gateway
 from cluster.service.shell import STATE, Exchange, audit_entry
+from coordinator.directories import tenant_of
 from coordinator.names import check_gallery_name
+from coordinator.tenant_types import KeyRecord
 from shard.errors import (
     InvalidParameter,
     PermissionDenied,
@@ -36,12 +38,11 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 class Call:
     """One request: who asks, for what, and how the answer is written."""
 
-    def __init__(self, request: Request, exchange: Exchange) -> None:
+    def __init__(self, request: Request, exchange: Exchange, operation: str) -> None:
         self.request = request
         self.exchange = exchange
         self.gateway: Gateway = exchange.gateway
-        route = request.scope["route"]
-        exchange.operation = route.operation_id or route.name
+        exchange.operation = operation
 
     @property
     def principal(self) -> Principal:
@@ -57,7 +58,7 @@ class Call:
         if self.principal.key.tenant is not None or "admin" not in self.principal.key.scopes:
             raise PermissionDenied("this needs a key of the operator")
 
-    def tenant(self, name: str) -> str:
+    async def tenant(self, name: str) -> str:
         """Manage a tenant, or read about it: UnknownTenant for another's, PermissionDenied without the scope admin."""
         key = self.principal.key
         self.exchange.tenant = name
@@ -70,6 +71,9 @@ class Call:
             raise UnknownTenant(f"no tenant {name!r:.80}")
         if "admin" not in key.scopes or key.galleries:
             raise PermissionDenied("this needs a key of the tenant with the scope admin, bound to no gallery")
+        present = await self.run(lambda: self.gateway.cluster.tenants.get(name), kind="lookup")
+        if present.tenant_id != key.tenant_id:  # made again under the name; the key is of the one before
+            raise UnknownTenant(f"no tenant {name!r}")
         return name
 
     def gallery_name(self, scope: str) -> str:
@@ -97,7 +101,11 @@ class Call:
 
     async def gallery(self, scope: str) -> Gallery:
         """The gallery that the path names, open; UnknownGallery, PermissionDenied."""
-        return await self.gateway.gallery(self.principal, self.gallery_name(scope))
+        name = self.gallery_name(scope)
+        found = await self.gateway.gallery(self.principal, name)
+        if not _is_own(self.principal.key, found.gallery_id):
+            raise UnknownGallery(f"no gallery {name!r}")
+        return found
 
     # What came
 
@@ -141,6 +149,16 @@ class Call:
         return Response(media.encode(value, kind), status, media_type=kind)
 
 
+def _is_own(key: KeyRecord, gallery_id: str) -> bool:
+    """Whether a gallery is of the key's tenant, and not of one that was made again under the name.
+
+    A key of a tenant that was dropped through another gateway may be remembered here for a moment. Galleries from
+    before tenants had ids are told by name alone.
+    """
+    owner = tenant_of(gallery_id)
+    return key.tenant is None or owner is None or owner == key.tenant_id
+
+
 def checked(model: type[ModelT], values: dict[str, Any]) -> ModelT:
     """Values as a model; InvalidParameter that names the first wrong field, what was expected and what came."""
     try:
@@ -160,7 +178,7 @@ def first_fault(faults: Any) -> str:
 
 async def begin(request: Request) -> Call:
     """The call of a request."""
-    return Call(request, request.scope[STATE])
+    return Call(request, request.scope[STATE], request.scope["route"].operation_id)
 
 
 Asked = Annotated[Call, Depends(begin)]

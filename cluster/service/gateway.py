@@ -8,8 +8,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.service.auth import Keys, Principal
 from cluster.service.metrics import Metrics
@@ -18,7 +18,8 @@ from cluster.service.scheduler import FairScheduler
 from cluster.service.searches import Searches
 from cluster.service.work import Work
 from cluster.tenancy import usage
-from coordinator.tenant_types import AuditEntry, Usage
+from coordinator.names import tenant_name
+from coordinator.tenant_types import AuditEntry, KeyRecord, Usage
 from shard.errors import FacegridError, UnknownGallery
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Gateway:
         self._work = Work(self._work_turns)
         self._galleries: dict[str, tuple[float, Gallery]] = {}
         self._audit: deque[AuditEntry] = deque()
+        self._searched: dict[tuple[str, KeyRecord, str, str], list[Any]] = {}
         self._usage: dict[str, tuple[float, Usage]] = {}
         self._usage_lock = threading.Lock()
         self.is_stopping = False
@@ -138,14 +140,30 @@ class Gateway:
     # Audit
 
     def audit(self, entry: AuditEntry) -> None:
-        """Remember an entry to be written soon. Searches of one key in one gallery are counted together."""
-        last = self._audit[-1] if self._audit else None
-        if last is not None and _is_alike(last, entry):
-            self._audit[-1] = replace(last, count=(last.count or 0) + (entry.count or 0))
-        elif len(self._audit) < MAX_AUDIT:
+        """Remember an entry to be written soon."""
+        if len(self._audit) < MAX_AUDIT:
             self._audit.append(entry)
         else:
             self.metrics.audit_lost.inc()
+
+    def audit_searches(self, what: tuple[str, KeyRecord, str, str], probes: int, request_id: str) -> None:
+        """Count probes of (operation, key, gallery, outcome); one entry for all of them is written soon.
+
+        request_id: of the first of them. In the event loop only.
+        """
+        known = self._searched.get(what)
+        if known is None:
+            self._searched[what] = [time.time(), probes, request_id]
+        else:
+            known[1] += probes
+
+    def _take_searched(self) -> None:
+        """In the event loop, or after its end: whoever counts must not be overtaken."""
+        searched, self._searched = self._searched, {}
+        for (operation, key, gallery, outcome), (at, probes, request_id) in searched.items():
+            self.audit(
+                AuditEntry(at, tenant_name(gallery), key.key_id, operation, gallery, probes, outcome, request_id)
+            )
 
     def write_audit(self) -> None:
         """Write what is remembered; what cannot be written now is kept. Blocks."""
@@ -164,6 +182,7 @@ class Gateway:
         """Write the audit log as it comes, until cancelled."""
         while True:
             await asyncio.sleep(AUDIT_S)
+            self._take_searched()
             await asyncio.to_thread(self.write_audit)
 
     def close(self) -> None:
@@ -171,16 +190,9 @@ class Gateway:
         self.is_stopping = True
         self._search_turns.close()
         self._work_turns.close()
+        self._take_searched()
         self.write_audit()
 
     def waiting(self) -> dict[str, int]:
         """Searches that wait for their turn, by tenant id."""
         return self._search_turns.waiting()
-
-
-def _is_alike(a: AuditEntry, b: AuditEntry) -> bool:
-    return (
-        (a.action, a.key_id, a.gallery, a.outcome, a.tenant) == (b.action, b.key_id, b.gallery, b.outcome, b.tenant)
-        and a.action.startswith("search")
-        and b.at - a.at < AUDIT_S
-    )

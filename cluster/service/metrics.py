@@ -14,6 +14,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.requests = Counter(
             "facegrid_requests", "Requests answered", ["operation", "status"], registry=self.registry
         )
@@ -36,6 +37,17 @@ class Metrics:
         self.waiting = Gauge(
             "facegrid_searches_waiting", "Searches that wait for their turn", ["tenant_id"], registry=self.registry
         )
+
+    def answered(self, operation: str, status: int, seconds: float) -> None:
+        """Count a request that was answered."""
+        found = self._children.get((operation, status))
+        if found is None:
+            found = self._children[operation, status] = (
+                self.requests.labels(operation, status),
+                self.seconds.labels(operation),
+            )
+        found[0].inc()
+        found[1].observe(seconds)
 
     def text(self) -> bytes:
         """The exposition format."""

@@ -6,23 +6,23 @@ and audit afterwards. An error that leaves the routes ends here as a problem doc
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
+import sys
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import anyio
-
 from cluster.service import problems
 from cluster.service.auth import Principal, bearer
 from cluster.service.gateway import Gateway, Limits
 from cluster.service.problems import HttpProblem, malformed
 from coordinator.names import check_tenant_name, tenant_name
-from coordinator.tenant_types import AuditEntry
+from coordinator.tenant_types import AuditEntry, KeyRecord
 from shard.errors import InvalidParameter
 
 _ACCESS = logging.getLogger("facegrid.access")
@@ -132,10 +132,7 @@ class Shell:
             raise HttpProblem(503, "service_busy", "other large requests are being read; try again", is_retryable=True)
         self._bodies += int(stated)
         try:
-            with anyio.fail_after(limits.body_s):
-                body = await _read(receive, limits)
-        except TimeoutError:
-            raise HttpProblem(408, "request_timeout", f"the body took longer than {limits.body_s:g} s") from None
+            body = await _read_in_time(receive, limits)
         finally:
             self._bodies -= int(stated)
         return _inflated(body, headers.get(b"content-encoding"), limits)
@@ -143,8 +140,7 @@ class Shell:
     def _finish(self, scope: Scope, exchange: Exchange) -> None:
         seconds = time.perf_counter() - exchange.began
         metrics = self._gateway.metrics
-        metrics.requests.labels(exchange.operation, exchange.status).inc()
-        metrics.seconds.labels(exchange.operation).observe(seconds)
+        metrics.answered(exchange.operation, exchange.status, seconds)
         if exchange.code != "ok":
             metrics.refused.labels(exchange.code).inc()
         key = exchange.principal.key if exchange.principal is not None else None
@@ -167,6 +163,15 @@ class Shell:
                 },
             )
         if key is not None and not exchange.is_audited and exchange.operation != "unrouted":
+            self._audit(exchange, key)
+
+    def _audit(self, exchange: Exchange, key: KeyRecord) -> None:
+        """Searches of one key in one gallery are counted together until the log is written."""
+        if exchange.operation.startswith("search") and exchange.gallery is not None:
+            self._gateway.audit_searches(
+                (exchange.operation, key, exchange.gallery, exchange.code), exchange.count or 0, exchange.request_id
+            )
+        else:
             self._gateway.audit(audit_entry(exchange))
 
 
@@ -230,6 +235,30 @@ def _single(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
             raise malformed(f"header {name.decode('latin-1')}: expected once, came twice")
         found[name] = value
     return found
+
+
+async def _read_in_time(receive: Receive, limits: Limits) -> bytes:
+    """The body; HttpProblem 408 if it takes longer than it may. What asyncio.timeout does, at a tenth of its cost."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None, "requests are tasks"
+    is_late = False
+
+    def end() -> None:
+        nonlocal is_late
+        is_late = True
+        task.cancel()
+
+    timer = loop.call_later(limits.body_s, end)
+    try:
+        return await _read(receive, limits)
+    except asyncio.CancelledError:
+        if not is_late:
+            raise
+        if sys.version_info >= (3, 11):
+            task.uncancel()
+        raise HttpProblem(408, "request_timeout", f"the body took longer than {limits.body_s:g} s") from None
+    finally:
+        timer.cancel()
 
 
 async def _read(receive: Receive, limits: Limits) -> bytes:

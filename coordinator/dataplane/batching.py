@@ -177,7 +177,7 @@ def split(reply: SearchReply, counts: Sequence[int]) -> list[SearchReply]:
     for count in counts:
         rows = slice(at, at + count)
         part = CandidateBatch(found.scores[rows], found.keys[rows], found.template_ids[rows], found.identities[rows])
-        parts.append(SearchReply(part, reply.shards, reply.model_id))
+        parts.append(dataclasses.replace(reply, candidates=part))
         at += count
     return parts
 

@@ -19,6 +19,8 @@ from coordinator.messages import (
     ExportRequest,
     FlushRequest,
     HealthRequest,
+    MoveOutRequest,
+    RenameRequest,
     ReplicateRequest,
     RestartRequest,
     SearchRequest,
@@ -33,7 +35,9 @@ def kind_of(request: DataRequest) -> str:
     """Which of KINDS a request is."""
     if isinstance(request, SearchRequest):
         return "search"
-    if isinstance(request, EnrollRequest | DeleteRequest | AmendRequest | FlushRequest):
+    if isinstance(
+        request, EnrollRequest | DeleteRequest | AmendRequest | RenameRequest | MoveOutRequest | FlushRequest
+    ):
         return "write"
     if isinstance(request, ReplicateRequest | AbsorbRequest | RestartRequest):
         return "replica"

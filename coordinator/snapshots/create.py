@@ -8,6 +8,7 @@ the gallery is in use, and while hosts fail, is in `coordinator.snapshots.reader
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +17,19 @@ from importlib import metadata
 
 from coordinator.routes import Lookup, RouteTable
 from coordinator.runtime import Runtime
-from coordinator.snapshots.manifest import BlockEntry, Manifest, ModelEntry, format_time
+from coordinator.snapshots.manifest import BlockEntry, Manifest, ModelEntry, ShardEntry, format_time
 from coordinator.snapshots.markers import Creating
 from coordinator.snapshots.reader import GalleryReader, Tell
 from coordinator.snapshots.store import SnapshotStore
 from coordinator.snapshots.uploads import Uploads
 from coordinator.types import GalleryRoute, ModelData
 from coordinator.writes import Reporter
-from shard.errors import InvalidParameter
+from shard.errors import ClusterNotReady, InvalidParameter
+
+Mark = Callable[[], "int | None"]
+READINGS, PAUSE_S = 600, 0.5
+"""How often a gallery is read, or waited for, whose templates change their shards, and the pause in waiting."""
+_PAUSING = threading.Event()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,7 @@ def create_snapshot(
     *,
     lookup: Lookup | None = None,
     report: Reporter | None = None,
+    mark: Mark | None = None,
     expires_at: datetime | None = None,
     now: datetime | None = None,
     announce: Callable[[Manifest], None] | None = None,
@@ -54,9 +61,11 @@ def create_snapshot(
     """Make a snapshot of a gallery; it is complete and listed when this returns, and not listed before.
 
     lookup: the coordinator's newest route of a gallery by name; None: routes never change. report: whom to tell of
-    hosts that do not answer. expires_at: with a zone; None keeps it until it is deleted. announce: called with the
-    manifest before it is written, so that whoever remembers snapshots misses none.
-    Raises StoreBusy while a snapshot is deleted there, StoreUnavailable, and what shard hosts answer, after reading a
+    hosts that do not answer. mark: a number that changes when templates have changed their shards, None while they do;
+    a reading that it changed in is made again. expires_at: with a zone; None keeps it until it is deleted. announce:
+    called with the manifest before it is written, so that whoever remembers snapshots misses none.
+    Raises StoreBusy while a snapshot is deleted there, StoreUnavailable, ClusterNotReady if templates go on changing
+    their shards, and what shard hosts answer, after reading a
     shard was tried in vain for about a minute. After an error the store holds what it held, and objects that the next
     creation reuses or the next deletion removes.
     """
@@ -69,7 +78,9 @@ def create_snapshot(
     with marker:
         uploads = Uploads(store)
         last = _last_blocks(store, route)
-        shards = GalleryReader(runtime, RouteTable(lookup), route, last, uploads, marker, report, progress).read_all()
+        shards = _read_still(
+            mark, marker, GalleryReader(runtime, RouteTable(lookup), route, last, uploads, marker, report, progress)
+        )
         manifest = Manifest(
             snapshot_id=snapshot_id,
             gallery=route.name,
@@ -91,6 +102,22 @@ def create_snapshot(
         marker.check()
         store.commit(manifest)
     return CreateReport(manifest, *uploads.counts(), time.monotonic() - started)
+
+
+def _read_still(mark: Mark | None, marker: Creating, reader: GalleryReader) -> tuple[ShardEntry, ...]:
+    """Every shard, read while no template changed its shard: one that did could be in both, or in neither."""
+    if mark is None:
+        return reader.read_all()
+    for _ in range(READINGS):
+        before = mark()
+        if before is not None:
+            shards = reader.read_all()
+            if mark() == before:
+                return shards
+        else:
+            marker.renew()
+            _PAUSING.wait(PAUSE_S)
+    raise ClusterNotReady("identities are being renamed all the time; make the snapshot when that is done")
 
 
 def _last_blocks(store: SnapshotStore, route: GalleryRoute) -> dict[tuple[int, int, int], BlockEntry]:

@@ -7,6 +7,7 @@ measured (run with -s); docs/calibration.md has the numbers.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ pytestmark = pytest.mark.data
 
 EMBEDDERS = ["edgeface_xs_512", "mobilefacenet_512"]
 TARGETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-TOLERANCE_SIGMA = 3.0
-"""What is left to chance: both the calibration and the test are samples of some 1,900 searches."""
+TOLERANCE_SIGMA = 3.5
+"""What is left to chance: calibration and test are samples of some 1,900 searches, and look-alikes come in groups."""
 SPLITS = (11, 12, 13)
 
 
@@ -39,7 +40,8 @@ class Faces:
         return Faces(self.rows[chosen], self.people[chosen])
 
     def one_each(self) -> FloatArray:
-        return self.rows[np.unique(self.people, return_index=True)[1]]
+        order = np.random.default_rng(0).permutation(len(self.people))
+        return self.rows[order[np.unique(self.people[order], return_index=True)[1]]]
 
 
 @pytest.fixture(scope="module", params=EMBEDDERS)
@@ -59,11 +61,21 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def enrolled(grid: Cluster, faces: Faces) -> Iterator[Gallery]:
     gallery = grid.gallery("lfw/thresholds", create=True, shards=3, dim=512)
     try:
-        gallery.enroll(faces.rows, identities=faces.people.tolist())
+        enroll(gallery, faces)
         grid.wait_until_idle()
         yield gallery
     finally:
         grid.drop(gallery.name)
+
+
+def enroll(gallery: Gallery, faces: Faces) -> None:
+    # Ids of our own, since a sample is drawn by them.
+    seen: Counter[str] = Counter()
+    ids = []
+    for name in faces.people.tolist():
+        ids.append(f"{name}/{seen[name]}")
+        seen[name] += 1
+    gallery.enroll(faces.rows, identities=faces.people.tolist(), template_ids=ids)
 
 
 def halves(faces: Faces, seed: int) -> tuple[Faces, Faces]:
@@ -98,7 +110,7 @@ def test_strangers_are_found_as_often_as_the_target_says(grid: Cluster, faces: F
             f" measured {count / len(strangers):.4f} ({low:.4f} to {high:.4f})"
         )
     for target, (_, count) in hits.items():
-        allowed = TOLERANCE_SIGMA * sigma(target, found.probes, len(strangers))
+        allowed = TOLERANCE_SIGMA * sigma(target, found.worth, len(strangers))
         assert count / len(strangers) == pytest.approx(target, abs=allowed)
 
 
@@ -112,7 +124,7 @@ def test_a_threshold_carried_to_a_larger_gallery_keeps_the_target(grid: Cluster,
     strangers = outside.one_each()
     with enrolled(grid, first) as gallery:
         found = gallery.calibrate()
-        gallery.enroll(rest.rows, identities=rest.people.tolist())
+        enroll(gallery, rest)
         grid.wait_until_idle()
         grid.thresholds.forget(gallery._route.gallery_id)  # as after FRESH_S
         size = len(gallery)
@@ -123,7 +135,7 @@ def test_a_threshold_carried_to_a_larger_gallery_keeps_the_target(grid: Cluster,
         here, measured = found.fpir_at(threshold), count / len(strangers)
         print(f"target {target:.3f} threshold {threshold:.3f} measured {measured:.4f}; when calibrated {here:.4f}")
         # The relative error of the rate that was carried, and that of the test.
-        carried = target * np.sqrt((1 - here) / (here * found.probes))
+        carried = target * np.sqrt((1 - here) / (here * found.worth))
         assert measured <= target + TOLERANCE_SIGMA * np.hypot(carried, sigma(target, len(strangers)))
         low, high = found.fpir_interval(threshold, size)
         own = wilson(count, len(strangers))

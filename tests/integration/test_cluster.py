@@ -375,3 +375,26 @@ def test_a_directory_of_something_else_is_not_taken_over(tmp_path: Path) -> None
     with pytest.raises(CorruptData, match="not empty"):
         Cluster.open(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_gallery_is_calibrated_and_searched_by_fpir(grid: Cluster, staff: Gallery) -> None:
+    people = unit_rows(150, DIM, seed=1)
+    again = people + 0.05 * np.random.default_rng(2).normal(size=people.shape).astype(np.float32)
+    names = [f"person {i}" for i in range(150)]
+    with pytest.raises(NotEnoughData, match="has not been calibrated"):
+        staff.search(people[:1], target_fpir=0.1)
+    staff.enroll(people, identities=names, template_ids=ids(150))
+    staff.enroll(again, identities=names, template_ids=ids(150, 150))
+    made = staff.calibrate(seed=3)
+    assert (made.gallery_size, made.identities, made.probes, made.genuine) == (300, 150, 150, 150)
+    kept = grid.gallery(staff.name).calibration()
+    assert kept is not None
+    assert kept.to_json() == made.to_json()
+    assert staff.search(people[:1], target_fpir=0.1).threshold == made.threshold_for_fpir(0.1, 300)
+    gallery_id = grid.coordinator.gallery(staff.name).gallery_id
+    grid.drop(staff.name)
+    assert grid.coordinator.calibrations.of(gallery_id) is None
+    with pytest.raises(UnknownGallery):
+        grid.coordinator.calibrations.put(gallery_id, made)
+    with pytest.raises(UnknownGallery):
+        staff.calibrate()

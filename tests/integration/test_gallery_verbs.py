@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from cluster import Cluster
 from cluster.gallery import Gallery
 from cluster.results import Template
-from shard.errors import InvalidParameter, UnknownModel, UnknownTemplate
+from shard.errors import InvalidEmbedding, InvalidParameter, UnknownIdentity, UnknownModel, UnknownTemplate
 from shard.export import FIRST_KEY, MovedRange, RowRange
 from shard.keys import in_listing_order
 from shard.model import SearchModel
@@ -211,3 +212,56 @@ class TestUpdate:
             assert read.template_ids == ("a", "c")
             assert (moved.template_ids, moved.metadata) == (("b",), (b'{"n":1}',))
             np.testing.assert_array_equal(moved.floats, rows[1:2])
+
+
+class TestRangeSearch:
+    def test_everything_within_the_threshold(self, gallery: Gallery) -> None:
+        rows, probes = unit_rows(57, DIM, seed=1), unit_rows(4, DIM, seed=2)
+        found = gallery.range_search(probes, 0.1, exact=True)
+        true = rows.astype(np.float64) @ probes.T.astype(np.float64)
+        for probe, names in enumerate(found.template_ids):
+            assert sorted(names) == sorted(f"t{i}" for i in np.flatnonzero(true[:, probe] >= 0.1))
+        assert found.is_truncated == (False,) * 4
+        assert found.scores.shape == (4, max(map(len, found.template_ids)))
+        assert found.coverage.is_complete
+        assert len(found) == 4
+
+    def test_it_says_where_the_limit_was_reached(self, gallery: Gallery) -> None:
+        probes = np.stack([unit_rows(57, DIM, seed=1)[3], *unit_rows(1, DIM, seed=2)])
+        found = gallery.range_search(probes, 0.999, limit=1)
+        assert found.template_ids == (("t3",), ())
+        assert found.is_truncated == (True, False)
+
+    def test_nothing_is_an_answer(self, gallery: Gallery) -> None:
+        found = gallery.range_search(unit_rows(2, DIM, seed=2), 1.0, where={"n": 4})
+        assert found.template_ids == ((), ())
+        assert found.scores.shape == (2, 0)
+
+    @pytest.mark.parametrize(("threshold", "limit"), [(None, 10), (1.5, 10), (0.5, 0), (0.5, 1001), (0.5, None)])
+    def test_limits(self, gallery: Gallery, threshold: Any, limit: Any) -> None:
+        with pytest.raises(InvalidParameter):
+            gallery.range_search(unit_rows(1, DIM, seed=2), threshold, limit=limit)
+
+
+class TestVerify:
+    def test_the_best_template_of_the_identity_decides(self, gallery: Gallery) -> None:
+        rows = unit_rows(57, DIM, seed=1)
+        same = gallery.verify(rows[11], "bob", threshold=0.9)
+        assert (same.is_match, same.template_id, same.threshold) == (True, "t11", 0.9)
+        assert same.score == pytest.approx(1.0, abs=1e-5)
+        other = gallery.verify(rows[11], "ann", threshold=0.9)
+        best = max(range(0, 57, 5), key=lambda i: float(rows[i] @ rows[11]))
+        assert (other.is_match, other.template_id) == (False, f"t{best}")
+
+    def test_errors(self, gallery: Gallery) -> None:
+        row = unit_rows(1, DIM, seed=1)
+        with pytest.raises(UnknownIdentity, match="nobody"):
+            gallery.verify(row[0], "nobody", threshold=0.5)
+        with pytest.raises(InvalidEmbedding):
+            gallery.verify(row, "ann", threshold=0.5)
+        with pytest.raises(InvalidEmbedding):
+            gallery.verify(row[0].tolist(), "ann", threshold=0.5)  # type: ignore[arg-type]
+        with pytest.raises(InvalidEmbedding):
+            gallery.verify(row[0][:5], "ann", threshold=0.5)
+        with pytest.raises(InvalidParameter):
+            gallery.verify(row[0], "ann", threshold=float("nan"))

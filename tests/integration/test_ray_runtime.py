@@ -33,8 +33,11 @@ from shard.errors import (
     HostUnavailable,
     InvalidParameter,
     UnknownGallery,
+    UnknownIdentity,
 )
+from shard.keys import in_listing_order
 from shard.types import EnrollBatch, SearchParams
+from shard.where import canonical
 from tests.faces_like import unit_rows
 from tests.integration.conftest import SharedRay
 
@@ -105,6 +108,30 @@ def kill(cluster: RayCluster, host: str) -> int:
 def test_hosts_are_the_nodes_that_offer_to_be(cluster: RayCluster, ray_cluster: SharedRay, home: Home) -> None:
     assert cluster.runtime.hosts() == ray_cluster.hosts == cluster.coordinator.hosts()
     assert home.local_hosts() == ray_cluster.hosts
+
+
+def test_labels_change_on_three_hosts(cluster: RayCluster, rows: np.ndarray) -> None:
+    """Filters, listings, updates and renamed identities, over the data plane and by the coordinator's actor."""
+    route = cluster.coordinator.create_gallery(GallerySpec("acme/labels", DIM, 6, 256, None))
+    names, router = tuple(f"n{i}" for i in range(60)), Router(cluster.runtime)
+    people = tuple(f"p{i % 7}" for i in range(60))
+    batch = EnrollBatch(rows[:60], names, people, tuple(b'{"n":%d}' % i for i in range(60)))
+    router.enroll(route, batch, skip_existing=False, new_ids=True)
+    assert router.amend(route, "n7", b'{"n":-1}')
+    assert not router.amend(route, "nobody", b"{}")
+    negative = SearchParams(5, exact=True, where=canonical({"n": {"lt": 0}}))
+    assert router.search(route, rows[:1], negative).candidates.template_ids == (("n7",),)
+    assert router.template_ids(route, after="", limit=100, identity=None) == in_listing_order(names)
+    mark = cluster.coordinator.identities.mark("acme/labels")
+    for i in range(6):  # some of them to another shard, some within theirs
+        assert cluster.coordinator.identities.rename("acme/labels", f"p{i}", f"q{i}") == people.count(f"p{i}")
+    with pytest.raises(UnknownIdentity):
+        cluster.coordinator.identities.rename("acme/labels", "p0", "q9")
+    assert cluster.coordinator.identities.merge("acme/labels", [f"q{i}" for i in range(6)], "p6") == 60 - 8
+    assert cluster.coordinator.identities.mark("acme/labels") != mark
+    of_p6 = SearchParams(100, exact=True, identities=("p6",))
+    assert sorted(router.search(route, rows[:1], of_p6).candidates.template_ids[0]) == sorted(names)
+    assert router.delete(route, template_ids=names[:10], identities=()) == 10
 
 
 def test_a_gallery_on_three_hosts_gives_the_exact_list(

@@ -35,8 +35,8 @@ IDS = [f"t{i}" for i in range(40)]
 def test_a_tenants_galleries_are_below_its_directory(tmp_path: Path) -> None:
     with Cluster.open(tmp_path / "home", shard_hosts=2) as grid:
         staff = grid.gallery("acme/staff", create=True, dim=DIM, shards=3, replicas=2)
-        grid.gallery("acme/more", create=True, dim=DIM, shards=1)
-        grid.gallery("beta/staff", create=True, dim=DIM, shards=2)
+        grid.gallery("acme/more", create=True, dim=DIM, shards=1, replicas=2)
+        grid.gallery("beta/staff", create=True, dim=DIM, shards=2, replicas=2)
         acme, beta = (grid.tenants.get(name).tenant_id for name in ("acme", "beta"))
         hosts = sorted(grid.home.hosts_directory.iterdir())
         for host in hosts:

@@ -38,9 +38,11 @@ from coordinator.messages import (
     IdentitiesRequest,
     ListReply,
     ListRequest,
+    MoveOutRequest,
     ProgressReply,
     RecordsReply,
     RecordsRequest,
+    RenameRequest,
     ReplicateRequest,
     SearchReply,
     SearchRequest,
@@ -106,7 +108,7 @@ POSITIONS = st.builds(Position, COUNT, COUNT, COUNT)
 SEGMENTS = st.builds(SegmentState, COUNT, COUNT, COUNT, COUNT, st.booleans(), st.booleans(), IDS)
 ENTRIES = st.builds(
     Entry,
-    COUNT, COUNT, st.sampled_from(["append", "bury", "move", "amend"]), IDS, st.floats(0, 1e10), COUNT,
+    COUNT, COUNT, st.sampled_from(["append", "bury", "move", "amend", "depart"]), IDS, st.floats(0, 1e10), COUNT,
     ROWS.flatmap(enroll_batches), NUMBERS, COUNT, COUNT, COUNT,
 )  # fmt: skip
 
@@ -134,6 +136,8 @@ REQUESTS = st.one_of(
         TEXTS,
         st.lists(st.none() | st.binary(max_size=9), max_size=3).map(tuple),
     ),
+    st.builds(RenameRequest, TEXT, COUNT, COUNT, IDS, TEXT, TEXT, COUNT),
+    st.builds(MoveOutRequest, TEXT, COUNT, COUNT, IDS, TEXT, TEXTS, st.floats(0, 1e3), COUNT),
     st.builds(RecordsRequest, TEXT, SHARDS, TEXTS, EPOCHS),
     st.builds(IdentitiesRequest, TEXT, SHARDS, TEXT, COUNT, EPOCHS),
     st.builds(ListRequest, TEXT, SHARDS, TEXT, COUNT, st.none() | TEXT, EPOCHS),
@@ -147,10 +151,10 @@ REQUESTS = st.one_of(
 RECORDS = st.builds(TemplateRecord, TEXT, st.none() | TEXT, st.none() | st.binary(max_size=9), COUNT)
 STATS = st.builds(ShardStats, COUNT, COUNT, COUNT, COUNT, COUNT, COUNT, st.none() | TEXT)
 REPLIES = st.one_of(
-    st.builds(SearchReply, ROWS.flatmap(candidate_batches), SHARDS),
+    st.builds(SearchReply, ROWS.flatmap(candidate_batches), SHARDS, st.none() | TEXT, st.booleans()),
     st.builds(EnrollReceipt, COUNT, COUNT, COUNT),
-    st.builds(DeleteReply, COUNT),
-    st.builds(AmendReply, COUNT),
+    st.builds(DeleteReply, COUNT, st.booleans()),
+    st.builds(AmendReply, COUNT, st.booleans()),
     st.builds(RecordsReply, st.lists(RECORDS, max_size=3).map(tuple)),
     st.builds(IdentitiesReply, st.lists(st.builds(IdentityCount, TEXT, COUNT), max_size=3).map(tuple)),
     st.builds(ListReply, TEXTS),

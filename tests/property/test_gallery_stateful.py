@@ -38,7 +38,7 @@ from coordinator.runtime import LocalRuntime
 from coordinator.types import ReplicaErasure
 from shard import compaction, tail
 from shard.check import check_shard
-from shard.errors import DuplicateTemplate, UnknownTemplate
+from shard.errors import AlreadyExists, DuplicateTemplate, InvalidParameter, UnknownIdentity, UnknownTemplate
 from shard.keys import in_listing_order
 from shard.shard import Shard
 from shard.training import MIN_TRAIN
@@ -132,6 +132,32 @@ class GalleryMachine(RuleBasedStateMachine):
             return
         kept = self.kept[template_id] = self.kept[template_id]._replace(metadata=metadata)
         assert self.gallery.update(template_id, metadata) == Template(template_id, kept.identity, metadata)
+
+    @rule(old=PEOPLE.filter(bool), new=PEOPLE.filter(bool))
+    def rename_identity(self, old: str, new: str) -> None:
+        count = Counter(kept.identity for kept in self.kept.values())
+        expected = InvalidParameter if old == new else AlreadyExists if count[new] else None
+        expected = UnknownIdentity if old != new and not count[old] else expected
+        if expected is not None:
+            with pytest.raises(expected):
+                self.gallery.rename_identity(old, new)
+        else:
+            assert self.gallery.rename_identity(old, new) == count[old]
+            self._rename({old}, new)
+
+    @rule(people=st.sets(PEOPLE.filter(bool), min_size=1, max_size=3), into=PEOPLE.filter(bool))
+    def merge_identities(self, people: set[str], into: str) -> None:
+        count = Counter(kept.identity for kept in self.kept.values())
+        sources = people - {into}
+        if not sources or not all(count[person] for person in sources):
+            with pytest.raises((UnknownIdentity, InvalidParameter)):
+                self.gallery.merge_identities(sorted(people), into)
+        else:
+            assert self.gallery.merge_identities(sorted(people), into) == sum(count[person] for person in sources)
+            self._rename(sources, into)
+
+    def _rename(self, sources: set[str], new: str) -> None:
+        self.kept.update({i: kept._replace(identity=new) for i, kept in self.kept.items() if kept.identity in sources})
 
     @rule()
     def erase(self) -> None:

@@ -1,5 +1,8 @@
 """Error rates of scores: against counting, against simulation, and refused where the sample is too small."""
 
+import dataclasses
+import statistics
+
 import numpy as np
 import pytest
 
@@ -39,7 +42,7 @@ GENUINE = np.clip(np.random.default_rng(0).normal(0.7, 0.15, 400), -1, 1)
 
 
 def calibration(top: np.ndarray, *, size: int = 10_000, seed: int = 1) -> Calibration:  # type: ignore[type-arg]
-    facts = {"embedder": "e", "labelled": 1, "identities": 1, "left_out": 0, "samples": 100, "seed": seed}
+    facts = {"embedder": "e", "labelled": 1, "identities": 10**9, "left_out": 0, "samples": 100, "seed": seed}
     few = ImpostorScores(unit_rows(120, 64, seed=4))
     return measured(GENUINE, few, top, gallery_size=size, created_at=0.0, **facts)
 
@@ -155,15 +158,35 @@ def test_what_is_carried_up_errs_to_the_safe_side_where_probes_differ() -> None:
 def test_targets_below_what_the_searches_support_are_refused() -> None:
     found = calibration(np.random.default_rng(0).random(999))
     lowest = found.lowest_fpir()
-    assert lowest == pytest.approx(0.003)
+    assert lowest == pytest.approx(3 / 999)
     assert found.fpir_at(found.threshold_for_fpir(lowest)) <= 3 / 999
-    with pytest.raises(NotEnoughData, match=r"0\.001 at 10,000 templates needs 2,999 .* has 999, enough for 0\.003"):
+    with pytest.raises(NotEnoughData, match=r"0\.001 at 10,000 .* 3,000 .* 999 are worth 998, enough for 0\.003"):
         found.threshold_for_fpir(0.001)
     with pytest.raises(NotEnoughData):
         found.threshold_for_fpir(0.003, 20_000)
     assert found.threshold_for_fpir(0.0031, 9_000) > 0
-    low, high = found.threshold_interval(0.003)
-    assert low < found.threshold_for_fpir(0.003) <= high == 1.0
+    low, high = found.threshold_interval(lowest)
+    assert low < found.threshold_for_fpir(lowest) <= high == 1.0
+
+
+def test_probes_that_may_find_each_other_are_worth_half() -> None:
+    """Scores of 400 templates among each other: FPIR spreads over repeated samples as the intervals say."""
+    rng = np.random.default_rng(3)
+    hits, inside = [], []
+    for seed in range(150):
+        scores = rng.normal(size=(400, 400))
+        scores = np.maximum(scores, scores.T)
+        np.fill_diagonal(scores, -9)
+        top = scores.max(axis=1)
+        made = calibration(top, size=400)
+        one = dataclasses.replace(made, identities=400, seed=seed)
+        hits.append((top >= 3.9).mean())
+        low, high = one.fpir_interval(3.9)
+        inside.append((low, high))
+        assert one.worth == 200
+        assert made.worth == pytest.approx(400)
+    truth = np.mean(hits)
+    assert np.mean([low <= truth <= high for low, high in inside]) > 0.9
 
 
 @pytest.mark.parametrize("target", [0, 1, -0.1, float("nan"), True, "0.1", None])
@@ -196,3 +219,25 @@ def test_json_holds_all_of_it() -> None:
     for damaged in ("", "{}", "[]", found.to_json().replace('"version": 1', '"version": 9')):
         with pytest.raises(CorruptData, match="here: no readable calibration"):
             Calibration.from_json(damaged, where="here")
+
+
+@pytest.mark.parametrize("size", [240, 5_000, 1_000_000])
+def test_a_calibration_checks_itself_in_the_gallery_of_its_probes(size: int) -> None:
+    """Independent scores: what is carried down is what is measured there, however much larger the gallery is."""
+    rng = np.random.default_rng(11)
+    rows = rng.normal(size=(1_000, 1_024)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    scores = rng.random((1_000,)) ** (1 / size)  # the maximum of `size` uniform scores, then to the scale of a cosine
+    top = np.array([statistics.NormalDist(0, 1 / 32).inv_cdf(min(u, 1 - 1e-12)) for u in scores])
+    facts = {"embedder": None, "labelled": 1, "identities": 10**9, "left_out": 0, "samples": 100, "seed": 0}
+    found = measured(GENUINE, ImpostorScores(rows), top, gallery_size=size, created_at=0.0, **facts)
+    if size < 2 * 999:
+        assert found.check is None
+        return
+    assert found.check is not None
+    assert found.check.templates == 999
+    assert 0 < found.check.carried <= 0.11
+    low, high = found.check.interval
+    assert low <= found.check.measured <= high
+    allowed = 3 * np.sqrt(found.check.carried * (1 - found.check.carried) / 500)
+    assert found.check.measured == pytest.approx(found.check.carried, abs=allowed)

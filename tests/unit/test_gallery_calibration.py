@@ -146,7 +146,7 @@ def test_searches_go_on_while_the_coordinator_is_away(
 
     monkeypatch.setattr(grid.coordinator.calibrations, "of", away)
     assert gallery.search(probe, target_fpir=0.1).threshold == found.threshold_for_fpir(0.1)
-    assert "last one known" in caplog.text
+    assert "the one known counts" in caplog.text
     grid.thresholds.forget(gallery._route.gallery_id)
     with pytest.raises(HostUnavailable):
         gallery.search(probe, target_fpir=0.1)

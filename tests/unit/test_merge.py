@@ -47,3 +47,17 @@ def test_empty_has_no_candidates() -> None:
     nothing = merge.empty(2, 3)
     assert nothing.template_ids == ((), ())
     assert np.isnan(nothing.scores).all()
+
+
+@given(galleries, st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**16))
+def test_what_is_in_two_parts_counts_once(rows: list[list[float]], k: int, parts: int, seed: int) -> None:
+    """A template on its way from one shard to another is in both."""
+    whole = [[(score, f"p{i}-{j}") for j, score in enumerate(row)] for i, row in enumerate(rows)]
+    rng = np.random.default_rng(seed)
+    pieces = [[[c for c in row if rng.random() < 0.5 or part == 0] for row in whole] for part in range(parts)]
+    found = merge.merge([batch(piece, k) for piece in pieces], k)
+    expected = batch(whole, k)
+    assert found.template_ids == expected.template_ids
+    assert found.identities == expected.identities
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    np.testing.assert_array_equal(found.keys, expected.keys)

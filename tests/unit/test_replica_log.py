@@ -48,6 +48,8 @@ def work(shard: Shard, seed: int = 0) -> None:
     compact(shard)
     shard.enroll(batch_of(unit_rows(3, DIM, seed=seed + 300), prefix=f"d{seed}-"))
     shard.delete(template_ids=[f"c{seed}-5", f"d{seed}-1"])
+    shard.amend([f"b{seed}-{i}" for i in range(20)], [b'{"n":%d}' % i for i in range(20)])
+    shard.rename("Ada", "Eve", limit=50)
 
 
 @pytest.mark.usefixtures("small")
@@ -116,6 +118,30 @@ def test_what_little_a_replica_lacks_comes_in_one_step(pair: tuple[Shard, Shard]
     assert not backup.is_catching_up
     assert_alike(primary, backup)
     assert backup.enroll(batch_of(unit_rows(30, DIM, seed=2), prefix="b"), operation=b"two").enrolled == 30
+
+
+@pytest.mark.parametrize("last", ["enroll", "amend", "rename", "move"])
+def test_a_tail_that_was_sealed_meanwhile_is_sealed_here_too(pair: tuple[Shard, Shard], last: str) -> None:
+    """In the one piece that brings its last rows; else the next row would be in another segment than the primary's."""
+    primary, backup = pair
+    primary.enroll(batch_of(unit_rows(40, DIM, seed=1), prefix="a", identity="Ada"))
+    catch_up(backup, primary)
+    if last == "enroll":
+        primary.enroll(batch_of(unit_rows(30, DIM, seed=2), prefix="b"))
+    elif last == "amend":
+        assert primary.amend(["a1", "a7", "nobody"], [b'{"n":1}', None, b"{}"]) == 2
+    elif last == "rename":
+        assert primary.rename("Ada", "Eve", limit=30) == 30
+    else:
+        primary.move(np.arange(10))
+    primary.flush()
+    assert catch_up(backup, primary) == 1
+    assert_alike(primary, backup)
+    entries: list[Entry] = []
+    primary.on_commit = entries.extend
+    primary.enroll(batch_of(unit_rows(5, DIM, seed=3), prefix="c"))
+    backup.apply(entries)
+    assert_alike(primary, backup)
 
 
 def test_another_past_is_divergent(pair: tuple[Shard, Shard]) -> None:

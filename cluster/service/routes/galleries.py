@@ -31,7 +31,9 @@ async def create(call: Asked) -> Response:
     grid = call.gateway.cluster
 
     def make() -> GalleryStats:
-        grid.tenants.get(name.partition("/")[0])  # one that was never made has no galleries
+        owner = grid.tenants.get(name.partition("/")[0])  # one that was never made has no galleries
+        if call.principal.key.tenant_id not in (None, owner.tenant_id):
+            raise UnknownGallery(f"gallery {name!r} is not in this key's tenant")
         if _exists(call, name):
             raise AlreadyExists(f"gallery {name!r} exists")
         return grid.gallery(name, create=True, **wanted.model_dump(exclude={"name"})).stats()
@@ -84,7 +86,7 @@ async def show(call: Asked, tenant: str, gallery: str) -> Response:
 @operation(router, "DELETE", ONE, "galleries.drop", reply=None, status=204, tag="galleries")
 async def drop(call: Asked, tenant: str, gallery: str) -> Response:
     """Remove a gallery, its faces and its files."""
-    name = call.gallery_name("admin")
+    name = (await call.gallery("admin")).name
     await call.run(lambda: call.gateway.cluster.drop(name))
     call.gateway.forget_gallery(name)
     await call.audit_now()

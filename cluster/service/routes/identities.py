@@ -7,8 +7,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from cluster.gallery import Gallery
 from cluster.service import media, schemas
-from cluster.service.calls import Asked
+from cluster.service.calls import Asked, Call
 from cluster.service.operations import operation
 from cluster.service.routes.galleries import ONE
 from cluster.service.routes.photos import decoded, probe_of
@@ -35,6 +36,16 @@ async def list_identities(
             "next": page[limit].identity if len(page) > limit else None,
         }
     )
+
+
+async def _default_threshold(call: Call, gallery: Gallery) -> float:
+    """The embedder's own; InvalidParameter where there is none."""
+    if gallery.embedder is None:
+        raise InvalidParameter("threshold: expected one, since this gallery's embeddings are made elsewhere")
+    found = await call.run(lambda: call.gateway.cluster.faces_for(gallery).threshold, kind="photo")
+    if found is None:
+        raise InvalidParameter(f"threshold: expected one, since none is known for {gallery.embedder}")
+    return found
 
 
 @operation(
@@ -81,7 +92,8 @@ async def verify(call: Asked, tenant: str, gallery: str) -> Response:
             raise InvalidParameter(f"probe: expected one, got {len(rows)}")
         embedding = rows[0]
     call.exchange.count = 1
-    result = await call.run(lambda: found.verify(embedding, wanted.identity, threshold=wanted.threshold), kind="read")
+    threshold = wanted.threshold if wanted.threshold is not None else await _default_threshold(call, found)
+    result = await call.run(lambda: found.verify(embedding, wanted.identity, threshold=threshold), kind="read")
     return call.reply(
         {
             "score": result.score,

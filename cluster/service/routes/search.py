@@ -19,12 +19,14 @@ from cluster.service.searches import Options
 from cluster.thumbnails import without_thumbnail
 from shard.errors import InvalidParameter
 from shard.types import FloatArray
-from shard.validate import check_label, check_probes, normalised
+from shard.validate import check_label, check_probes
 
 router = APIRouter(prefix=f"/v1/galleries{ONE}")
 
 
-@operation(router, "POST", "/search", "search", body=schemas.SearchBody, reply=schemas.SearchReply, tag="search")
+@operation(
+    router, "POST", "/search", "search", body=schemas.SearchBody, reply=schemas.SearchReply, is_hot=True, tag="search"
+)
 async def search(call: Asked, tenant: str, gallery: str) -> Response:
     """The k nearest templates of each probe."""
     found = await call.gallery("read")
@@ -39,7 +41,7 @@ async def search(call: Asked, tenant: str, gallery: str) -> Response:
 
 async def searched(call: Call, gallery: Gallery, probes: FloatArray, wanted: schemas.SearchOptions) -> SearchBatch:
     """The candidates: checked, counted against the tenant's rate, and searched for when it is its turn."""
-    probes = normalised(check_probes(probes, gallery.dim))
+    probes = check_probes(probes, gallery.dim)
     options = _options(wanted)
     principal = call.principal
     if principal.tenant is not None:

@@ -18,7 +18,7 @@ from cluster.service.operations import operation
 from cluster.service.problems import HttpProblem
 from cluster.service.routes.galleries import ONE
 from cluster.snapshots import SnapshotInfo, Snapshots, snapshot_info
-from shard.errors import UnknownSnapshot
+from shard.errors import UnknownSnapshot, UnknownTenant
 
 router = APIRouter(prefix=f"/v1/galleries{ONE}/snapshots")
 
@@ -120,6 +120,8 @@ def _store(call: Call, tenant: str) -> Snapshots:
     if gateway.snapshot_store is None:
         raise HttpProblem(501, "no_snapshot_store", "the operator of this service has set no store for snapshots")
     tenant_id = gateway.cluster.tenants.get(tenant).tenant_id
+    if call.principal.key.tenant_id not in (None, tenant_id):  # the key is of a tenant that had this name before
+        raise UnknownTenant(f"no tenant {tenant!r}")
     return gateway.cluster.snapshots(f"{gateway.snapshot_store.rstrip('/')}/{tenant_id}")
 
 

@@ -66,14 +66,14 @@ async def list_tenants(call: Asked) -> Response:
 @operation(router, "GET", "/tenants/{tenant}", "tenants.show", reply=schemas.TenantReply, tag="tenants")
 async def show_tenant(call: Asked, tenant: str) -> Response:
     """A tenant. Operator, or the tenant's own scope admin."""
-    name = call.tenant(tenant)
+    name = await call.tenant(tenant)
     return call.reply(tenant_values(await call.run(lambda: call.gateway.cluster.tenants.get(name))))
 
 
 @operation(router, "GET", "/tenants/{tenant}/usage", "tenants.usage", reply=schemas.UsageReply, tag="tenants")
 async def usage(call: Asked, tenant: str) -> Response:
     """How many galleries, templates and bytes a tenant has."""
-    name = call.tenant(tenant)
+    name = await call.tenant(tenant)
     return call.reply(asdict(await call.run(lambda: tenancy.usage(call.gateway.cluster, name))))
 
 
@@ -116,7 +116,7 @@ async def drop_tenant(call: Asked, tenant: str) -> Response:
 )  # fmt: skip
 async def create_key(call: Asked, tenant: str) -> Response:
     """Make a key. Its secret is in this answer and nowhere else."""
-    name = call.tenant(tenant)
+    name = await call.tenant(tenant)
     wanted = call.read(schemas.KeyBody)
     key, secret = await call.run(
         lambda: call.gateway.cluster.tenants.create_key(
@@ -134,7 +134,7 @@ async def create_key(call: Asked, tenant: str) -> Response:
 @operation(router, "GET", "/tenants/{tenant}/keys", "keys.list", reply=schemas.KeysReply, tag="keys")
 async def list_keys(call: Asked, tenant: str) -> Response:
     """A tenant's keys, without their secrets."""
-    name = call.tenant(tenant)
+    name = await call.tenant(tenant)
     found = await call.run(lambda: call.gateway.cluster.tenants.keys(name))
     return call.reply({"keys": [key_values(key) for key in found]})
 
@@ -145,7 +145,7 @@ async def list_keys(call: Asked, tenant: str) -> Response:
 )  # fmt: skip
 async def rotate_key(call: Asked, tenant: str, key_id: str) -> Response:
     """A new secret in place of the old one, which goes on for overlap_s seconds."""
-    await _check_key(call, call.tenant(tenant), key_id)
+    await _check_key(call, await call.tenant(tenant), key_id)
     wanted = call.read(schemas.RotateBody)
     key, secret = await call.run(lambda: call.gateway.cluster.tenants.rotate_key(key_id, overlap_s=wanted.overlap_s))
     call.gateway.keys.forget()
@@ -156,7 +156,7 @@ async def rotate_key(call: Asked, tenant: str, key_id: str) -> Response:
 @operation(router, "DELETE", "/tenants/{tenant}/keys/{key_id}", "keys.revoke", reply=schemas.KeyReply, tag="keys")
 async def revoke_key(call: Asked, tenant: str, key_id: str) -> Response:
     """Refuse a key from now on; other gateways do within seconds."""
-    await _check_key(call, call.tenant(tenant), key_id)
+    await _check_key(call, await call.tenant(tenant), key_id)
     key = await call.run(lambda: call.gateway.cluster.tenants.revoke_key(key_id))
     call.gateway.keys.forget()
     await call.audit_now()
@@ -171,7 +171,7 @@ async def audit(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     """What was done with the tenant's galleries and keys, latest first."""
-    name = call.tenant(tenant)
+    name = await call.tenant(tenant)
     found = await call.run(lambda: call.gateway.cluster.tenants.audit(name, before=before, limit=limit))
     return call.reply({"entries": [asdict(entry) for entry in found]})
 

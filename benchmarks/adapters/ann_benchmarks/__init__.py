@@ -1,0 +1,1 @@
+"""ann_benchmarks/algorithms/facegrid/: `module.py` and `config.yml`. How to use them: README.md beside them."""

@@ -1,0 +1,1 @@
+"""The verbs, each written once: generators of calls (`cluster.client.call`) that check, ask, and decode."""
