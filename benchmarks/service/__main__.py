@@ -107,7 +107,7 @@ def _service(run: RunResult, options: argparse.Namespace, folder: Path, gallerie
                 run.recall[f"{name}, k={k}"] = made.recall(found, k)
         for name, tenant_of in tenants.items():
             for asking, connections, queries in _loads(tenant_of.gallery, is_main=name == "one"):
-                _say(f"{asking}, {connections} connections, {queries} a request")
+                _say(f"{asking.gallery}, k={asking.k}, {asking.body}: {connections} connections, {queries} a request")
                 found_load = searched(
                     served, tenant_of.workload, tenant_of.key, asking, connections=connections, queries=queries,
                     seconds=options.seconds,

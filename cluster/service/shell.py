@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
-import secrets
 import sys
 import time
 import zlib
@@ -40,6 +40,8 @@ _ONCE = (
     b"authorization", b"content-type", b"content-length", b"content-encoding", b"transfer-encoding", b"host",
     b"idempotency-key", b"x-request-id", b"accept",
 )  # fmt: skip
+_IDS = random.Random()
+"""Of request ids, which are no secret: asking the kernel for each one hands the interpreter to another thread."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
@@ -225,7 +227,7 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value.decode()
-    return secrets.token_hex(8)
+    return f"{_IDS.getrandbits(64):016x}"
 
 
 def _single(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
