@@ -17,15 +17,18 @@ OPEN_S, RESIDENT_BYTES, COLD_MS = 60.0, 2 << 30, 20.0
 
 def judged(run: RunResult) -> list[Judged]:
     """Every figure of the run that has a target."""
-    found: list[Judged] = []
-    for search in run.searches:
-        found += _search(search)
-    found += _batches(run.searches)
+    found = judged_searches(run.searches)
     if run.fairness is not None:
         found.append(_fairness(run.fairness))
     if run.galleries is not None:
         found += _galleries(run.galleries)
     return found
+
+
+def judged_searches(searches: list[SearchLoad]) -> list[Judged]:
+    """Single queries first, then batches; these need both single loads of the same kind among the searches."""
+    found = [item for search in searches for item in _search(search)]
+    return [*found, *_batches(searches)]
 
 
 def _what(search: SearchLoad) -> str:
