@@ -30,6 +30,7 @@ from cluster.snapshots import Snapshots
 from coordinator.attachment import Attached, Attachment
 from coordinator.catalog import open_catalog
 from coordinator.coordinator import Coordinator
+from coordinator.heat import COLD
 from coordinator.home import Home
 from coordinator.idempotency import Idempotency
 from coordinator.names import check_gallery_name
@@ -240,6 +241,15 @@ class Cluster(entry.Cluster):
         self.check_open()
         return self.coordinator.idempotency
 
+    def heat(self) -> dict[str, str]:
+        """How near at hand each gallery is, by name: `hot` (open, used in the last minutes), `warm` (open) or `cold`.
+
+        A cold one is opened by the next request for it. Asking opens none.
+        """
+        self.check_open()
+        open_now = self.coordinator.heat()
+        return {route.name: open_now.get(route.gallery_id, COLD) for route in self.coordinator.galleries()}
+
     def drop(self, name: str) -> None:
         """Remove a gallery, its templates and its files; UnknownGallery."""
         self.coordinator.drop_gallery(check_gallery_name(name))
@@ -395,6 +405,7 @@ def _start_ray(home: Home, settings: Settings, undo: contextlib.ExitStack) -> Ra
         catalog=settings.catalog,
         erasure_s=settings.erasure_hours * 3600,
         audit_s=settings.audit_days * 86_400,
+        open_shards=settings.open_shards,
     )
     undo.callback(ray.close)
     return ray
@@ -405,7 +416,8 @@ def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[
     catalog = open_catalog(home, settings.catalog)
     undo.callback(catalog.close)
     names = {f"host-{i}" for i in range(settings.shard_hosts or 1)}
-    runtime = LocalRuntime(home.hosts_directory, sorted(names | set(home.local_hosts())))
+    present = sorted(names | set(home.local_hosts()))
+    runtime = LocalRuntime(home.hosts_directory, present, open_shards=settings.open_shards)
     undo.callback(runtime.close)
     coordinator = Coordinator(
         catalog, runtime, erasure_s=settings.erasure_hours * 3600, audit_s=settings.audit_days * 86_400

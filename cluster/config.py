@@ -46,6 +46,12 @@ class Settings(BaseModel):
     audit_days: float = Field(
         default=400.0, gt=0, le=36_525, description="Days that entries of the audit log are kept."
     )
+    open_shards: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Shards that a host has open at a time; as many as its limit of open files allows, at most 512.",
+    )
     kernel: str | None = Field(default=None, description="SIMD kernel by name; the fastest that runs here if not set.")
     models: tuple[Path, ...] = Field(
         default=(), description="Directories to look for network files in, separated by `:`, before the cache."

@@ -27,6 +27,7 @@ from coordinator.catalog_rows import (
 )
 from coordinator.catalog_schema import prepare
 from coordinator.catalog_tables import DROPPING, GALLERIES, HOSTS, META, METADATA, MODELS, REPLICAS, SHARDS
+from coordinator.catalog_view import CatalogView, Lists
 from coordinator.database import Database
 from coordinator.home import Home
 from coordinator.names import tenant_name
@@ -70,6 +71,7 @@ class Catalog:
         self._database = Database(url)
         self.shown = self._database.shown
         """Where it is, without password."""
+        self._view = CatalogView(self.shown)
         try:
             with self._database.preparing(_PREPARING) as db:
                 prepare(db, self.shown)
@@ -174,11 +176,19 @@ class Catalog:
             found = routes(db, self.shown, GALLERIES.c.name == name, GALLERIES.c.state == state)
         return found[0] if found else None
 
+    def ids(self, *states: str) -> list[str]:
+        """Ids of the galleries in these states."""
+        query = sa.select(GALLERIES.c.gallery_id).where(GALLERIES.c.state.in_(states))
+        with self.reading() as db:
+            return [str(gallery_id) for gallery_id in db.execute(query).scalars()]
+
     def galleries(self, *states: str, tenant_id: str | None = None) -> list[GalleryRoute]:
         """Galleries in these states, those that are ready if none is given, by name: of all tenants, or of one."""
-        own = () if tenant_id is None else (GALLERIES.c.tenant_id == tenant_id,)
+        if tenant_id is None:
+            return list(self._viewed(states or (READY,))[0])
         with self.reading() as db:
-            return routes(db, self.shown, GALLERIES.c.state.in_(states or (READY,)), *own)
+            own = GALLERIES.c.tenant_id == tenant_id
+            return routes(db, self.shown, GALLERIES.c.state.in_(states or (READY,)), own)
 
     def min_in_sync(self, gallery_ids: Collection[str]) -> dict[str, int]:
         """Gallery id to the copies that must have a write before it is acknowledged."""
@@ -198,8 +208,15 @@ class Catalog:
 
     def shards(self) -> list[ShardConfig]:
         """Every shard of the galleries that are LOOKED_AFTER, by gallery id and number."""
+        return list(self._viewed(LOOKED_AFTER)[1])
+
+    def _viewed(self, states: tuple[str, ...]) -> Lists:
+        mark = self._database.change_mark()
+        known = self._view.known(states, mark)
+        if known is not None:
+            return known
         with self.reading() as db:
-            return configs(db, self.shown, GALLERIES.c.state.in_(LOOKED_AFTER))
+            return self._view.read(db, states, mark)
 
     def shards_of(self, gallery_id: str, *states: str) -> list[ShardConfig]:
         """The shards of one gallery, by number; none unless it is in one of these states, ready if none is given."""

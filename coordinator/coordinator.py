@@ -19,9 +19,10 @@ from coordinator.calibrations import Calibrations
 from coordinator.catalog import READY, Catalog
 from coordinator.claims import Claims
 from coordinator.erasure import Erasure
+from coordinator.heat import hottest
 from coordinator.idempotency import Idempotency
 from coordinator.identities import IdentityChanges
-from coordinator.messages import ActivateModel, CreateShard, PrepareModel
+from coordinator.messages import ActivateModel, CreateShard, HeatReply, HeatRequest, PrepareModel
 from coordinator.names import check_gallery_name, tenant_name
 from coordinator.placement import place_replicas
 from coordinator.replication import Replication, ReplicationPolicy
@@ -223,6 +224,23 @@ class Coordinator:
         """Replicas that a host holds still."""
         return self.replication.left_on(host)
 
+    def heat(self) -> dict[str, str]:
+        """The galleries of which a shard is open somewhere, by id: `hot` or `warm`; see `coordinator.heat`.
+
+        All others are cold. What a host that does not answer has open is not known.
+        """
+        states: dict[str, list[str]] = {}
+        for host in self._runtime.hosts():
+            try:
+                (reply,) = self._runtime.control([(host, HeatRequest())])
+            except FacegridError as error:
+                _LOG.info("what shard host %s has open is not known: %s", host, error)
+                continue
+            assert isinstance(reply, HeatReply)
+            for gallery_id, state in zip(reply.galleries, reply.states, strict=True):
+                states.setdefault(gallery_id, []).append(state)
+        return {gallery_id: hottest(found) for gallery_id, found in states.items()}
+
     def shard_configs(self) -> list[ShardConfig]:
         """Who holds each shard of every gallery."""
         return self._catalog.shards()
@@ -385,7 +403,10 @@ class Coordinator:
         """
         failures: list[FacegridError] = []
         with self._training:
+            rolled_out = {status.gallery for status in self._rollouts.statuses()}
             for route in self._catalog.galleries():
+                if route.model_id is None and route.name not in rolled_out:
+                    continue  # it never had a model
                 try:
                     self._rollouts.resume(route.name)
                     self._rollouts.reconcile([self._catalog.gallery(route.name)])

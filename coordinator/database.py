@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,9 @@ class Database:
         """Where it is, for messages: the path of a SQLite file, or the URL without its password."""
         self.is_sqlite = parsed.get_backend_name() == SQLITE
         self._is_closed = False
+        self._path = parsed.database if self.is_sqlite else None
+        self._watching = threading.Lock()
+        self._watcher: sqlite3.Connection | None = None
         self._engine: Engine = _sqlite_engine(parsed) if self.is_sqlite else _postgresql_engine(parsed)
         self._readers: Engine = self._engine
         self._writers: Engine = self._engine
@@ -52,6 +57,26 @@ class Database:
         """Close all connections; calls after it raise ShardClosed. Idempotent."""
         self._is_closed = True
         self._engine.dispose()
+        with self._watching:
+            if self._watcher is not None:
+                self._watcher.close()
+                self._watcher = None
+
+    def change_mark(self) -> int | None:
+        """A number that differs from an earlier one if anything was committed since; None where none can be had.
+
+        SQLite tells it of any process's commits, in microseconds; PostgreSQL has nothing like it.
+        """
+        self._check_open()
+        with self._watching:
+            if self._path is None:
+                return None
+            try:
+                if self._watcher is None:
+                    self._watcher = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+                return int(self._watcher.execute("PRAGMA data_version").fetchone()[0])
+            except sqlite3.Error:
+                return None  # whoever reads finds out why
 
     def _check_open(self) -> None:
         # The engine would connect again, to a home whose lock may be another process's by now.

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from coordinator.catalog import Catalog
-from coordinator.messages import CompactShards, ErasureReply, ErasureRequest, ScrubShards
+from coordinator.messages import BuriedReply, BuriedRequest, CompactShards, ErasureReply, ErasureRequest, ScrubShards
 from coordinator.runtime import Runtime
 from coordinator.types import ReplicaErasure, ShardConfig
 from shard.errors import FacegridError
@@ -94,16 +94,13 @@ class Erasure:
         now: unix seconds, of the clock if None.
         """
         now = time.time() if now is None else now
+        due = self._due(now)
         done = 0
-        for config in self._catalog.shards():
-            if gallery_id is not None and config.gallery_id != gallery_id:
-                continue
-            oldest = [
-                state.oldest
-                for host in config.in_sync
-                if (state := self._state(config, host)) is not None and state.oldest is not None
-            ]
-            if not oldest or now - min(oldest) < START_SHARE * self.deadline_s:
+        for config in self._catalog.shards() if due else ():
+            key = (config.gallery_id, config.shard)
+            if (gallery_id is not None and config.gallery_id != gallery_id) or not due.get(key, set()) & set(
+                config.in_sync
+            ):
                 continue
             try:
                 with self._running:
@@ -112,3 +109,18 @@ class Erasure:
             except FacegridError as error:
                 _LOG.error("erasing shard %d of %s failed: %s", config.shard, config.gallery_id, error)
         return done
+
+    def _due(self, now: float) -> dict[tuple[str, int], set[str]]:
+        """Shards near their deadline, each with the hosts that say so: one question a host, which opens no shard."""
+        due: dict[tuple[str, int], set[str]] = {}
+        for host in self._runtime.hosts():
+            try:
+                (reply,) = self._runtime.control([(host, BuriedRequest())])
+            except FacegridError as error:
+                _LOG.warning("what shard host %s holds of deleted templates is not known: %s", host, error)
+                continue
+            assert isinstance(reply, BuriedReply)
+            for gallery_id, shard, oldest in zip(reply.galleries, reply.shards, reply.oldest, strict=True):
+                if now - oldest >= START_SHARE * self.deadline_s:
+                    due.setdefault((gallery_id, shard), set()).add(host)
+        return due

@@ -46,6 +46,10 @@ class HostModels:
                 mapped.madvise(mmap.MADV_DONTNEED)
             return self._loaded[model_id]
 
+    def is_any_stored(self) -> bool:
+        """Whether there is a file of any model."""
+        return next(self._directory.glob(f"*{_SUFFIX}"), None) is not None
+
     @contextlib.contextmanager
     def storing(self, data: bytes) -> Iterator[SearchModel]:
         """The model of these bytes, from its file: written unless it is there and sound, and not removed meanwhile."""

@@ -432,6 +432,19 @@ class ConfiguredReply:
 
 
 @dataclass(frozen=True, slots=True)
+class HeatRequest:
+    """Which shards of the host are at hand?"""
+
+
+@dataclass(frozen=True, slots=True)
+class HeatReply:
+    """The gallery of each shard that is open, and `hot` or `warm`; all others are cold. See `coordinator.heat`."""
+
+    galleries: tuple[str, ...]
+    states: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class InventoryRequest:
     """Which shards have a directory on the host, whoever is thought to hold them."""
 
@@ -502,6 +515,20 @@ class ErasureReply:
     """One entry a shard, in the order asked."""
 
     states: tuple[ErasureState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BuriedRequest:
+    """Which shards of the host still hold bytes of deleted templates?"""
+
+
+@dataclass(frozen=True, slots=True)
+class BuriedReply:
+    """Gallery id and number of each, and the unix seconds of its oldest deletion whose bytes may be there."""
+
+    galleries: tuple[str, ...]
+    shards: tuple[int, ...]
+    oldest: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -681,6 +708,8 @@ ControlRequest: TypeAlias = (
     | ConfigureShards
     | SetPeers
     | InventoryRequest
+    | HeatRequest
+    | BuriedRequest
     | AdmitReplica
     | DropShard
     | CompactShards
@@ -712,6 +741,8 @@ Reply: TypeAlias = (
     | ErasureReply
     | CheckReply
     | InventoryReply
+    | HeatReply
+    | BuriedReply
     | ConfiguredReply
     | Done
 )

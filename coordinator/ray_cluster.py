@@ -111,12 +111,14 @@ class RayCluster:
         catalog: str | None = None,
         erasure_s: float = ERASURE_S,
         audit_s: float = AUDIT_S,
+        open_shards: int | None = None,
     ) -> RayCluster:
         """Start or join Ray, start a host actor for each name and the coordinator, wait until all are open.
 
         home: the home directory, at the same path on every node; host `a` keeps its shards in <home>/hosts/a of its
         node. catalog: its URL, which this node can reach; <home>/catalog.db of this node if None. known_hosts: names
         that the catalog has shards on. needed_hosts: those without which a shard has no replica in sync; all if None.
+        open_shards: of each host at a time; as many as its limit of open files allows if None.
         Raises ClusterNotReady (no cluster, versions differ, hosts missing), MissingExtra, InvalidParameter, and what
         keeps a host or the coordinator from opening (HomeLocked, CorruptData, FormatTooNew).
         """
@@ -129,7 +131,7 @@ class RayCluster:
             seats = _seats(session, options, home, known_hosts, needed)
             cluster._seat = lambda name, seat: session.spawn(
                 ShardHostProcess,
-                (name, str(home / "hosts" / name), secret, seat.bind, kernel),
+                (name, str(home / "hosts" / name), secret, seat.bind, kernel, open_shards),
                 title=host_title(name),
                 resources=seat.resources,
             )
@@ -313,6 +315,10 @@ class RayCoordinator:
         """See Coordinator.compare."""
         found: list[str] = self._call("compare")
         return found
+
+    def heat(self) -> dict[str, str]:
+        """See Coordinator.heat."""
+        return dict(self._call("heat"))
 
     def shard_configs(self) -> list[ShardConfig]:
         """See Coordinator.shard_configs."""

@@ -36,7 +36,7 @@ from coordinator.messages import (
     SetPeers,
     ShardHealth,
 )
-from coordinator.placement import balance_moves, spare_host
+from coordinator.placement import balance_moves, is_level, spare_host
 from coordinator.runtime import Runtime
 from coordinator.types import DOWN, DRAINING, GONE, UP, HostRecord, ShardConfig
 from shard.errors import CorruptData, FacegridError, InvalidParameter, StaleRoute, error_from_code
@@ -298,19 +298,20 @@ class Replication:
             for host in (*config.in_sync, *config.joining):
                 if self._told.get((host, (config.gallery_id, config.shard)), 0) < config.epoch and self._is_there(host):
                     news.setdefault(host, []).append(config)
+        if not news:
+            return {}
         minima = self._catalog.min_in_sync({config.gallery_id for told in news.values() for config in told})
         faults: dict[tuple[str, Key], str] = {}
-        with ThreadPoolExecutor(max(1, len(news))) as pool:
-            asked = {
-                host: pool.submit(
-                    self._control,
-                    host,
-                    ConfigureShards(tuple(told), tuple(minima.get(config.gallery_id, 1) for config in told), released),
-                )
-                for host, told in news.items()
-            }
-        for host, future in asked.items():
-            reply = future.result()
+        requests = [
+            (host, ConfigureShards(tuple(told), tuple(minima.get(c.gallery_id, 1) for c in told), released))
+            for host, told in news.items()
+        ]
+        if len(requests) == 1:
+            replies = [self._control(*requests[0])]
+        else:
+            with ThreadPoolExecutor(len(requests)) as pool:
+                replies = list(pool.map(lambda asked: self._control(*asked), requests))
+        for host, reply in zip(news, replies, strict=True):
             if not isinstance(reply, ConfiguredReply):
                 continue
             for config, fault in zip(news[host], reply.faults, strict=True):
@@ -417,6 +418,9 @@ class Replication:
         """Towards even hosts, and none on those that are drained."""
         records = self._catalog.hosts()
         eligible = [record.host for record in records if record.state == UP]
+        load = self._catalog.shards_per_host()
+        if is_level(eligible, load):
+            return
         configs = self._catalog.shards()
         is_silent = any(record.state in (UP, DRAINING) and not self._is_there(record.host) for record in records)
         may_return = any(map(self._may_come_back, records))
@@ -424,7 +428,7 @@ class Replication:
             return  # one thing at a time: a host that is missed is seen to first
         away = {record.host for record in records if record.state in (DOWN, GONE)}
         configs = [config for config in configs if not away & set(config.in_sync)]
-        moves = balance_moves(configs, eligible, self._catalog.shards_per_host())
+        moves = balance_moves(configs, eligible, load)
         by_key = {(config.gallery_id, config.shard): config for config in configs}
         for move in moves[: self.policy.copies]:
             config = by_key[move.gallery_id, move.shard]
@@ -563,7 +567,9 @@ class Replication:
         The catalog remembers one until every host has removed it: a host that is away may hold it still. What the
         catalog does not know at all is never removed.
         """
-        idle = {route.gallery_id for route in self._catalog.galleries(DROPPING, CREATING)} - self._creating
+        idle = set(self._catalog.ids(DROPPING, CREATING)) - self._creating
+        if not idle:
+            return
         # Asked again: one may have been completed before it was found that nobody is creating it any more.
         unfinished = [route for route in self._catalog.galleries(DROPPING, CREATING) if route.gallery_id in idle]
         names = [record.host for record in self._catalog.hosts() if record.state != GONE]

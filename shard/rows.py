@@ -136,7 +136,8 @@ class Rows:
         files = self.files(row)
         files.check_size(row)
         if not row.is_sealed:
-            files.open_tail(row.capacity).close()
+            if not files.is_tail(row.capacity):
+                files.open_tail(row.capacity).close()
             files.check_appends(row, self._store.appends(row.first_row, row.first_row + row.rows))
         self.index.open_segment(str(files.floats_path), row.capacity)
         if row.is_sealed:

@@ -62,6 +62,13 @@ class SegmentFiles:
         sync_directory(self.directory)
         return tail
 
+    def is_tail(self, capacity: int) -> bool:
+        """Whether the float file is there and `capacity` rows long, as it is mapped.
+
+        Not whether that is durable: whoever writes into it calls `open_tail`, and what was committed was synced.
+        """
+        return self.floats_path.is_file() and self.floats_path.stat().st_size == capacity * self._dim * 4
+
     def try_map(self, capacity: int) -> None:
         """Map the float file and let go of it again; WriteFailed if that cannot be had."""
         try:

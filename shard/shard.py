@@ -120,8 +120,13 @@ class Shard:
     Searches run beside writes; writes run one after another.
     """
 
-    def __init__(self, directory: Path, load_model: ModelLoader) -> None:
+    def __init__(
+        self, directory: Path, load_model: ModelLoader, *, is_settled: bool = False, holds: Holds | None = None
+    ) -> None:
         """Open a shard that `create` made; `load_model` gives the model of an id that `activate` was given before.
+
+        is_settled: it was closed in order, and nobody has opened it since. holds: of the same shard before it was
+        closed by this process.
 
         Raises CorruptData for a file that is not what the manifest says, FormatTooNew, HomeLocked.
         """
@@ -138,11 +143,11 @@ class Shard:
         """Called with every entry as it becomes true, in order and under the write lock: what replicas are told."""
         with contextlib.ExitStack() as undo:
             lock = undo.enter_context(DirectoryLock(directory))
-            self._store = Store(directory / "shard.db")
+            self._store = Store(directory / "shard.db", is_settled=is_settled)
             undo.callback(self._store.close)
             self.configured_epoch = int(self._store.meta("configured_epoch") or 0)
             self.configured_hosts = tuple((self._store.meta("configured_hosts") or "").split())
-            self._filters, self._holds = MetadataFilters(self._store), Holds()
+            self._filters, self._holds = MetadataFilters(self._store), holds or Holds()
             self._rows = Rows(directory, self._store, load_model)
             self.dim = self._rows.dim
             self._lock = lock
@@ -414,6 +419,11 @@ class Shard:
             return export_templates(self._store.templates_of(rows), self.gather, self.dim)
 
     @property
+    def holds(self) -> Holds:
+        """Identities that are held, and when templates left: in memory only."""
+        return self._holds
+
+    @property
     def has_departures(self) -> bool:
         """Whether templates may have moved to another shard while a write that is under way went from shard to shard:
         one that did not find them here may have looked for them there too early."""
@@ -525,6 +535,11 @@ class Shard:
             with self._store.transaction() as db:
                 yield db
             self._rows.segments = self._store.segments()
+
+    @property
+    def decides(self) -> bool:
+        """Whether this replica may decide entries; see `take_epoch`."""
+        return self._decides
 
     def take_epoch(self, epoch: int, hosts: Sequence[str] | None = None, *, decides: bool = False) -> None:
         """From now on entries are decided, or accepted, under this configuration; durable. StaleRoute for an older.

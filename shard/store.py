@@ -82,13 +82,17 @@ def _connect(path: Path, cache_kib: int) -> sqlite3.Connection:
     return connection
 
 
-def _settle(connection: sqlite3.Connection, path: Path) -> None:
+def _settle(connection: sqlite3.Connection, path: Path, *, is_settled: bool) -> None:
     """Copy what the log has into the database, empty the log, and make both durable, before anything is built on it.
 
     Where an fsync of the log failed, its pages are clean for the kernel and are never written again, yet they can be
     read: SQLite takes such a commit for whole, and puts later ones, which are synced and acknowledged, behind it. A
     loss of power would then take them all. In the database the pages are written anew; and the log has to be gone, or
     what is left of it would be replayed over them. After a clean close there is no log, and its removal is synced.
+
+    is_settled: no need to sync it. Such a close has synced the database before it removed the log, so that one which
+    comes back after a loss of power holds what the database has; and SQLite syncs the directory when it first syncs the
+    next log, before anything in that is acknowledged or copied.
     """
     log = path.with_name(f"{path.name}-wal")
     if log.exists() and log.stat().st_size:
@@ -96,7 +100,9 @@ def _settle(connection: sqlite3.Connection, path: Path) -> None:
         if is_busy:
             raise sqlite3.OperationalError("database is locked")
         sync_file(log)  # SQLite holds no lock on this file that closing it would release
-    sync_directory(path.parent)
+        is_settled = False
+    if not is_settled:
+        sync_directory(path.parent)
     size, (page_size,) = path.stat().st_size, connection.execute("PRAGMA page_size").fetchone()
     if size % page_size:
         # SQLite notices a missing page, and reads zeros where a part of the last one is missing.
@@ -123,8 +129,11 @@ def _unreadable(path: Path, error: Exception) -> StorageError:
 class Store:
     """One shard's database: one connection that writes, one that reads, each behind its own lock."""
 
-    def __init__(self, path: Path) -> None:
-        """Open an existing database; FormatTooNew or CorruptData if this version cannot read it."""
+    def __init__(self, path: Path, *, is_settled: bool = False) -> None:
+        """Open an existing database; FormatTooNew or CorruptData if this version cannot read it.
+
+        is_settled: it was closed in order, and nobody has opened it since; see `_settle`.
+        """
         self.path = path
         self._write_lock, self._read_lock = threading.RLock(), threading.Lock()
         self._is_closed = False
@@ -132,7 +141,7 @@ class Store:
             try:
                 self._writer = undo.enter_context(contextlib.closing(_connect(path, _WRITER_CACHE_KIB)))
                 self._reader = undo.enter_context(contextlib.closing(_connect(path, _READER_CACHE_KIB)))
-                _settle(self._writer, path)
+                _settle(self._writer, path, is_settled=is_settled)
                 found = schema.version(self._reader)
                 if found < schema.FORMAT_VERSION:
                     with _transaction(self._writer):

@@ -57,14 +57,15 @@ def _python(peer: Peer, environments: Path) -> Path:
         return Path(sys.executable)
     home = environments / peer.module
     python = home / "bin" / "python"
-    if not (home / "complete").exists():
+    complete, wanted = home / "complete", "\n".join(peer.packages)
+    if not complete.exists() or complete.read_text() != wanted:
         shutil.rmtree(home, ignore_errors=True)
         venv.create(home, with_pip=True)
         command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *peer.packages]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_S)
         if done.returncode:
             raise _Unavailable(f"pip install {' '.join(peer.packages)}: {done.stderr[-_LOG_BYTES:]}")
-        (home / "complete").touch()
+        complete.write_text(wanted)
     return python
 
 

@@ -47,7 +47,7 @@ class Served:
         self._operator = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {Path(told['operator_key_file']).read_text().strip()}"},
-            timeout=120,
+            timeout=300,
         )
 
     def tenant(self, name: str) -> str:

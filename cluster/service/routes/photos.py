@@ -19,7 +19,7 @@ from cluster.service import media, schemas
 from cluster.service.calls import Asked, Call
 from cluster.service.operations import operation
 from cluster.service.routes.galleries import ONE
-from cluster.service.routes.search import candidates, coverage, metadata_of, searched
+from cluster.service.routes.search import candidates, count_queries, coverage, metadata_of, searched
 from cluster.thumbnails import check_own, thumbnail_of
 from shard.errors import InvalidImage, InvalidParameter, UnknownTemplate
 from shard.types import MAX_ID_BYTES, FloatArray
@@ -128,6 +128,7 @@ async def search_image(
 async def detect(call: Asked) -> Response:
     """The faces of a photo, largest first, and why one would not be enrolled. Nothing is kept."""
     data = call.body if call.body_type in media.IMAGES else decoded(call.read(schemas.DetectBody).image, "image")
+    count_queries(call, 1)
     faces = await call.run(lambda: call.gateway.cluster.faces.faces(data), kind="photo")
     return call.reply(
         {
@@ -149,6 +150,7 @@ async def verify(call: Asked) -> Response:
     """Whether the main faces of two photos are the same person's. Nothing is kept."""
     wanted = call.read(schemas.PairBody)
     first, second = decoded(wanted.image_a, "image_a"), decoded(wanted.image_b, "image_b")
+    count_queries(call, 1)
     result = await call.run(
         lambda: call.gateway.cluster.verify(first, second, threshold=wanted.threshold), kind="photo"
     )
