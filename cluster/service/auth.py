@@ -70,6 +70,8 @@ class Keys:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self.changes = 0
+        """How often keys were forgotten. Who asks after that must not share an answer that was asked for before."""
 
     def remembered(self, text: str) -> Principal | None:
         """The key's principal if it was looked up a moment ago, else None. Unauthenticated if it was refused then."""
@@ -104,6 +106,7 @@ class Keys:
         """Look every key up again: keys or tenants were changed here."""
         with self._lock:
             self._known.clear()
+            self.changes += 1
 
     def _tenant(self, key: KeyRecord) -> TenantRecord:
         assert key.tenant is not None

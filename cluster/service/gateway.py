@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -78,6 +78,7 @@ class Gateway:
         self.searches = Searches(self._search_turns)
         self._work = Work(self._work_turns)
         self._galleries: dict[str, tuple[float, Gallery]] = {}
+        self._under_way: dict[Hashable, asyncio.Task[Any]] = {}
         self._audit: deque[AuditEntry] = deque()
         self._searched: dict[tuple[str, KeyRecord, str, str], list[Any]] = {}
         self._usage: dict[str, tuple[float, Usage]] = {}
@@ -92,7 +93,9 @@ class Gateway:
         """Whose key it is; Unauthenticated."""
         known = self.keys.remembered(text)
         if known is None:
-            known = await asyncio.to_thread(self.keys.authenticate, text)
+            # When a remembered key has aged, all requests under way ask at once.
+            what = ("key", text, self.keys.changes)
+            known = await self._together(what, lambda: asyncio.to_thread(self.keys.authenticate, text))
         return known
 
     async def gallery(self, principal: Principal, name: str) -> Gallery:
@@ -100,6 +103,10 @@ class Gateway:
         known = self._galleries.get(name)
         if known is not None and time.monotonic() - known[0] < GALLERY_S:
             return known[1]
+        return await self._together(("gallery", name), lambda: self._look_up(principal, name))
+
+    async def _look_up(self, principal: Principal, name: str) -> Gallery:
+        known = self._galleries.get(name)
         try:
             found = await self.run(principal, "lookup", lambda: self.cluster.gallery(name))
         except UnknownGallery:
@@ -115,6 +122,21 @@ class Gateway:
     def forget_gallery(self, name: str) -> None:
         """It was dropped, or a shard says that it is not there."""
         self._galleries.pop(name, None)
+        self._under_way.pop(("gallery", name), None)
+
+    async def _together(self, what: Hashable, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do once what several requests need at the same moment; one whose caller goes away does not end it."""
+        task: asyncio.Task[T] | None = self._under_way.get(what)
+        if task is None:
+            task = self._under_way[what] = asyncio.create_task(begin())
+            task.add_done_callback(lambda done: self._done(what, done))
+        return await asyncio.shield(task)
+
+    def _done(self, what: Hashable, task: asyncio.Task[Any]) -> None:
+        if self._under_way.get(what) is task:
+            del self._under_way[what]
+        if not task.cancelled():
+            task.exception()  # seen, even where every caller has gone
 
     # Quotas
 
