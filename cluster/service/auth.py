@@ -72,6 +72,8 @@ class Keys:
         self._lock = threading.Lock()
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._refused: OrderedDict[bytes, _Known] = OrderedDict()
+        self.changes = 0
+        """How often keys were forgotten. Who asks after that must not share an answer that was asked for before."""
 
     def remembered(self, text: str) -> Principal | None:
         """The key's principal if it was looked up a moment ago, else None. Unauthenticated if it was refused then."""
@@ -108,6 +110,7 @@ class Keys:
         with self._lock:
             self._known.clear()
             self._refused.clear()
+            self.changes += 1
 
     def _tenant(self, key: KeyRecord) -> TenantRecord:
         assert key.tenant is not None

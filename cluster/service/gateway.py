@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -92,6 +92,7 @@ class Gateway:
         threads = cluster.settings.threads or len(os.sched_getaffinity(0))
         self.faces = FacePool(faces or OwnFaces(cluster.pipeline, threads), metrics=self.metrics)
         self._galleries: dict[str, _Known] = {}
+        self._under_way: dict[Hashable, asyncio.Task[Any]] = {}
         self._audit: deque[AuditEntry] = deque()
         self._searched: dict[tuple[str, KeyRecord, str, str], list[Any]] = {}
         self._usage: dict[str, tuple[float, Usage]] = {}
@@ -104,9 +105,13 @@ class Gateway:
 
     async def principal(self, text: str, *, is_fresh: bool = False) -> Principal:
         """Whose key it is; Unauthenticated. is_fresh: as the catalog has it now, not as it was moments ago."""
-        known = None if is_fresh else self.keys.remembered(text)
+        if is_fresh:
+            return await asyncio.to_thread(self.keys.authenticate, text)
+        known = self.keys.remembered(text)
         if known is None:
-            known = await asyncio.to_thread(self.keys.authenticate, text)
+            # When a remembered key has aged, all requests under way ask at once.
+            what = ("key", text, self.keys.changes)
+            known = await self._together(what, lambda: asyncio.to_thread(self.keys.authenticate, text))
         return known
 
     async def gallery(self, principal: Principal, name: str) -> Gallery:
@@ -114,6 +119,11 @@ class Gateway:
         known = self._galleries.get(name)
         if known is not None and time.monotonic() - known.at < GALLERY_S and known.is_of(principal):
             return known.gallery
+        what = ("gallery", name, principal.flow, self.keys.changes)
+        return await self._together(what, lambda: self._known_anew(principal, name))
+
+    async def _known_anew(self, principal: Principal, name: str) -> Gallery:
+        known = self._galleries.get(name)
         try:
             tenant_id, found = await self.run(principal, "lookup", lambda: self._look_up(principal, name))
         except UnknownGallery:
@@ -158,6 +168,22 @@ class Gateway:
     def forget_gallery(self, name: str) -> None:
         """It was dropped, or a shard says that it is not there."""
         self._galleries.pop(name, None)
+        for what in [what for what in self._under_way if isinstance(what, tuple) and what[:2] == ("gallery", name)]:
+            del self._under_way[what]
+
+    async def _together(self, what: Hashable, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do once what several requests need at the same moment; one whose caller goes away does not end it."""
+        task: asyncio.Task[T] | None = self._under_way.get(what)
+        if task is None:
+            task = self._under_way[what] = asyncio.create_task(begin())
+            task.add_done_callback(lambda done: self._done(what, done))
+        return await asyncio.shield(task)
+
+    def _done(self, what: Hashable, task: asyncio.Task[Any]) -> None:
+        if self._under_way.get(what) is task:
+            del self._under_way[what]
+        if not task.cancelled():
+            task.exception()  # seen, even where every caller has gone
 
     # Quotas
 
