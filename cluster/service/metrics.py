@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -46,6 +46,17 @@ class Distribution(Collector):
                 found = self._seen[of] = ([0] * (len(self._bounds) + 1), [0.0])
             found[0][place] += 1
             found[1][0] += value
+
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Count several values, of a distribution without label."""
+        bounds = self._bounds
+        with self._lock:
+            found = self._seen.get("")
+            if found is None:
+                found = self._seen[""] = ([0] * (len(bounds) + 1), [0.0])
+            for value in values:
+                found[0][bisect_left(bounds, value)] += 1
+            found[1][0] += sum(values)
 
     def collect(self) -> Iterator[Metric]:
         """As the registry asks for it."""

@@ -152,8 +152,7 @@ class Searches:
             return
         began = time.perf_counter()
         times = None if self._tracing is None else self._tracing.times()
-        for one in waiting:
-            self._metrics.search_wait.observe(began - one.queued)
+        self._metrics.search_wait.observe_all([began - one.queued for one in waiting])
         probes = None
         try:
             asked = waiting[0].probes if len(waiting) == 1 else np.concatenate([one.probes for one in waiting])
