@@ -65,6 +65,13 @@ class Settings(BaseModel):
         default=None, ge=1, le=1024, description="Threads of the networks; as many as cores if not set."
     )
 
+    recall_share: float = Field(
+        default=0.001, ge=0, le=1, description="Share of the service's probes that are searched again exactly; 0: none."
+    )
+    trace_endpoint: str | None = Field(
+        default=None, description="OTLP/HTTP collector that the service sends spans to; no spans if not set."
+    )
+
     @field_validator("models", mode="before")
     @classmethod
     def _split_paths(cls, value: Any) -> Any:

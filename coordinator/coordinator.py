@@ -42,6 +42,7 @@ from coordinator.training import (
 )
 from coordinator.types import (
     UP,
+    ErasureBacklog,
     GalleryRoute,
     GallerySpec,
     HostRecord,
@@ -215,6 +216,10 @@ class Coordinator:
     def erase_due(self, name: str | None = None) -> int:
         """Remove what is near its deadline, in one gallery or in all; how many shards were done. UnknownGallery."""
         return self.erasure.erase_due(gallery_id=None if name is None else self._catalog.gallery(name).gallery_id)
+
+    def erasure_backlog(self) -> ErasureBacklog | None:
+        """How much was to be erased when that was looked at last, which is every minute; None before. Asks nobody."""
+        return self.erasure.backlog
 
     def host_records(self) -> list[HostRecord]:
         """Every host that was ever part of the home, with its state, by name."""

@@ -23,7 +23,8 @@ from shard.errors import HostUnavailable, InvalidParameter
 METHODS = (
     "hosts", "gallery", "galleries", "create_gallery", "drop_gallery", "train", "train_if_due", "drift", "rollouts",
     "roll_back", "resume_rollouts", "report", "drain", "undrain", "host_records", "replicas_left", "shard_configs",
-    "erasure_report", "erase", "erase_due", "look_after", "compare", "heat", "snapshots.active_model",
+    "erasure_report", "erase", "erase_due", "erasure_backlog", "look_after", "compare", "heat",
+    "snapshots.active_model",
     "snapshots.begin_restore", "snapshots.restoring", "snapshots.finish_restore", "snapshots.abandon_restore",
     "snapshots.was_restored_from", "snapshots.remember", "snapshots.forget", "snapshots.made",
     "calibrations.draw", "calibrations.put", "calibrations.of", "idempotency.begin", "idempotency.finish",

@@ -578,6 +578,10 @@ class ShardHost:
         self._close((gallery_id, number))
         remove_tree(self._shard_directory(gallery_id, number))
 
+    def has_files(self, gallery_id: str, number: int) -> bool:
+        """Whether the shard has a directory here."""
+        return self._shard_directory(gallery_id, number).is_dir()
+
     def _shard_directory(self, gallery_id: str, number: int) -> Path:
         return shard_directory(self._directory, gallery_id, number)
 

@@ -31,6 +31,7 @@ from coordinator.replication import ReplicationPolicy
 from coordinator.snapshot_catalog import SnapshotRecord
 from coordinator.tenants import AUDIT_S
 from coordinator.types import (
+    ErasureBacklog,
     GalleryRoute,
     GallerySpec,
     HostRecord,
@@ -318,6 +319,11 @@ class RayCoordinator:
         """See Coordinator.erase_due."""
         done: int = self._call("erase_due", name)
         return done
+
+    def erasure_backlog(self) -> ErasureBacklog | None:
+        """See Coordinator.erasure_backlog."""
+        backlog: ErasureBacklog | None = self._call("erasure_backlog")
+        return backlog
 
     def look_after(self) -> None:
         """See Coordinator.look_after; the actor does so by itself too."""

@@ -19,7 +19,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from shard import rollout
+from shard import gauges, rollout
 from shard.errors import (
     ClusterError,
     CorruptData,
@@ -152,6 +152,7 @@ class Shard:
             self.dim = self._rows.dim
             self._lock = lock
             undo.pop_all()
+        gauges.opened(self)
 
     @classmethod
     def create(cls, directory: Path, *, dim: int, load_model: ModelLoader) -> Shard:
@@ -868,6 +869,7 @@ class Shard:
         with self._rollout_lock, self._write_lock:
             if not self._is_closed:
                 self._is_closed = True
+                gauges.closed(self)
                 self._rows.close()
                 self._store.close()
                 self._lock.close()

@@ -61,7 +61,7 @@ def serve(
     with invocation.home("serve", create=True) as grid:
         keyed = _first_key(grid)
         if grid.ray is not None:
-            options = GatewayOptions(listen, gateways, snapshot_store)
+            options = GatewayOptions(listen, gateways, snapshot_store, json_logs)
             _serve_on_ray(invocation, grid, options, keyed, embedders, embedder_gpus)
             return
         if gateways > 1 or embedders:

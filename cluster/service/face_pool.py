@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from shard.errors import HostBusy, InvalidImage, RateLimited
 
 if TYPE_CHECKING:
     from cluster.service.auth import Principal
+    from cluster.service.metrics import Metrics
 
 Faces = tuple[Face, ...]
 GUESS_S = 0.1
@@ -82,8 +84,8 @@ class OwnFaces:
 class FacePool:
     """Faces of one event loop's images."""
 
-    def __init__(self, source: FaceSource, room: Room | None = None) -> None:
-        self._source, self._room = source, room or Room()
+    def __init__(self, source: FaceSource, room: Room | None = None, metrics: Metrics | None = None) -> None:
+        self._source, self._room, self._metrics = source, room or Room(), metrics
         self._scheduler: FairScheduler | None = None
         self._images = self._size = 0
         self._of_tenant: dict[str, tuple[int, int]] = {}
@@ -133,13 +135,19 @@ class FacePool:
             self._scheduler = FairScheduler("faces", self._source.threads)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Faces] = loop.create_future()
+        queued = began = time.perf_counter()
 
         def tell(done: Future[Faces]) -> None:
+            if self._metrics is not None:
+                self._metrics.work_wait.observe(began - queued, "photo")
+                self._metrics.work_call.observe(time.perf_counter() - began, "photo")
             loop.call_soon_threadsafe(_settle, answer, done)
 
         def run() -> None:
+            nonlocal began
             if answer.cancelled():
                 return
+            began = time.perf_counter()
             try:
                 done = self._source.begin(image, embedder, embed_refused=embed_refused)
             except Exception as error:  # noqa: BLE001 - handed to the caller

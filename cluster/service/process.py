@@ -15,6 +15,7 @@ from cluster.api import Cluster
 from cluster.config import Settings
 from cluster.service.embedders import EmbedderActors
 from cluster.service.gateway import Gateway
+from cluster.service.logs import log_json
 from cluster.service.serve import Listen, Service
 from coordinator.actors import ActorName, is_restarted
 from coordinator.attachment import Attachment
@@ -36,6 +37,7 @@ class GatewayOptions:
     listen: Listen
     gateways: int = 1
     snapshot_store: str | None = None
+    json_logs: bool = False
     embedders: tuple[ActorName, ...] = ()
 
 
@@ -49,7 +51,10 @@ class GatewayProcess:
         self._cluster: Cluster | None = None
         self._service: Service | None = None
         self._thread: threading.Thread | None = None
-        logging.basicConfig(level=logging.INFO)
+        if options.json_logs:
+            log_json()
+        else:
+            logging.basicConfig(level=logging.INFO)
         if is_restarted():
             threading.Thread(target=self._open_again, name="facegrid-open", daemon=True).start()
 

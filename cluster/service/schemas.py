@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
+from cluster.thumbnails import check_users_own
 from coordinator.router import DEFAULT_DEADLINE_MS
 from shard.types import DEFAULT_RECALL, MAX_DIM, MAX_ID_BYTES, MAX_IDENTITIES, MAX_K, MIN_DIM
 
@@ -48,7 +49,11 @@ _ROWS_SCHEMA: dict[str, Any] = {
 Rows = Annotated[Any, WithJsonSchema(_ROWS_SCHEMA)]
 """Embeddings or probes: read by `media.floats`."""
 Label = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
-Metadata = Annotated[dict[str, Any], Field(description="Any JSON object of at most 16 KiB.")]
+Metadata = Annotated[
+    dict[str, Any],
+    Field(description="Any JSON object of at most 16 KiB, 32 deep, but for keys that begin with `facegrid:`."),
+    AfterValidator(check_users_own),
+]
 Cosine = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 Scope = Literal["admin", "write", "read"]
 
@@ -212,7 +217,7 @@ class GalleryReply(Reply):
 
 
 class GallerySummary(Reply):
-    """A gallery in a list."""
+    """A gallery in a list. heat: `hot` (open, used in the last minutes), `warm` (open) or `cold`."""
 
     name: str
     dim: int
@@ -222,6 +227,7 @@ class GallerySummary(Reply):
     replicas: int
     min_in_sync: int
     model_id: str | None
+    heat: Literal["hot", "warm", "cold"]
 
 
 class GalleriesReply(Reply):
@@ -362,7 +368,10 @@ class RangeBody(Body):
     limit: int = Field(default=MAX_K, ge=1, le=MAX_K)
     recall: float = Field(default=DEFAULT_RECALL, gt=0, lt=1, allow_inf_nan=False)
     exact: bool = False
+    identities: list[Label] | None = Field(default=None, min_length=1, max_length=MAX_IDENTITIES)
     where: dict[str, Any] | None = None
+    allow_partial: bool = False
+    deadline_ms: int = Field(default=DEFAULT_DEADLINE_MS, ge=1, le=60_000)
 
 
 class CandidateReply(Reply):

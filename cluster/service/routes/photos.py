@@ -21,8 +21,8 @@ from cluster.service import media, schemas
 from cluster.service.calls import Asked, Call
 from cluster.service.operations import operation
 from cluster.service.routes.galleries import ONE
-from cluster.service.routes.search import candidates, coverage, metadata_of, searched
-from cluster.thumbnails import check_own, thumbnail_of
+from cluster.service.routes.search import candidates, count_queries, coverage, metadata_of, searched
+from cluster.thumbnails import thumbnail_of
 from shard.errors import InvalidImage, InvalidParameter, UnknownTemplate
 from shard.types import MAX_ID_BYTES, FloatArray
 
@@ -47,8 +47,6 @@ async def enroll(call: Asked, tenant: str, gallery: str, identity: _IDENTITY = N
         wanted = call.read(schemas.ImagesBody)
         if identity is not None:
             raise InvalidParameter("identity: expected with each image, not in the query, where the body is JSON")
-        for item in wanted.images:
-            check_own(item.metadata)
         items = [
             (decoded(item.data, f"images.{i}.data"), item.identity, item.metadata)
             for i, item in enumerate(wanted.images)
@@ -84,7 +82,7 @@ async def _enrolled(
             check_room=lambda templates: call.gateway.check_room(principal, templates, templates * gallery.dim * 4),
         )
 
-    written = iter(await call.run(write, kind="photo"))
+    written = iter(await call.run(write, kind="write"))
     return [one if isinstance(one, InvalidImage) else next(written) for one in outcomes]
 
 
@@ -158,6 +156,7 @@ async def search_image(
 async def detect(call: Asked) -> Response:
     """The faces of a photo, largest first, and why one would not be enrolled. Nothing is kept."""
     data = call.body if call.body_type in media.IMAGES else decoded(call.read(schemas.DetectBody).image, "image")
+    count_queries(call, 1)
     faces = await call.gateway.faces.faces(call.principal, data, embedder=call.gateway.cluster.settings.embedder)
     return call.reply(
         {
@@ -178,6 +177,7 @@ async def detect(call: Asked) -> Response:
 async def verify(call: Asked) -> Response:
     """Whether the main faces of two photos are the same person's. Nothing is kept."""
     wanted = call.read(schemas.PairBody)
+    count_queries(call, 1)
     pair = [decoded(wanted.image_a, "image_a"), decoded(wanted.image_b, "image_b")]
     embedder = call.gateway.cluster.settings.embedder
     threshold = images.threshold_of(model_spec(embedder)) if wanted.threshold is None else wanted.threshold
