@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
@@ -73,34 +74,47 @@ def served(cluster: Cluster, gateway: Gateway) -> Iterator[httpx.Client]:
         thread.join()
 
 
-def rate(send: Callable[[bytes], httpx.Response], photos: list[bytes], connections: int) -> float:
-    """Photos a second, each in a request of its own."""
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Photos a second, and milliseconds of all cores a photo: what else a busy machine does touches these little."""
+
+    rate: float
+    cpu_ms: float
+
+
+def cost(send: Callable[[bytes], httpx.Response], requests: list[bytes], connections: int, photos: int) -> Cost:
+    """What `photos` cost, in these requests."""
     with ThreadPoolExecutor(connections) as threads:
-        began = time.perf_counter()
-        answers = list(threads.map(send, photos))
-        took = time.perf_counter() - began
+        began, cpu = time.perf_counter(), time.process_time()
+        answers = list(threads.map(send, requests))
+        took, cpu = time.perf_counter() - began, time.process_time() - cpu
     for answer in answers:
         answer.raise_for_status()
-    return len(photos) / took
+    return Cost(photos / took, cpu / photos * 1000)
 
 
-def measure(client: httpx.Client, embedder: str, photos: list[bytes]) -> dict[str, float]:
-    """Photos a second of each way to send them, by name."""
-    found: dict[str, float] = {}
+def measure(client: httpx.Client, embedder: str, photos: list[bytes]) -> dict[str, Cost]:
+    """What a photo costs in each way to send them, by name."""
+    found: dict[str, Cost] = {}
     for connections in CONNECTIONS:
         client.post("/v1/galleries", json={"name": GALLERY, "embedder": embedder}).raise_for_status()
         for name in ("images", "search/image"):
-            found[f"{name}, {connections} connections"] = rate(
+            found[f"{name}, {connections} connections"] = cost(
                 lambda data, name=name: client.post(f"{PATH}/{name}", content=data, headers=JPEG),  # type: ignore[misc]
                 photos,
                 connections,
+                len(photos),
             )
         client.delete(PATH).raise_for_status()
     client.post("/v1/galleries", json={"name": GALLERY, "embedder": embedder}).raise_for_status()
     body = {"images": [{"data": base64.b64encode(data).decode()} for data in photos]}
-    began = time.perf_counter()
-    client.post(f"{PATH}/images", json=body).raise_for_status()
-    found["images, one request"] = len(photos) / (time.perf_counter() - began)
+    whole = json.dumps(body).encode()
+    found["images, one request"] = cost(
+        lambda data: client.post(f"{PATH}/images", content=data, headers={"content-type": "application/json"}),
+        [whole],
+        1,
+        len(photos),
+    )
     client.delete(PATH).raise_for_status()
     return found
 
@@ -124,7 +138,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     given = parser.parse_args()
-    rounds: dict[str, list[dict[str, float]]] = {"one by one": [], "pool": []}
+    rounds: dict[str, list[dict[str, Cost]]] = {"one by one": [], "pool": []}
     with tempfile.TemporaryDirectory() as home, Cluster.open(home, models=(given.data / "models",)) as cluster:
         cluster.tenants.create("bench")
         photos = usable(cluster, given.embedder, given.data / "photos", given.photos)
@@ -133,16 +147,22 @@ def main() -> None:
             for _ in range(given.rounds):
                 rounds["one by one"].append(measure(one_by_one, given.embedder, photos))
                 rounds["pool"].append(measure(pooled, given.embedder, photos))
-    figures = {
-        way: {name: round(statistics.median(one[name] for one in found), 2) for name in found[0]}
-        for way, found in rounds.items()
-    }
+    figures = {way: {name: median([one[name] for one in found]) for name in found[0]} for way, found in rounds.items()}
     print(f"{len(photos)} photos, {given.embedder}, {os.cpu_count()} cores, {given.rounds} rounds; photos/s")
-    for name, pooled_rate in figures["pool"].items():
+    for name, pooled_cost in figures["pool"].items():
         before = figures["one by one"][name]
-        print(f"{name:32} one by one {before:7.2f}   pool {pooled_rate:7.2f}   ratio {pooled_rate / before:.2f}")
+        print(
+            f"{name:30} one by one {before.rate:6.2f} ({before.cpu_ms:5.1f} ms CPU)   pool {pooled_cost.rate:6.2f}"
+            f" ({pooled_cost.cpu_ms:5.1f} ms CPU)   ratio {pooled_cost.rate / before.rate:.2f}"
+        )
     if given.json is not None:
-        given.json.write_text(json.dumps({"photos": len(photos), "embedder": given.embedder, **figures}, indent=1))
+        shown = {way: {name: asdict(one) for name, one in found.items()} for way, found in figures.items()}
+        given.json.write_text(json.dumps({"photos": len(photos), "embedder": given.embedder, **shown}, indent=1))
+
+
+def median(costs: list[Cost]) -> Cost:
+    """Of each figure."""
+    return Cost(statistics.median(one.rate for one in costs), statistics.median(one.cpu_ms for one in costs))
 
 
 if __name__ == "__main__":
