@@ -6,7 +6,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 RUST_SOURCES := $(shell find native/src native/benches -name '*.rs' 2>/dev/null) native/Cargo.toml native/Cargo.lock
 
-.PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest bench-restart
+.PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest bench-restart bench-galleries bench-photos
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -42,6 +42,12 @@ bench-ingest: .stamp/dev ## Enroll, train, seal and reopen N templates (1,000,00
 
 bench-restart: .stamp/dev ## Seconds until N templates (1,000,000) in SHARDS shards (4) answer after a kill, a restart and a reboot
 	$(BIN)/python -m benchmarks.restart --n $(or $(N),1000000) --shards $(or $(SHARDS),4)
+
+bench-galleries: .stamp/dev ## N galleries (10,000) of 100 templates in one home: made, opened, each asked once
+	$(BIN)/python -m benchmarks.galleries --galleries $(or $(N),10000) --dim $(or $(DIM),128)
+
+bench-photos: .stamp/dev ## Photos a second through the service, in batches and one by one; needs FACEGRID_DATA
+	$(BIN)/python -m benchmarks.photos
 
 format: .stamp/dev ## Format Python and Rust
 	$(BIN)/ruff format .

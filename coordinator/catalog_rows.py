@@ -15,6 +15,8 @@ from coordinator.catalog_tables import GALLERIES, IN_SYNC, JOINING, METADATA, MO
 from coordinator.types import GalleryRoute, ShardConfig
 from shard.errors import CorruptData, InvalidParameter
 
+_CONFIGS = sa.select(SHARDS, REPLICAS.c.host, REPLICAS.c.state).select_from(SHARDS.join(GALLERIES).outerjoin(REPLICAS))
+
 
 def placed(gallery_id: str, shard: int, hosts: Sequence[str]) -> ShardConfig:
     """The first configuration of a shard on these hosts, all in sync; InvalidParameter if there are none."""
@@ -53,9 +55,7 @@ def configs(db: Connection, where: str, *conditions: sa.ColumnElement[bool]) -> 
 
     where: the database, for CorruptData: a primary that is no replica in sync.
     """
-    joined = SHARDS.join(GALLERIES).outerjoin(REPLICAS)
-    query = sa.select(SHARDS, REPLICAS.c.host, REPLICAS.c.state).select_from(joined).where(*conditions)
-    rows = sorted(db.execute(query).all(), key=lambda row: (row.gallery_id, row.shard))
+    rows = sorted(db.execute(_CONFIGS.where(*conditions)).all(), key=lambda row: (row.gallery_id, row.shard))
     groups = itertools.groupby(rows, key=lambda row: (row.gallery_id, row.shard))
     return [_config(list(group), where) for _, group in groups]
 
@@ -79,11 +79,19 @@ def _config(rows: Sequence[Row[Any]], where: str) -> ShardConfig:
 
 def routes(db: Connection, where: str, *conditions: sa.ColumnElement[bool]) -> list[GalleryRoute]:
     """Galleries that meet conditions on GALLERIES, by name; CorruptData as `configs`, or for missing shards."""
+    return [route for route, _ in whole_galleries(db, where, *conditions)]
+
+
+def whole_galleries(
+    db: Connection, where: str, *conditions: sa.ColumnElement[bool]
+) -> list[tuple[GalleryRoute, list[ShardConfig]]]:
+    """As `routes`, each with the configurations of its shards."""
     shards: dict[str, list[ShardConfig]] = {}
     for config in configs(db, where, *conditions):
         shards.setdefault(config.gallery_id, []).append(config)
     rows = sorted(db.execute(GALLERIES.select().where(*conditions)).all(), key=lambda row: str(row.name))
-    return [_route(row, shards.get(row.gallery_id, []), where) for row in rows]
+    found = [(row, shards.get(row.gallery_id, [])) for row in rows]
+    return [(_route(row, own, where), own) for row, own in found]
 
 
 def _route(row: Row[Any], shards: Sequence[ShardConfig], where: str) -> GalleryRoute:

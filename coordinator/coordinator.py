@@ -19,9 +19,10 @@ from coordinator.calibrations import Calibrations
 from coordinator.catalog import READY, Catalog
 from coordinator.claims import Claims
 from coordinator.erasure import Erasure
+from coordinator.heat import hottest
 from coordinator.idempotency import Idempotency
 from coordinator.identities import IdentityChanges
-from coordinator.messages import ActivateModel, CreateShard, PrepareModel
+from coordinator.messages import ActivateModel, CreateShard, HeatReply, HeatRequest, PrepareModel
 from coordinator.names import check_gallery_name, tenant_name
 from coordinator.placement import place_replicas
 from coordinator.replication import Replication, ReplicationPolicy
@@ -41,6 +42,7 @@ from coordinator.training import (
 )
 from coordinator.types import (
     UP,
+    ErasureBacklog,
     GalleryRoute,
     GallerySpec,
     HostRecord,
@@ -215,6 +217,10 @@ class Coordinator:
         """Remove what is near its deadline, in one gallery or in all; how many shards were done. UnknownGallery."""
         return self.erasure.erase_due(gallery_id=None if name is None else self._catalog.gallery(name).gallery_id)
 
+    def erasure_backlog(self) -> ErasureBacklog | None:
+        """How much was to be erased when that was looked at last, which is every minute; None before. Asks nobody."""
+        return self.erasure.backlog
+
     def host_records(self) -> list[HostRecord]:
         """Every host that was ever part of the home, with its state, by name."""
         return self.replication.hosts()
@@ -222,6 +228,23 @@ class Coordinator:
     def replicas_left(self, host: str) -> int:
         """Replicas that a host holds still."""
         return self.replication.left_on(host)
+
+    def heat(self) -> dict[str, str]:
+        """The galleries of which a shard is open somewhere, by id: `hot` or `warm`; see `coordinator.heat`.
+
+        All others are cold. What a host that does not answer has open is not known.
+        """
+        states: dict[str, list[str]] = {}
+        for host in self._runtime.hosts():
+            try:
+                (reply,) = self._runtime.control([(host, HeatRequest())])
+            except FacegridError as error:
+                _LOG.info("what shard host %s has open is not known: %s", host, error)
+                continue
+            assert isinstance(reply, HeatReply)
+            for gallery_id, state in zip(reply.galleries, reply.states, strict=True):
+                states.setdefault(gallery_id, []).append(state)
+        return {gallery_id: hottest(found) for gallery_id, found in states.items()}
 
     def shard_configs(self) -> list[ShardConfig]:
         """Who holds each shard of every gallery."""
@@ -254,11 +277,19 @@ class Coordinator:
             held = self._catalog.shards_per_host()
             here = [r.host for r in self.replication.hosts() if r.state == UP and r.host in self._runtime.hosts()]
             places = place_replicas(own_id, spec.shards, spec.replicas, {host: held.get(host, 0) for host in here})
-            gallery_id = f"{self.tenants.ensure(tenant_name(spec.name)).tenant_id}-{own_id}"
+            tenant = self.tenants.ensure(tenant_name(spec.name))
+            gallery_id = f"{tenant.tenant_id}-{own_id}"
+            if tenant.is_encrypted:
+                self._catalog.keys.data_key(tenant.tenant_id)
+                self.replication.hand_keys()
             with self.replication.creating(gallery_id):
                 self._catalog.add_gallery(gallery_id, spec, places)
                 self._runtime.control(
-                    [(host, CreateShard(gallery_id, i, spec.dim)) for i, hosts in enumerate(places) for host in hosts]
+                    [
+                        (host, CreateShard(gallery_id, i, spec.dim, tenant.is_encrypted))
+                        for i, hosts in enumerate(places)
+                        for host in hosts
+                    ]
                 )
                 self._catalog.set_state(gallery_id, state)
             self.replication.tell(gallery_id)
@@ -275,6 +306,7 @@ class Coordinator:
         """Remove what the catalog says is being dropped, from the hosts that are there."""
         with self._lock:
             self.replication.finish_drops()
+            self.replication.hand_keys()
 
     # Models
 
@@ -351,7 +383,7 @@ class Coordinator:
         recent = self.of_primaries(route, lambda now: draw_recent(self._runtime, now, lsns, seed=0))
         if len(recent) < MIN_DRIFT_ROWS:
             return None
-        model = SearchModel.from_bytes(self._catalog.model_data(route.model_id))
+        model = SearchModel.from_bytes(self._catalog.model_data(route.gallery_id, route.model_id))
         return measure_drift(model, baseline.statistics, recent)
 
     def _drift_if_due(self, route: GalleryRoute, sizes: GallerySizes, trained_at: int | None) -> Drift | None:
@@ -385,7 +417,10 @@ class Coordinator:
         """
         failures: list[FacegridError] = []
         with self._training:
+            rolled_out = {status.gallery for status in self._rollouts.statuses()}
             for route in self._catalog.galleries():
+                if route.model_id is None and route.name not in rolled_out:
+                    continue  # it never had a model
                 try:
                     self._rollouts.resume(route.name)
                     self._rollouts.reconcile([self._catalog.gallery(route.name)])

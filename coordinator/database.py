@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,9 @@ class Database:
         """Where it is, for messages: the path of a SQLite file, or the URL without its password."""
         self.is_sqlite = parsed.get_backend_name() == SQLITE
         self._is_closed = False
+        self._path = parsed.database if self.is_sqlite else None
+        self._watching = threading.Lock()
+        self._watcher: sqlite3.Connection | None = None
         self._engine: Engine = _sqlite_engine(parsed) if self.is_sqlite else _postgresql_engine(parsed)
         self._readers: Engine = self._engine
         self._writers: Engine = self._engine
@@ -52,6 +57,26 @@ class Database:
         """Close all connections; calls after it raise ShardClosed. Idempotent."""
         self._is_closed = True
         self._engine.dispose()
+        with self._watching:
+            if self._watcher is not None:
+                self._watcher.close()
+                self._watcher = None
+
+    def change_mark(self) -> int | None:
+        """A number that differs from an earlier one if anything was committed since; None where none can be had.
+
+        SQLite tells it of any process's commits, in microseconds; PostgreSQL has nothing like it.
+        """
+        self._check_open()
+        with self._watching:
+            if self._path is None:
+                return None
+            try:
+                if self._watcher is None:
+                    self._watcher = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+                return int(self._watcher.execute("PRAGMA data_version").fetchone()[0])
+            except sqlite3.Error:
+                return None  # whoever reads finds out why
 
     def _check_open(self) -> None:
         # The engine would connect again, to a home whose lock may be another process's by now.
@@ -81,6 +106,25 @@ class Database:
                 yield db
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
             raise WriteFailed(f"could not write the catalog {self.shown}: {_reason(error)}") from error
+
+    def forget(self) -> None:
+        """Have SQLite leave nothing of deleted rows in its log either; WriteFailed if a reader keeps it.
+
+        On PostgreSQL it is the server's to remove dead rows, and its log.
+        """
+        if not self.is_sqlite:
+            return
+        self._check_open()
+        try:
+            with self._engine.connect() as db:
+                connection: Any = db.connection.dbapi_connection
+                (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, sqlite3.Error) as error:
+            raise WriteFailed(f"could not empty the log of the catalog {self.shown}: {error}") from error
+        if is_busy:
+            raise WriteFailed(
+                f"could not empty the log of the catalog {self.shown}: a reader keeps it until the home is closed"
+            )
 
     @contextlib.contextmanager
     def preparing(self, lock: int) -> Iterator[Connection]:
@@ -136,7 +180,7 @@ def _sqlite_engine(url: URL) -> Engine:
 def _durable(connection: Any, _record: object) -> None:
     # We begin transactions ourselves: the driver would leave what changes tables, and what reads, outside of them.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

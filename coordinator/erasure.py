@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterable, Sequence
 
 from coordinator.catalog import Catalog
-from coordinator.messages import CompactShards, ErasureReply, ErasureRequest, ScrubShards
+from coordinator.messages import BuriedReply, BuriedRequest, CompactShards, ErasureReply, ErasureRequest, ScrubShards
 from coordinator.runtime import Runtime
-from coordinator.types import ReplicaErasure, ShardConfig
+from coordinator.types import ErasureBacklog, ReplicaErasure, ShardConfig
 from shard.errors import FacegridError
 from shard.types import ErasureState
 
@@ -29,6 +29,8 @@ class Erasure:
     def __init__(self, catalog: Catalog, runtime: Runtime, deadline_s: float) -> None:
         self._catalog, self._runtime, self.deadline_s = catalog, runtime, deadline_s
         self._running = threading.Lock()
+        self.backlog: ErasureBacklog | None = None
+        """As of the last look at what is due; None before it."""
 
     def report(self, gallery_ids: Iterable[str]) -> list[ReplicaErasure]:
         """For each replica of each shard what its files still hold of deleted templates, and until when."""
@@ -94,16 +96,13 @@ class Erasure:
         now: unix seconds, of the clock if None.
         """
         now = time.time() if now is None else now
+        due = self._due(now)
         done = 0
-        for config in self._catalog.shards():
-            if gallery_id is not None and config.gallery_id != gallery_id:
-                continue
-            oldest = [
-                state.oldest
-                for host in config.in_sync
-                if (state := self._state(config, host)) is not None and state.oldest is not None
-            ]
-            if not oldest or now - min(oldest) < START_SHARE * self.deadline_s:
+        for config in self._catalog.shards() if due else ():
+            key = (config.gallery_id, config.shard)
+            if (gallery_id is not None and config.gallery_id != gallery_id) or not due.get(key, set()) & set(
+                config.in_sync
+            ):
                 continue
             try:
                 with self._running:
@@ -112,3 +111,23 @@ class Erasure:
             except FacegridError as error:
                 _LOG.error("erasing shard %d of %s failed: %s", config.shard, config.gallery_id, error)
         return done
+
+    def _due(self, now: float) -> dict[tuple[str, int], set[str]]:
+        """Shards near their deadline, each with the hosts that say so: one question a host, which opens no shard."""
+        due: dict[tuple[str, int], set[str]] = {}
+        held = overdue = silent = 0
+        for host in self._runtime.hosts():
+            try:
+                (reply,) = self._runtime.control([(host, BuriedRequest())])
+            except FacegridError as error:
+                _LOG.warning("what shard host %s holds of deleted templates is not known: %s", host, error)
+                silent += 1
+                continue
+            assert isinstance(reply, BuriedReply)
+            held += len(reply.oldest)
+            overdue += sum(now - oldest > self.deadline_s for oldest in reply.oldest)
+            for gallery_id, shard, oldest in zip(reply.galleries, reply.shards, reply.oldest, strict=True):
+                if now - oldest >= START_SHARE * self.deadline_s:
+                    due.setdefault((gallery_id, shard), set()).add(host)
+        self.backlog = ErasureBacklog(held, overdue, silent)
+        return due

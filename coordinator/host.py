@@ -12,14 +12,17 @@ import contextlib
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from coordinator import host_erasure, host_exports, host_training
 from coordinator.directories import gallery_directory, shard_directory, shards_on, tenant_of
+from coordinator.host_keys import HostKeys
 from coordinator.host_models import HostModels
 from coordinator.messages import (
     AbsorbRequest,
@@ -29,6 +32,7 @@ from coordinator.messages import (
     AmendRequest,
     BeaconReply,
     BeaconRequest,
+    BuriedRequest,
     CheckReply,
     CheckShard,
     CompactShards,
@@ -43,25 +47,24 @@ from coordinator.messages import (
     DiscardModels,
     Done,
     DrawIdentities,
-    DrawnReply,
     DrawTemplates,
     DropGallery,
     DropShard,
     EnrollRequest,
-    ErasureReply,
     ErasureRequest,
     ExportMovedRequest,
     ExportRequest,
     FlushRequest,
     HealthReply,
     HealthRequest,
+    HeatReply,
+    HeatRequest,
     IdentitiesReply,
     IdentitiesRequest,
     InventoryReply,
     InventoryRequest,
     ListReply,
     ListRequest,
-    ModelsReply,
     ModelsRequest,
     MoveOutRequest,
     PointRequest,
@@ -77,45 +80,49 @@ from coordinator.messages import (
     RowsReply,
     RowsRequest,
     SampleRecent,
-    SampleReply,
     SampleRows,
     ScrubShards,
     SearchReply,
     SearchRequest,
+    SetKeys,
     SetPeers,
     ShardHealth,
     StatsReply,
     StatsRequest,
 )
+from coordinator.open_shards import OpenShards, default_limit
 from coordinator.peers import Beacons, Leases, Peers, ask
 from coordinator.replica import Replica
+from coordinator.types import ShardConfig
 from shard.catchup import segment_states
 from shard.check import check_files
-from shard.compaction import compact
 from shard.digests import combined
 from shard.errors import (
     CorruptData,
     FacegridError,
     HostUnavailable,
     InvalidParameter,
+    KeyUnavailable,
     ShardClosed,
     StaleRoute,
     UnknownGallery,
 )
-from shard.export import ExportedRows, ShardPoint
+from shard.export import ExportedRows
 from shard.files import DirectoryLock, make_directory, remove_tree
+from shard.holds import Holds
 from shard.keys import in_listing_order, template_keys
-from shard.labelled import draw_identities, templates_of
 from shard.mending import mend
 from shard.search import search_by_model
 from shard.shard import Shard
-from shard.types import EnrollReceipt, FloatArray, IdentityDraw
+from shard.types import EnrollReceipt, FloatArray
 
 _LOG = logging.getLogger(__name__)
 FETCH_S = 10.0
 """How long another replica may take to give rows that are damaged here."""
 OPENED_AT_ONCE = 4
 """Shards that a starting host opens side by side: one waits for the disk while another encodes."""
+OPENED_AHEAD = 64
+"""A host of so few shards opens all when it is told of them, so that damage is told at once; of more, on first use."""
 
 
 class _Alone:
@@ -132,13 +139,22 @@ class _Alone:
 
 
 class ShardHost:
-    """Opens shards on first use and keeps them open. One process at a time (HomeLocked for the second)."""
+    """Opens shards when they are used; see `OpenShards`. One process at a time (HomeLocked for the second)."""
 
-    def __init__(self, name: str, directory: Path, peers: Peers | None = None, *, leases: Leases | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        peers: Peers | None = None,
+        *,
+        leases: Leases | None = None,
+        open_shards: int | None = None,
+    ) -> None:
         """Open or create the host's directory.
 
         peers: how the other hosts are reached, for replication; a host without them is alone. leases: where hosts can
-        be cut off from each other; see `coordinator.peers`.
+        be cut off from each other; see `coordinator.peers`. open_shards: how many are open at a time at most, but for
+        those in use; as many as open files allow if None.
         """
         self.name = name
         self.incarnation = secrets.randbits(62)
@@ -147,8 +163,12 @@ class ShardHost:
         self._lock = DirectoryLock(directory)
         self._opening = threading.RLock()
         self._replicas: dict[tuple[str, int], Replica] = {}
-        self._models = HostModels(directory / "models", name)
-        self._switching = threading.Lock()
+        self.model_files = HostModels(directory / "models", name)
+        self.has_swept_models = False
+        limit = default_limit() if open_shards is None else open_shards
+        self.keys = HostKeys(name)
+        self._shards = OpenShards(directory / "at_rest.db", self._open, limit)
+        self.switching = threading.Lock()
         self._peers: Peers = peers or _Alone(name)
         self._leases = leases
         self._beacons = None if leases is None else Beacons(leases, self._peers)
@@ -167,7 +187,7 @@ class ShardHost:
     def _note_damage(self, error: CorruptData) -> None:
         """A damaged file is of one shard: that one answers nothing more until it was mended or copied anew."""
         for replica in tuple(self._replicas.values()) if error.path else ():
-            if Path(error.path or "").is_relative_to(replica.shard.directory):
+            if Path(error.path or "").is_relative_to(replica.lazy.directory):
                 _LOG.error("shard host %s: %s", self.name, error)
                 replica.damage = error
 
@@ -176,57 +196,44 @@ class ShardHost:
         if self._beacons is not None:
             self._beacons.close()
         with self._opening:
-            self._is_closed = True
-            while self._replicas:
-                self._replicas.popitem()[1].close()
-            self._lock.close()
+            if not self._is_closed:
+                self._is_closed = True
+                self._shards.close()
+                while self._replicas:
+                    self._replicas.popitem()[1].end()
+                self._lock.close()
 
     # Reads
 
     def search(self, request: SearchRequest) -> SearchReply:
         """Search the asked shards together."""
-        shards = self._readable(request.gallery_id, request.shards, request.epochs)
-        candidates, model_id = search_by_model(shards, request.probes, request.params)
-        return SearchReply(candidates, request.shards, model_id, _have_left(shards))
+        with self.readable(request.gallery_id, request.shards, request.epochs) as shards:
+            candidates, model_id = search_by_model(shards, request.probes, request.params)
+            return SearchReply(candidates, request.shards, model_id, _have_left(shards))
 
     def records(self, request: RecordsRequest) -> RecordsReply:
         """Labels and metadata by template id."""
-        shards = self._readable(request.gallery_id, request.shards, request.epochs)
         keys = template_keys(request.template_ids)  # once for all shards
-        records = tuple(record for s in shards for record in s.records(request.template_ids, keys))
-        return RecordsReply(records, _have_left(shards))
+        with self.readable(request.gallery_id, request.shards, request.epochs) as shards:
+            records = tuple(record for s in shards for record in s.records(request.template_ids, keys))
+            return RecordsReply(records, _have_left(shards))
 
     def identities(self, request: IdentitiesRequest) -> IdentitiesReply:
         """One page of identities over the asked shards."""
-        shards = self._readable(request.gallery_id, request.shards, request.epochs)
-        pages = [entry for shard in shards for entry in shard.identities(request.start, request.limit)]
+        with self.readable(request.gallery_id, request.shards, request.epochs) as shards:
+            pages = [entry for shard in shards for entry in shard.identities(request.start, request.limit)]
         return IdentitiesReply(tuple(sorted(pages, key=lambda entry: entry.identity.encode())[: request.limit]))
 
     def listing(self, request: ListRequest) -> ListReply:
         """One page of template ids over the asked shards."""
-        shards = self._readable(request.gallery_id, request.shards, request.epochs)
-        pages = [i for s in shards for i in s.ids_after(request.after, request.limit, request.identity)]
-        return ListReply(tuple(in_listing_order(pages)[: request.limit]), _have_left(shards))
+        with self.readable(request.gallery_id, request.shards, request.epochs) as shards:
+            pages = [i for s in shards for i in s.ids_after(request.after, request.limit, request.identity)]
+            return ListReply(tuple(in_listing_order(pages)[: request.limit]), _have_left(shards))
 
     def stats(self, request: StatsRequest) -> StatsReply:
-        """Sizes, shard by shard."""
-        shards = self._readable(request.gallery_id, request.shards, request.epochs)
-        return StatsReply(tuple(shard.stats() for shard in shards))
-
-    # Exports
-
-    def point(self, request: PointRequest) -> ShardPoint:
-        """The moment of one shard, at its primary."""
-        return self._exportable(request.gallery_id, request.shard, request.epoch).point(request.shard)
-
-    def export(self, request: ExportRequest) -> ExportedRows:
-        """A piece of one shard's rows, at its primary."""
-        return self._exportable(request.gallery_id, request.shard, request.epoch).export(request.rows, request.known)
-
-    def export_moved(self, request: ExportMovedRequest) -> ExportedRows:
-        """A piece of what compaction moved in one shard, at its primary."""
-        shard = self._exportable(request.gallery_id, request.shard, request.epoch)
-        return shard.export_moved(request.moved)
+        """Sizes, shard by shard; of a closed one without opening it."""
+        replicas = self._answering(request.gallery_id, request.shards, request.epochs)
+        return StatsReply(tuple(replica.lazy.ask(lambda rest: rest.stats, Shard.stats) for replica in replicas))
 
     # Writes
 
@@ -261,7 +268,7 @@ class ShardHost:
         return AmendReply(amended, self._have_departures(request.gallery_id, request.shards))
 
     def _have_departures(self, gallery_id: str, numbers: Sequence[int]) -> bool:
-        return any(self._routed(gallery_id, number).shard.has_departures for number in numbers)
+        return any(self._routed(gallery_id, number).lazy.holds.are_recent for number in numbers)
 
     def rename(self, request: RenameRequest) -> AmendReply:
         """Rename an identity in one shard, at its primary."""
@@ -297,22 +304,24 @@ class ShardHost:
 
     def replicate(self, request: ReplicateRequest) -> ProgressReply:
         """Carry out a primary's entries."""
-        return self._replica(request.gallery_id, request.shard).replicate(request)
+        return self.replica(request.gallery_id, request.shard).replicate(request)
 
     def absorb(self, request: AbsorbRequest) -> ProgressReply:
         """Take over a piece of a primary's state."""
-        return self._replica(request.gallery_id, request.shard).absorb(request)
+        return self.replica(request.gallery_id, request.shard).absorb(request)
 
     def restart(self, request: RestartRequest) -> ProgressReply:
         """Give up what this replica has, and begin from nothing."""
-        replica = self._replica(request.gallery_id, request.shard)
+        replica = self.replica(request.gallery_id, request.shard)
         replica.accept(request.epoch)
-        model = replica.shard.model
+        with replica.using() as before:
+            dim, model, is_encrypted = before.dim, before.model, before.is_encrypted
         with self._opening, contextlib.ExitStack() as stack:
             if model is not None:
-                stack.enter_context(self._models.using(model.model_id))
+                stack.enter_context(self.model_files.using(model.model_id, self.keys.of(request.gallery_id)))
+            self._checked_key(request.gallery_id, is_encrypted)
             self._remove(request.gallery_id, request.shard)
-            shard = self._create(request.gallery_id, request.shard, replica.shard.dim)
+            shard = self._create(request.gallery_id, request.shard, dim, is_encrypted)
             if model is not None:
                 shard.activate(model)  # before there is a row, so that each is encoded when it comes
             fresh = self._replicas[request.gallery_id, request.shard]
@@ -323,13 +332,12 @@ class ShardHost:
 
     def rows(self, request: RowsRequest) -> RowsReply:
         """Float rows, for a replica whose own are damaged."""
-        (shard,) = self._readable(request.gallery_id, (request.shard,))
-        return RowsReply(shard.gather(np.arange(request.first, request.last)))
+        with self.readable(request.gallery_id, (request.shard,)) as (shard,):
+            return RowsReply(shard.gather(np.arange(request.first, request.last)))
 
     def digest(self, request: DigestRequest) -> DigestReply:
         """What replicas compare."""
-        shard = self._replica(request.gallery_id, request.shard).shard
-        with shard.frozen():
+        with self.replica(request.gallery_id, request.shard).using() as shard, shard.frozen():
             templates = shard.templates_between(0, shard.position.rows)
             records = combined(stored.digest & (2**64 - 1) for stored in templates) & (2**63 - 1)
             return DigestReply(shard.position, segment_states(shard.segments), records, len(templates))
@@ -344,11 +352,16 @@ class ShardHost:
         """The host is there; which of its shards are in trouble, or asked for."""
         asked = {(request.gallery_id, number) for number in request.shards}
         told = [
-            ShardHealth(*key, r.epoch, r.shard.lsn, r.fault, r.shard.is_catching_up, r.unconfirmed)
+            ShardHealth(*key, r.epoch, r.lazy.lsn, r.fault, r.lazy.is_catching_up, r.unconfirmed)
             for key, r in tuple(self._replicas.items())
             if key in asked or r.config is None or r.fault or r.unconfirmed
         ]
         return HealthReply(self.name, self.incarnation, tuple(told))
+
+    def heat(self, request: HeatRequest) -> HeatReply:
+        """How near at hand its shards are."""
+        opened = [(lazy.key, self._shards.heat(lazy)) for lazy in self._shards.opened()]
+        return HeatReply(tuple(key[0] for key, _ in opened), tuple(state for _, state in opened))
 
     def inventory(self, request: InventoryRequest) -> InventoryReply:
         """Every shard that has a directory here."""
@@ -361,33 +374,50 @@ class ShardHost:
         """Create a shard, or leave the same one as it is. It answers nothing before it is configured."""
         with self._opening:
             if (request.gallery_id, request.shard) not in self._replicas:
-                self._create(request.gallery_id, request.shard, request.dim)
+                self._create(request.gallery_id, request.shard, request.dim, request.is_encrypted)
         return Done()
 
     def configure_shards(self, request: ConfigureShards) -> ConfiguredReply:
         """Take up configurations, shard by shard; a shard that cannot be opened keeps no other from it."""
-        self._open_ahead([(config.gallery_id, config.shard) for config in request.configs])
-        faults = []
-        for config, min_in_sync in zip(request.configs, request.min_in_sync, strict=True):
-            try:
-                self._replica(config.gallery_id, config.shard).configure(config, min_in_sync, request.released)
-                faults.append("")
-            except UnknownGallery as error:
-                # The catalog says that it is here.
-                faults.append(f"{CorruptData.code}: {error}")
-            except FacegridError as error:
-                faults.append(f"{error.code}: {error}")
+        is_few = len(request.configs) + len(self._replicas) <= min(OPENED_AHEAD, self._shards.limit)
+        told = list(zip(request.configs, request.min_in_sync, strict=True))
+        faults: list[str] = []
+        step = min(OPENED_AHEAD, self._shards.limit)  # what was opened can be closed again once it is configured
+        for some in (told[first : first + step] for first in range(0, len(told), step)):
+            self._open_ahead([(config.gallery_id, config.shard) for config, _ in some], is_few=is_few)
+            faults += [self._configure(config, min_in_sync, request.released) for config, min_in_sync in some]
         if self._beacons is not None and self._leases is not None:
             self._beacons.start_for(sorted(self._leases.partners()))
         return ConfiguredReply(tuple(faults))
+
+    def _configure(self, config: ShardConfig, min_in_sync: int, released: Sequence[str]) -> str:
+        """Have a replica take up its configuration; why it cannot, or ""."""
+        try:
+            self.replica(config.gallery_id, config.shard).configure(config, min_in_sync, released)
+        except UnknownGallery as error:
+            # The catalog says that it is here.
+            return f"{CorruptData.code}: {error}"
+        except StaleRoute as error:
+            return f"{error.code if self.keys.were_given else KeyUnavailable.code}: {error}"
+        except FacegridError as error:
+            return f"{error.code}: {error}"
+        return ""
 
     def admit_replica(self, request: AdmitReplica) -> Done:
         """As primary: bring another host's replica level, and from then on confirm nothing without it."""
         if self._beacons is not None:
             self._beacons.start_for((request.host,))
-        self._replica(request.gallery_id, request.shard).admit(request.epoch, request.host)
+        self.replica(request.gallery_id, request.shard).admit(request.epoch, request.host)
         if self._beacons is not None:
             self._beacons.start_for((request.host,))  # it counts from now on
+        return Done()
+
+    def set_keys(self, request: SetKeys) -> Done:
+        """Take over the data keys. Shards whose key is not among them any more are closed."""
+        gone = self.keys.give(dict(zip(request.tenant_ids, request.keys, strict=True)))
+        with self._opening:
+            for key in [key for key in self._replicas if tenant_of(key[0]) in gone]:
+                self._close(key)
         return Done()
 
     def set_peers(self, request: SetPeers) -> Done:
@@ -398,16 +428,17 @@ class ShardHost:
 
     def check_shard(self, request: CheckShard) -> CheckReply:
         """Read every sealed file of a shard; mend what is damaged."""
-        replica = self._replica(request.gallery_id, request.shard)
-        damages = check_files(replica.shard)
-        if not damages:
-            return CheckReply((), 0)
+        replica = self.replica(request.gallery_id, request.shard)
 
         def fetch(first: int, last: int) -> FloatArray:
             rows = RowsRequest(request.gallery_id, request.shard, first, last)
             return ask(self._peers, request.source, rows, RowsReply, FETCH_S).embeddings
 
-        left = mend(replica.shard, damages, fetch if request.source else None)
+        with replica.using() as shard:
+            damages = check_files(shard)
+            if not damages:
+                return CheckReply((), 0)
+            left = mend(shard, damages, fetch if request.source else None)
         for damage in left:
             self._note_damage(CorruptData(f"{damage.path}: {damage.what}", path=str(damage.path)))
         if not left:
@@ -418,39 +449,18 @@ class ShardHost:
         """Close and remove one shard, unless a later configuration is known."""
         with self._opening:
             try:
-                replica = self._replica(request.gallery_id, request.shard)
+                replica = self.replica(request.gallery_id, request.shard)
             except (UnknownGallery, CorruptData):
                 replica = None  # gone, or not to be opened: removed all the same
-            if replica is not None and replica.shard.configured_epoch > request.epoch:
+            epoch = 0 if replica is None else replica.lazy.configured[0]
+            if epoch > request.epoch:
                 raise StaleRoute(
-                    f"shard {request.shard} of {request.gallery_id} on {self.name} is of epoch"
-                    f" {replica.shard.configured_epoch}, asked to be dropped in {request.epoch}"
+                    f"shard {request.shard} of {request.gallery_id} on {self.name} is of epoch {epoch}, asked to be"
+                    f" dropped in {request.epoch}"
                 )
             self._remove(request.gallery_id, request.shard)
-            self._remove_unused_models()
+            self.remove_unused_models()
         return Done()
-
-    def compact_shards(self, request: CompactShards) -> Done:
-        """As primary: give up segments with dead rows."""
-        for number in request.shards:
-            self._replica(request.gallery_id, number).write(
-                0, lambda shard: compact(shard, least_dead=request.least_dead)
-            )
-        return Done()
-
-    def scrub_shards(self, request: ScrubShards) -> Done:
-        """Leave no byte of deleted labels in the databases."""
-        for number in request.shards:
-            shard = self._replica(request.gallery_id, number).shard
-            if shard.erasure().needs_scrub:
-                shard.scrub()
-        return Done()
-
-    def erasure(self, request: ErasureRequest) -> ErasureReply:
-        """What the files of the asked shards still hold of deleted templates."""
-        return ErasureReply(
-            tuple(self._replica(request.gallery_id, number).shard.erasure() for number in request.shards)
-        )
 
     def drop_gallery(self, request: DropGallery) -> Done:
         """Close and remove every shard of the gallery."""
@@ -462,91 +472,52 @@ class ShardHost:
                 remove_tree(directory)
             if tenant_of(request.gallery_id) and directory.parent.exists() and not any(directory.parent.iterdir()):
                 remove_tree(directory.parent)
-            self._remove_unused_models()
+            self.remove_unused_models()
         return Done()
 
-    def sample(self, request: SampleRows) -> SampleReply:
-        """Rows from each shard in proportion to its templates."""
-        shards = self._readable(request.gallery_id, request.shards)
-        templates = sum(len(shard) for shard in shards)
-        share = min(1.0, request.rows / max(1, templates))
-        rows = [shard.sample(int(np.ceil(len(shard) * share)), request.seed + i) for i, shard in enumerate(shards)]
-        return SampleReply(np.concatenate(rows)[: request.rows], templates)
-
-    def sample_recent(self, request: SampleRecent) -> SampleReply:
-        """The same number of recent rows from each shard: shards fill evenly."""
-        shards = self._readable(request.gallery_id, request.shards)
-        share = -(-request.rows // max(1, len(shards)))
-        found = [s.recent(share, request.seed, lsn) for s, lsn in zip(shards, request.since, strict=True)]
-        return SampleReply(np.concatenate([rows for rows, _ in found])[: request.rows], sum(n for _, n in found))
-
-    def draw_identities(self, request: DrawIdentities) -> IdentityDraw:
-        """Identities of the asked shards together, by the hash of their names."""
-        return draw_identities(self._readable(request.gallery_id, request.shards), request.count, request.seed)
-
-    def draw_templates(self, request: DrawTemplates) -> DrawnReply:
-        """Templates of the identities, each of which is in one shard."""
-        shards = self._readable(request.gallery_id, request.shards)
-        found = [templates_of(s, request.identities, request.per_identity, request.seed) for s in shards]
-        return DrawnReply(np.concatenate([rows for rows, _ in found]), tuple(i for _, names in found for i in names))
-
-    def prepare_model(self, request: PrepareModel) -> Done:
-        """Store the model, and the codes it makes of every sealed row."""
-        shards = self._open_all(request.gallery_id, request.shards)
-        with self._models.storing(request.model) as model:
-            for shard in shards:
-                shard.prepare(model)
-        return Done()
-
-    def activate_model(self, request: ActivateModel) -> Done:
-        """Build what all the shards need, then switch one right after the other, so that searches meet few mixtures."""
-        shards = self._open_all(request.gallery_id, request.shards)
-        with self._switching, contextlib.ExitStack() as stack:
-            wanted = request.model_id
-            model = None if wanted is None else stack.enter_context(self._models.using(wanted))
-            late = [shard for shard in shards if (shard.model and shard.model.model_id) != wanted]
-            for shard, staged in [(shard, shard.stage(model)) for shard in late]:
-                shard.switch(staged)
-            for shard in late:
-                if model is not None:  # what was sealed between staging and switching
-                    shard.prepare(model)
-        return Done()
-
-    def discard_models(self, request: DiscardModels) -> Done:
-        """Remove codes that are no longer needed, then models that no shard of this host needs."""
-        for shard in self._open_all(request.gallery_id, request.shards):
-            shard.discard(request.keep)
-        self._remove_unused_models()
-        return Done()
-
-    def models(self, request: ModelsRequest) -> ModelsReply:
-        """The active model of each shard."""
-        views = [shard.view() for shard in self._open_all(request.gallery_id, request.shards)]
-        return ModelsReply(tuple(model.model_id if model else None for _, model in views))
-
-    def _remove_unused_models(self) -> None:
+    def remove_unused_models(self) -> None:
+        """Remove the files of models that no shard here needs."""
         with self._opening:
+            if not self.model_files.is_any_stored():
+                return
             try:
                 needed: set[str] = set()
                 for key in shards_on(self._directory):
-                    needed |= self._replica(*key).shard.model_ids()
+                    needed |= host_training.model_ids(self.replica(*key))
             except FacegridError as error:
                 # What a shard that does not open needs is not known, and a file too many does no harm.
                 _LOG.warning("shard host %s keeps every model file: %s", self.name, error)
             else:
-                self._models.remove_except(needed)
+                self.model_files.remove_except(needed)
+                self.has_swept_models = True
 
     # Opening
 
-    def _open_all(self, gallery_id: str, numbers: Iterable[int]) -> list[Shard]:
-        return [self._replica(gallery_id, number).shard for number in numbers]
+    def held(self) -> list[tuple[tuple[str, int], Replica]]:
+        """Gallery id and number, and the replica, of every shard that it was told of or asked for."""
+        return list(self._replicas.items())
 
-    def _readable(self, gallery_id: str, numbers: Sequence[int], epochs: Sequence[int] = ()) -> list[Shard]:
-        """The shards, if this host may answer reads of all of them. epochs: those that the caller knows; any if ()."""
+    def replicas(self, gallery_id: str, numbers: Iterable[int]) -> list[Replica]:
+        """See `replica`."""
+        return [self.replica(gallery_id, number) for number in numbers]
+
+    def _answering(self, gallery_id: str, numbers: Sequence[int], epochs: Sequence[int] = ()) -> list[Replica]:
+        """The replicas, if this host may answer for all of them. epochs: those that the caller knows; any if ()."""
         replicas = [self._routed(gallery_id, number) for number in numbers]
         for replica, epoch in zip(replicas, epochs or (0,) * len(replicas), strict=True):
             replica.check_read(epoch)
-        return [replica.shard for replica in replicas]
+        return replicas
+
+    @contextlib.contextmanager
+    def readable(self, gallery_id: str, numbers: Sequence[int], epochs: Sequence[int] = ()) -> Iterator[list[Shard]]:
+        """The shards, open to the end, if this host may answer reads of all of them; see `_answering`."""
+        replicas = self._answering(gallery_id, numbers, epochs)
+        with contextlib.ExitStack() as stack:
+            is_late = any(replica.lazy.shard is None for replica in replicas)
+            shards = [stack.enter_context(replica.using()) for replica in replicas]
+            if is_late:  # others may have gone on without it while it was opened
+                self._answering(gallery_id, numbers, epochs)
+            yield shards
 
     def _routed(self, gallery_id: str, number: int) -> Replica:
         """A replica that a route leads to; StaleRoute where it is not here any more, because it was moved elsewhere.
@@ -554,20 +525,14 @@ class ShardHost:
         One that should be here and is lost is found when the host is told what it holds (`configure_shards`).
         """
         try:
-            return self._replica(gallery_id, number)
+            return self.replica(gallery_id, number)
         except CorruptData:
             if self._shard_directory(gallery_id, number).is_dir():
                 raise
             raise StaleRoute(f"shard host {self.name} has no shard {number} of gallery {gallery_id}") from None
 
-    def _exportable(self, gallery_id: str, number: int, epoch: int) -> Shard:
-        """The shard, if this host is its primary under the epoch, and nobody has gone on without it."""
-        replica = self._replica(gallery_id, number)
-        replica.check_primary(epoch)
-        replica.check_read(epoch)
-        return replica.shard
-
-    def _replica(self, gallery_id: str, number: int) -> Replica:
+    def replica(self, gallery_id: str, number: int) -> Replica:
+        """The replica of a shard that is here, open or not; UnknownGallery, CorruptData, and what opening it raises."""
         replica = self._replicas.get((gallery_id, number))
         if replica is not None:
             return replica
@@ -584,37 +549,61 @@ class ShardHost:
                     raise CorruptData(
                         f"shard host {self.name} has no shard {number} of gallery {gallery_id}: expected {directory}"
                     )
-                self._add(gallery_id, number, Shard(directory, self._models.load))
+                replica = self._at_rest(gallery_id, number)
+                if replica.lazy.rest is None:
+                    with replica.using():  # nothing is known of it: it has to open
+                        pass
+                self._replicas[gallery_id, number] = replica
             return self._replicas[gallery_id, number]
 
-    def _open_ahead(self, keys: Sequence[tuple[str, int]]) -> None:
-        """Open those of the shards that are there and closed, side by side.
+    def _open(self, key: tuple[str, int], directory: Path, is_settled: bool, holds: Holds) -> Shard:
+        data_key = self.keys.of(key[0])
+        load = partial(self.model_files.load, key=data_key)
+        try:
+            return Shard(directory, load, key=data_key, is_settled=is_settled, holds=holds)
+        except KeyUnavailable:
+            raise self.keys.missing(key[0]) from None
 
-        One that cannot be opened stays closed: whoever asks for it opens it again, and is told why that fails.
+    def _checked_key(self, gallery_id: str, is_encrypted: bool) -> bytes | None:
+        """The key for a new shard; KeyUnavailable rather than a shard in the clear, if it is not here."""
+        key = self.keys.of(gallery_id)
+        if is_encrypted and key is None:
+            raise self.keys.missing(gallery_id)
+        return key
+
+    def _open_ahead(self, keys: Sequence[tuple[str, int]], *, is_few: bool) -> None:
+        """Know those of the shards that are there, and open, side by side, those of which nothing is known, or all.
+
+        One that cannot be opened stays unknown: whoever asks for it opens it again, and is told why that fails.
         """
         with self._opening:
-            closed = [key for key in keys if key not in self._replicas and self._shard_directory(*key).is_dir()]
-            if self._is_closed or len(closed) < 2:
+            if self._is_closed:
                 return
-            with ThreadPoolExecutor(min(len(closed), OPENED_AT_ONCE), thread_name_prefix="facegrid-open") as pool:
-                opened = [(key, pool.submit(Shard, self._shard_directory(*key), self._models.load)) for key in closed]
-            for key, shard in opened:
-                if shard.exception() is None:
-                    self._add(*key, shard.result())
+            unknown = [key for key in keys if key not in self._replicas and self._shard_directory(*key).is_dir()]
+            replicas = {key: self._at_rest(*key) for key in unknown}
+            opened = {key: r for key, r in replicas.items() if is_few or r.lazy.rest is None}
+            with ThreadPoolExecutor(OPENED_AT_ONCE, thread_name_prefix="facegrid-open") as pool:
+                failed = dict(zip(opened, pool.map(_does_not_open, opened.values()), strict=True))
+            self._replicas.update((key, r) for key, r in replicas.items() if not failed.get(key, False))
 
-    def _create(self, gallery_id: str, number: int, dim: int) -> Shard:
-        directory = self._shard_directory(gallery_id, number)
-        shard = Shard.create(directory, dim=dim, load_model=self._models.load)
-        self._add(gallery_id, number, shard)
+    def _create(self, gallery_id: str, number: int, dim: int, is_encrypted: bool) -> Shard:
+        directory, key = self._shard_directory(gallery_id, number), self._checked_key(gallery_id, is_encrypted)
+        load = partial(self.model_files.load, key=key)
+        shard = Shard.create(directory, dim=dim, load_model=load, key=key)
+        replica = self._at_rest(gallery_id, number)
+        self._shards.adopt(replica.lazy, shard)
+        self._replicas[gallery_id, number] = replica
         return shard
 
-    def _add(self, gallery_id: str, number: int, shard: Shard) -> None:
-        self._replicas[gallery_id, number] = Replica(self.name, shard, self._peers, self._leases)
+    def _at_rest(self, gallery_id: str, number: int) -> Replica:
+        lazy = self._shards.lazy((gallery_id, number), self._shard_directory(gallery_id, number))
+        return Replica(self.name, lazy, self._peers, self._leases)
 
     def _close(self, key: tuple[str, int]) -> None:
         replica = self._replicas.pop(key, None)
         if replica is not None:
-            replica.close()
+            replica.end()
+            replica.lazy.close()
         if self._leases is not None:
             self._leases.forget(key)
 
@@ -622,12 +611,24 @@ class ShardHost:
         self._close((gallery_id, number))
         remove_tree(self._shard_directory(gallery_id, number))
 
+    def has_files(self, gallery_id: str, number: int) -> bool:
+        """Whether the shard has a directory here."""
+        return self._shard_directory(gallery_id, number).is_dir()
+
     def _shard_directory(self, gallery_id: str, number: int) -> Path:
         return shard_directory(self._directory, gallery_id, number)
 
 
 def _have_left(shards: Sequence[Shard]) -> bool:
     return any(shard.has_fresh_departures for shard in shards)
+
+
+def _does_not_open(replica: Replica) -> bool:
+    try:
+        with replica.using():
+            return False
+    except FacegridError:
+        return True
 
 
 _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
@@ -650,25 +651,28 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     BeaconRequest: ShardHost.beacon,
     HealthRequest: ShardHost.health,
     InventoryRequest: ShardHost.inventory,
+    HeatRequest: ShardHost.heat,
+    BuriedRequest: host_erasure.buried,
     CreateShard: ShardHost.create_shard,
     ConfigureShards: ShardHost.configure_shards,
     SetPeers: ShardHost.set_peers,
+    SetKeys: ShardHost.set_keys,
     AdmitReplica: ShardHost.admit_replica,
     DropShard: ShardHost.drop_shard,
-    CompactShards: ShardHost.compact_shards,
-    ScrubShards: ShardHost.scrub_shards,
-    ErasureRequest: ShardHost.erasure,
+    CompactShards: host_erasure.compact_shards,
+    ScrubShards: host_erasure.scrub_shards,
+    ErasureRequest: host_erasure.erasure,
     CheckShard: ShardHost.check_shard,
     DropGallery: ShardHost.drop_gallery,
-    SampleRows: ShardHost.sample,
-    SampleRecent: ShardHost.sample_recent,
-    DrawIdentities: ShardHost.draw_identities,
-    DrawTemplates: ShardHost.draw_templates,
-    PrepareModel: ShardHost.prepare_model,
-    ActivateModel: ShardHost.activate_model,
-    PointRequest: ShardHost.point,
-    ExportRequest: ShardHost.export,
-    ExportMovedRequest: ShardHost.export_moved,
-    DiscardModels: ShardHost.discard_models,
-    ModelsRequest: ShardHost.models,
+    SampleRows: host_training.sample,
+    SampleRecent: host_training.sample_recent,
+    DrawIdentities: host_training.draw_identities_of,
+    DrawTemplates: host_training.draw_templates,
+    PrepareModel: host_training.prepare_model,
+    ActivateModel: host_training.activate_model,
+    PointRequest: host_exports.point,
+    ExportRequest: host_exports.export,
+    ExportMovedRequest: host_exports.export_moved,
+    DiscardModels: host_training.discard_models,
+    ModelsRequest: host_training.models,
 }

@@ -31,10 +31,14 @@ LOCK_WAIT_S = 10.0
 class ShardHostProcess:
     """One shard host and its data port."""
 
-    def __init__(self, name: str, directory: str, secret: bytes, bind: str, kernel: str | None) -> None:
-        """bind: address of the data port. kernel: SIMD kernel by name, or None for the fastest."""
+    def __init__(
+        self, name: str, directory: str, secret: bytes, bind: str, kernel: str | None, open_shards: int | None
+    ) -> None:
+        """bind: address of the data port. kernel: SIMD kernel by name, or None for the fastest. open_shards: at a time;
+        as many as this process's limit of open files allows if None.
+        """
         self._name, self._directory = name, Path(directory)
-        self._secret, self._bind, self._kernel = secret, bind, kernel
+        self._secret, self._bind, self._kernel, self._open_shards = secret, bind, kernel, open_shards
         self._opening = threading.Lock()
         self._peers = PeerClients(name, secret)
         self._host: ShardHost | None = None
@@ -86,7 +90,8 @@ class ShardHostProcess:
     def _open_host(self, until: float) -> ShardHost:
         while True:
             try:
-                return ShardHost(self._name, self._directory, self._peers, leases=Leases(self._name))
+                leases = Leases(self._name)
+                return ShardHost(self._name, self._directory, self._peers, leases=leases, open_shards=self._open_shards)
             except HomeLocked:
                 if time.monotonic() > until:
                     raise

@@ -6,7 +6,7 @@ requests as Ray actor calls; in one process both are plain calls. A failure is a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from coordinator.types import ShardConfig
@@ -409,6 +409,15 @@ class CreateShard:
     gallery_id: str
     shard: int
     dim: int
+    is_encrypted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetKeys:
+    """The data keys of every tenant that has one; the host keeps them in memory and forgets all others."""
+
+    tenant_ids: tuple[str, ...]
+    keys: tuple[bytes, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,6 +438,19 @@ class ConfiguredReply:
     """For each configuration "", or why the shard cannot be opened: it is missing, or damaged."""
 
     faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeatRequest:
+    """Which shards of the host are at hand?"""
+
+
+@dataclass(frozen=True, slots=True)
+class HeatReply:
+    """The gallery of each shard that is open, and `hot` or `warm`; all others are cold. See `coordinator.heat`."""
+
+    galleries: tuple[str, ...]
+    states: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -502,6 +524,20 @@ class ErasureReply:
     """One entry a shard, in the order asked."""
 
     states: tuple[ErasureState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BuriedRequest:
+    """Which shards of the host still hold bytes of deleted templates?"""
+
+
+@dataclass(frozen=True, slots=True)
+class BuriedReply:
+    """Gallery id and number of each, and the unix seconds of its oldest deletion whose bytes may be there."""
+
+    galleries: tuple[str, ...]
+    shards: tuple[int, ...]
+    oldest: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -680,7 +716,10 @@ ControlRequest: TypeAlias = (
     | ModelsRequest
     | ConfigureShards
     | SetPeers
+    | SetKeys
     | InventoryRequest
+    | HeatRequest
+    | BuriedRequest
     | AdmitReplica
     | DropShard
     | CompactShards
@@ -712,6 +751,8 @@ Reply: TypeAlias = (
     | ErasureReply
     | CheckReply
     | InventoryReply
+    | HeatReply
+    | BuriedReply
     | ConfiguredReply
     | Done
 )

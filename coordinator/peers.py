@@ -65,6 +65,10 @@ class Leases:
         self._lock = threading.Lock()
         self._started = clock()
         self._until: dict[tuple[str, str, int], float] = {}
+        self._heard: set[str] = set()
+        """Hosts that leases were ever had of."""
+        self._digests: dict[str, int] = {}
+        """Of each host's shared shards, until a configuration changes."""
         self._granted: dict[str, float] = {}
         self._configs: dict[Shard, ShardConfig] = {}
         self._begun: dict[Shard, float] = {}
@@ -83,7 +87,9 @@ class Leases:
                 self._begun[key] = self._clock()
             self._members[key] = frozenset((*config.in_sync, *admitted)) - {self._host}
             if before is not None and before.epoch != config.epoch:
-                self._until = {held: until for held, until in self._until.items() if held[1:] != key}
+                for host in self._heard:
+                    self._until.pop((host, *key), None)
+            self._digests.clear()
 
     def forget(self, shard: Shard) -> None:
         """The shard is not here any more."""
@@ -91,6 +97,7 @@ class Leases:
             self._configs.pop(shard, None)
             self._begun.pop(shard, None)
             self._members.pop(shard, None)
+            self._digests.clear()
 
     def may_read(self, config: ShardConfig) -> bool:
         """Whether every other host in sync counts on this one still."""
@@ -156,6 +163,7 @@ class Leases:
             for number, config in enumerate(shared):
                 current = self._configs.get((config.gallery_id, config.shard))
                 if number not in stale and current is not None and current.epoch == config.epoch:
+                    self._heard.add(host)
                     self._until[host, config.gallery_id, config.shard] = sent + LEASE_S
         return not stale
 
@@ -168,8 +176,11 @@ class Leases:
         return [self._configs[key] for key in sorted(self._members) if host in self._members[key]]
 
     def _digest(self, host: str) -> int:
-        labels = [f"{config.gallery_id}/{config.shard}/{config.epoch}" for config in self._shared(host)]
-        return int(template_keys(labels).sum() & (2**63 - 1)) if labels else 0
+        """Under the lock."""
+        if host not in self._digests:
+            labels = [f"{config.gallery_id}/{config.shard}/{config.epoch}" for config in self._shared(host)]
+            self._digests[host] = int(template_keys(labels).sum() & (2**63 - 1)) if labels else 0
+        return self._digests[host]
 
 
 class Beacons:

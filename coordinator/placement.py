@@ -152,6 +152,14 @@ class Move:
     target: str
 
 
+def is_level(eligible: Collection[str], load: Mapping[str, int]) -> bool:
+    """Whether `balance_moves` can have nothing to do, by the load alone: all on eligible hosts, each near the mean."""
+    held = [load.get(host, 0) for host in set(eligible)]
+    total, count = sum(held), len(held)
+    is_elsewhere = any(shards for host, shards in load.items() if host not in eligible)
+    return not is_elsewhere and all(total - count <= shards * count <= total + count for shards in held)
+
+
 def balance_moves(configs: Sequence[ShardConfig], eligible: Collection[str], load: Mapping[str, int]) -> list[Move]:
     """The few moves that empty all hosts that are not eligible and bring each eligible one within one of the mean.
 

@@ -8,15 +8,17 @@ confirmed. A replica never changes the configuration itself: it names who did no
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
 from coordinator.messages import AbsorbRequest, ProgressReply, ReplicateRequest, Reply, RestartRequest
+from coordinator.open_shards import LazyShard
 from coordinator.peers import Leases, Peers, ask
 from coordinator.types import ShardConfig
 from shard.catchup import changes_after
@@ -110,6 +112,11 @@ class Link:
         raise HostUnavailable(f"shard host {self.host!r} did not confirm entry {lsn} within {timeout_s:g} s")
 
     @property
+    def is_idle(self) -> bool:
+        """Whether everything that it was given has been confirmed."""
+        return not self._waiting and not self._is_sending and self._error is None
+
+    @property
     def is_broken(self) -> bool:
         """It will forward nothing any more."""
         return self._error is not None
@@ -120,10 +127,14 @@ class Link:
 
 
 class Replica:
-    """A shard and its role. Thread-safe. `config` is None until the coordinator has told one."""
+    """A shard and its role, whether it is open or not. Thread-safe.
 
-    def __init__(self, host: str, shard: Shard, peers: Peers, leases: Leases | None) -> None:
-        self.shard = shard
+    `config` is None until the coordinator has told one. It outlives the shard's closing: a replica answers under the
+    configuration that this process was told, and no other.
+    """
+
+    def __init__(self, host: str, lazy: LazyShard, peers: Peers, leases: Leases | None) -> None:
+        self.lazy = lazy
         self.config: ShardConfig | None = None
         self._host, self._peers, self._leases = host, peers, leases
         self._min_in_sync = 1
@@ -138,7 +149,44 @@ class Replica:
         self._unconfirmed: frozenset[str] = frozenset()
         self.damage: CorruptData | None = None
         """Set by whoever reads the shard and comes upon damage; it answers no reads from then on."""
+        self._open_error: CorruptData | None = None
+        lazy.on_open, lazy.may_close = self._opened, self._may_close
+
+    # Open and closed
+
+    @contextlib.contextmanager
+    def using(self) -> Iterator[Shard]:
+        """The shard, opened if it is closed, and open until the end. Raises what opening it does."""
+        with contextlib.ExitStack() as stack:
+            try:
+                shard = stack.enter_context(self.lazy.using())
+            except CorruptData as error:
+                self._open_error = error
+                raise
+            yield shard
+
+    @property
+    def shard(self) -> Shard:
+        """The shard, for those who are `using` it; ShardClosed if it is closed."""
+        return self.lazy.opened
+
+    def _opened(self, shard: Shard) -> None:
+        self._open_error = None
         shard.on_commit = self._forward
+
+    def _may_close(self, shard: Shard) -> bool:
+        """Nothing is unfinished: it is no replica that is copied, and every write of its own is confirmed."""
+        config = self.config
+        return (
+            config is not None
+            and self._is_ready
+            and self._host in config.in_sync
+            and self.damage is None
+            and shard.write_error is None
+            and not shard.is_catching_up
+            and not self._unconfirmed
+            and all(link.is_idle for link in self._links.values())
+        )
 
     # Who may do what
 
@@ -151,7 +199,7 @@ class Replica:
             raise StaleRoute(f"{self._name} has no configuration yet")
         if epoch not in (0, config.epoch):
             raise StaleRoute(f"{self._name} is of epoch {config.epoch}, the request of {epoch}")
-        if self._host not in config.in_sync or self.shard.is_catching_up:
+        if self._host not in config.in_sync or self.lazy.is_catching_up:
             raise StaleRoute(f"{self._name} is not in sync")
         if self._leases is not None and not self._leases.may_read(config):
             raise StaleRoute(f"{self._name}: the other hosts in sync have not been heard; others may go on without it")
@@ -182,7 +230,7 @@ class Replica:
 
     @property
     def _name(self) -> str:
-        return f"shard {self.shard.directory.name} of gallery {self.shard.directory.parent.name} on {self._host}"
+        return f"shard {self.lazy.directory.name} of gallery {self.lazy.directory.parent.name} on {self._host}"
 
     def configure(self, config: ShardConfig, min_in_sync: int, released: Sequence[str] = ()) -> None:
         """Take up a configuration; an earlier one than known is passed over.
@@ -197,15 +245,16 @@ class Replica:
                 config.epoch < before.epoch or (config.epoch == before.epoch and self._is_ready)
             ):
                 return
-            if config.epoch < self.shard.configured_epoch:
+            configured_epoch, configured_hosts = self.lazy.configured
+            if config.epoch < configured_epoch:
                 return
             self._is_ready = False
-            known = set(self.shard.configured_hosts)
+            known = set(configured_hosts)
             # Whoever was admitted in this epoch may be in sync by the catalog already: it counts until the next one.
-            admitted = known - set(config.in_sync) if config.epoch == self.shard.configured_epoch else set()
+            admitted = known - set(config.in_sync) if config.epoch == configured_epoch else set()
             left_out = known - {*config.in_sync, *released, self._host} - admitted
             is_primary = config.primary == self._host
-            self.shard.take_epoch(config.epoch, (*config.in_sync, *sorted(admitted)), decides=is_primary)
+            self.lazy.take_epoch(config.epoch, (*config.in_sync, *sorted(admitted)), decides=is_primary)
             # The shard's lock comes before this one, since entries are forwarded under it.
             with self._lock:
                 links, self._links = self._links, {}
@@ -231,10 +280,11 @@ class Replica:
         be there or not, until it is repeated with its operation.
         """
         self.check_write(epoch)
-        if self.shard.write_error is not None:
-            self.shard.recover()
-        outcome = work(self.shard)
-        self._confirm(self.shard.lsn)
+        with self.using() as shard:
+            if shard.write_error is not None:
+                shard.recover()
+            outcome = work(shard)
+            self._confirm(shard.lsn)
         return outcome
 
     def _confirm(self, lsn: int) -> None:
@@ -274,7 +324,7 @@ class Replica:
     def admit(self, epoch: int, host: str) -> None:
         """Bring a joining host's replica level; from then on no write is confirmed without it."""
         config = self.check_primary(epoch)
-        with self._levelling[host]:
+        with self.using(), self._levelling[host]:
             self._level(config, host, is_new=True)
 
     def _admit(self, config: ShardConfig, host: str) -> None:
@@ -330,38 +380,41 @@ class Replica:
         config = self.config
         if config is not None and config.epoch == epoch and config.primary == self._host:
             raise StaleRoute(f"{self._name} is itself primary in epoch {epoch}")
-        self.shard.take_epoch(epoch)
+        with self.using() as shard:
+            shard.take_epoch(epoch)
 
     def replicate(self, request: ReplicateRequest) -> ProgressReply:
         """Carry out a primary's entries."""
-        self.accept(request.epoch)
-        if self.shard.write_error is not None:
-            self.shard.recover()
-        if request.entries:
-            if self.shard.is_catching_up:
-                raise OutOfStep(f"{self._name} is catching up")
-            self.shard.apply(request.entries)
-        return self.progress()
+        with self.using() as shard:
+            self.accept(request.epoch)
+            if shard.write_error is not None:
+                shard.recover()
+            if request.entries:
+                if shard.is_catching_up:
+                    raise OutOfStep(f"{self._name} is catching up")
+                shard.apply(request.entries)
+            return self.progress()
 
     def absorb(self, request: AbsorbRequest) -> ProgressReply:
         """Take over a piece of a primary's state."""
-        self.accept(request.epoch)
-        if self.shard.write_error is not None:
-            self.shard.recover()
-        self.shard.absorb(request.changes)
-        return self.progress()
+        with self.using() as shard:
+            self.accept(request.epoch)
+            if shard.write_error is not None:
+                shard.recover()
+            shard.absorb(request.changes)
+            return self.progress()
 
     def progress(self) -> ProgressReply:
         """How far this replica is."""
-        return ProgressReply(*self.shard.progress())
+        with self.using() as shard:
+            return ProgressReply(*shard.progress())
 
-    def close(self) -> None:
-        """Close the shard; nothing is forwarded any more."""
+    def end(self) -> None:
+        """Forward nothing any more, and answer nothing; the shard is the owner's to close."""
         with self._lock:
             links, self._links, self.config = self._links, {}, None
         for link in links.values():
             link.close(f"{self._name} was closed")
-        self.shard.close()
 
     @property
     def epoch(self) -> int:
@@ -381,7 +434,7 @@ class Replica:
     @property
     def fault(self) -> str:
         """What is wrong with it, as "code: message": damage that a read came upon, or why it refuses writes; or ""."""
-        error = self.damage or self.shard.write_error
+        error = self.damage or self._open_error or self.lazy.write_error
         if error is None:
             return ""
         return f"{error.code if isinstance(error, FacegridError) else 'write_failed'}: {error}"

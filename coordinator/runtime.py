@@ -15,6 +15,7 @@ from typing import Protocol
 
 from coordinator.host import ShardHost
 from coordinator.messages import ControlRequest, DataRequest, EnrollRequest, Reply
+from coordinator.open_shards import default_limit
 from shard.errors import DeadlineExceeded, HostUnavailable, ShardClosed
 
 SMALL_ROWS = 256
@@ -53,15 +54,19 @@ class LocalRuntime:
     Every host directory below `<home>/hosts` is opened, so a home written by a Ray cluster on one machine opens here.
     """
 
-    def __init__(self, hosts_dir: Path, names: Sequence[str]) -> None:
-        """names: the hosts to open or create below `hosts_dir`; HomeLocked if another process has one of them."""
+    def __init__(self, hosts_dir: Path, names: Sequence[str], *, open_shards: int | None = None) -> None:
+        """names: the hosts to open or create below `hosts_dir`; HomeLocked if another process has one of them.
+
+        open_shards: of each host at a time; as many as this process's limit of open files allows if None.
+        """
         self._hosts: dict[str, ShardHost] = {}
         self._is_closed = False
         self._lanes = [ThreadPoolExecutor(1, thread_name_prefix=f"facegrid-write-{i}") for i in range(_cores())]
         self._writers = ThreadPoolExecutor(SMALL_WRITES, thread_name_prefix="facegrid-write")
+        limit = default_limit(len(names)) if open_shards is None else open_shards
         try:
             for name in sorted(names):
-                self._hosts[name] = ShardHost(name, hosts_dir / name, self)
+                self._hosts[name] = ShardHost(name, hosts_dir / name, self, open_shards=limit)
         except BaseException:
             self.close()
             raise

@@ -33,8 +33,11 @@ class _Way:
 class BreakableRuntime:
     """Implements `coordinator.runtime.Runtime`; with leases, as hosts on machines of their own have them."""
 
-    def __init__(self, directory: Path, names: Sequence[str], *, has_leases: bool = True) -> None:
+    def __init__(
+        self, directory: Path, names: Sequence[str], *, has_leases: bool = True, open_shards: int | None = None
+    ) -> None:
         self._directory, self._names, self._has_leases = directory, tuple(names), has_leases
+        self._open_shards = open_shards
         self._hosts: dict[str, ShardHost] = {}
         self._ending: dict[str, threading.Thread] = {}
         self.cut: set[tuple[str, str]] = set()
@@ -48,7 +51,9 @@ class BreakableRuntime:
         if name in self._ending:
             self._ending.pop(name).join()  # the directory's lock is its last
         leases = Leases(name) if self._has_leases else None
-        self._hosts[name] = ShardHost(name, self._directory / name, _Way(self, name), leases=leases)
+        self._hosts[name] = ShardHost(
+            name, self._directory / name, _Way(self, name), leases=leases, open_shards=self._open_shards
+        )
 
     def kill(self, name: str) -> None:
         """End a host without asking it: what it was doing is not finished for anybody."""

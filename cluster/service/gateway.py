@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -13,8 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.service.auth import Keys, Principal
 from cluster.service.bodies import Limits
+from cluster.service.face_pool import FacePool, FaceSource, OwnFaces
 from cluster.service.metrics import Metrics
+from cluster.service.overview import Overview
 from cluster.service.rates import RateLimits
+from cluster.service.recall import RecallMonitor
 from cluster.service.scheduler import FairScheduler
 from cluster.service.searches import Searches
 from cluster.service.work import Work
@@ -26,13 +30,12 @@ from shard.errors import FacegridError, Unauthenticated, UnknownGallery, Unknown
 if TYPE_CHECKING:
     from cluster.api import Cluster
     from cluster.gallery import Gallery
+    from cluster.service.tracing import Tracing
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 SEARCH_THREADS = 2
 """One call of the index uses all cores; a second one fills them while the first one's answer is put together."""
-PHOTO_THREADS = 2
-"""A photo of the most pixels allowed takes hundreds of megabytes while it is decoded, and the networks all cores."""
 WORK_THREADS = 16
 """Writes wait for the disk most of their time."""
 GALLERY_S = 1.0
@@ -64,10 +67,12 @@ class Gateway:
         limits: Limits | None = None,
         snapshot_store: str | None = None,
         gateways: int = 1,
+        faces: FaceSource | None = None,
     ) -> None:
         """cluster: stays the caller's to close. snapshot_store: where tenants' snapshots go; None: they have none.
 
         gateways: how many serve this cluster; each gives a tenant its part of the rate that its quota allows.
+        faces: who finds the faces of photos; this process if None.
         """
         self.cluster = cluster
         self.limits = limits or Limits()
@@ -75,11 +80,17 @@ class Gateway:
         self.keys = Keys(cluster.tenants)
         self.rates = RateLimits(gateways)
         self.metrics = Metrics()
+        self.overview = Overview(self)
+        self.metrics.registry.register(self.overview)
+        self.tracing = _tracing(cluster.settings.trace_endpoint)
         self._search_turns = FairScheduler("search", SEARCH_THREADS)
         self._work_turns = FairScheduler("work", WORK_THREADS)
-        self.searches = Searches(self._search_turns)
-        self._photo_turns = FairScheduler("photo", PHOTO_THREADS)
-        self._work, self._photos = Work(self._work_turns), Work(self._photo_turns)
+        share = cluster.settings.recall_share
+        recall = RecallMonitor(self._search_turns, self.metrics, share) if share else None
+        self.searches = Searches(self._search_turns, self.metrics, recall=recall, tracing=self.tracing)
+        self._work = Work(self._work_turns, self.metrics, self.tracing)
+        threads = cluster.settings.threads or len(os.sched_getaffinity(0))
+        self.faces = FacePool(faces or OwnFaces(cluster.pipeline, threads), metrics=self.metrics)
         self._galleries: dict[str, _Known] = {}
         self._audit: deque[AuditEntry] = deque()
         self._searched: dict[tuple[str, KeyRecord, str, str], list[Any]] = {}
@@ -89,8 +100,7 @@ class Gateway:
 
     async def run(self, principal: Principal, kind: str, call: Callable[[], T]) -> T:
         """A blocking call in a worker's thread, when it is the tenant's turn."""
-        turns = self._photos if kind == "photo" else self._work
-        return await turns.run(principal.flow, kind, principal.weight, call)
+        return await self._work.run(principal.flow, kind, principal.weight, call)
 
     async def principal(self, text: str, *, is_fresh: bool = False) -> Principal:
         """Whose key it is; Unauthenticated. is_fresh: as the catalog has it now, not as it was moments ago."""
@@ -170,7 +180,16 @@ class Gateway:
             held = Usage(held.galleries, held.templates + templates, held.bytes + size)
             self._usage[tenant.tenant_id] = (at, held)
 
+    def known_usage(self) -> dict[str, Usage]:
+        """What tenants with quotas had when that was counted last, by tenant id. Counts nothing itself."""
+        with self._usage_lock:
+            return {tenant_id: held for tenant_id, (_, held) in self._usage.items()}
+
     # Audit
+
+    def audit_backlog(self) -> int:
+        """Entries that wait to be written."""
+        return len(self._audit) + len(self._searched)
 
     def audit(self, entry: AuditEntry) -> None:
         """Remember an entry to be written soon."""
@@ -223,10 +242,21 @@ class Gateway:
         self.is_stopping = True
         self._search_turns.close()
         self._work_turns.close()
-        self._photo_turns.close()
+        self.faces.close()
         self._take_searched()
         self.write_audit()
+        if self.tracing is not None:
+            self.tracing.close()
 
     def waiting(self) -> dict[str, int]:
         """Searches that wait for their turn, by tenant id."""
         return self._search_turns.waiting()
+
+
+def _tracing(endpoint: str | None) -> Tracing | None:
+    """Spans, where the settings ask for them; MissingExtra without the extra `tracing`."""
+    if endpoint is None:
+        return None
+    from cluster.service.tracing import Tracing
+
+    return Tracing.to(endpoint)

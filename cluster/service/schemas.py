@@ -217,7 +217,7 @@ class GalleryReply(Reply):
 
 
 class GallerySummary(Reply):
-    """A gallery in a list."""
+    """A gallery in a list. heat: `hot` (open, used in the last minutes), `warm` (open) or `cold`."""
 
     name: str
     dim: int
@@ -227,6 +227,7 @@ class GallerySummary(Reply):
     replicas: int
     min_in_sync: int
     model_id: str | None
+    heat: Literal["hot", "warm", "cold"]
 
 
 class GalleriesReply(Reply):
@@ -367,7 +368,10 @@ class RangeBody(Body):
     limit: int = Field(default=MAX_K, ge=1, le=MAX_K)
     recall: float = Field(default=DEFAULT_RECALL, gt=0, lt=1, allow_inf_nan=False)
     exact: bool = False
+    identities: list[Label] | None = Field(default=None, min_length=1, max_length=MAX_IDENTITIES)
     where: dict[str, Any] | None = None
+    allow_partial: bool = False
+    deadline_ms: int = Field(default=DEFAULT_DEADLINE_MS, ge=1, le=60_000)
 
 
 class CandidateReply(Reply):

@@ -12,16 +12,20 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.service import problems
 from cluster.service.auth import Principal, bearer
 from cluster.service.bodies import Bodies, Gone, Held, Message, Receive
 from cluster.service.gateway import Gateway
+from cluster.service.logs import REQUEST_ID
 from cluster.service.problems import HttpProblem, malformed
 from coordinator.names import check_tenant_name, tenant_name
 from coordinator.tenant_types import AuditEntry, KeyRecord
-from shard.errors import InvalidParameter
+from shard.errors import InvalidParameter, QuotaExceeded, RateLimited
+
+if TYPE_CHECKING:
+    from cluster.service.tracing import Tracing
 
 _ACCESS = logging.getLogger("facegrid.access")
 Scope = MutableMapping[str, Any]
@@ -40,6 +44,7 @@ HEADERS_BYTES = 32 << 10
 """Of one request, names and values."""
 TARGET_BYTES = 16 << 10
 """Of a request's path, and of its query."""
+_LIMITS = (RateLimited.code, QuotaExceeded.code)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
@@ -61,6 +66,8 @@ class Exchange:
     status: int = 0
     code: str = "ok"
     began: float = field(default_factory=time.perf_counter)
+    admitted: float = 0.0
+    """When key and body were there."""
 
 
 class Shell:
@@ -75,13 +82,24 @@ class Shell:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._request(scope, receive, send)
+            if self._gateway.tracing is None:
+                await self._request(scope, receive, send)
+            else:
+                await self._traced(self._gateway.tracing, scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1003})
+
+    async def _traced(self, tracing: Tracing, scope: Scope, receive: Receive, send: Send) -> None:
+        span = tracing.begin(scope["headers"])
+        try:
+            await self._request(scope, receive, send)
+        finally:
+            tracing.end(span, scope[STATE], getattr(scope.get("route"), "path", None), scope["method"])
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
         exchange = scope[STATE] = Exchange(self._gateway, _request_id(headers))
+        REQUEST_ID.set(exchange.request_id)  # for this task, which is the request's own
         self._gateway.metrics.in_flight.inc()
 
         async def answer(message: Message) -> None:
@@ -97,12 +115,15 @@ class Shell:
 
         try:
             await self._admit(scope, receive, exchange)
+            exchange.admitted = time.perf_counter()
             await self._app(scope, _once(exchange.body), answer)
         except Gone:
             exchange.status, exchange.code = 499, "gone"
         except Exception as error:  # noqa: BLE001 - the boundary of the process
             if not exchange.status:
                 await refuse(error, exchange, answer)
+            elif exchange.code == "ok":
+                problems.problem_of(error)  # too late to be answered, not to be logged
         finally:
             if exchange.held is not None:
                 exchange.held.release()
@@ -134,9 +155,13 @@ class Shell:
         metrics.answered(exchange.operation, exchange.status, seconds)
         if exchange.code != "ok":
             metrics.refused.labels(exchange.code).inc()
+            if exchange.code in _LIMITS and exchange.principal is not None and exchange.principal.tenant is not None:
+                metrics.limited.labels(metrics.tenant(exchange.principal.tenant.name), exchange.code).inc()
         key = exchange.principal.key if exchange.principal is not None else None
         if _ACCESS.isEnabledFor(logging.INFO):
             route = scope.get("route")
+            tracing = self._gateway.tracing
+            trace = {} if tracing is None else {"trace_id": tracing.trace_id()}
             _ACCESS.info(
                 "request",
                 extra={
@@ -150,6 +175,7 @@ class Shell:
                         "ms": round(seconds * 1000, 3),
                         "key_id": None if key is None else key.key_id,
                         "gallery": exchange.gallery,
+                        **trace,
                     }
                 },
             )

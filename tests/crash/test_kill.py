@@ -167,7 +167,7 @@ def host_of(grid: Cluster) -> ShardHost:
 def read_shards(grid: Cluster, gallery_id: str) -> dict[str, tuple[int, bytes, str | None]]:
     """Template id to its shard, its float bytes and its identity, as the files have them."""
     stored: dict[str, tuple[int, bytes, str | None]] = {}
-    for number, shard in enumerate(host_of(grid)._open_all(gallery_id, range(SHARDS))):
+    for number, shard in enumerate(replica.shard for replica in host_of(grid).replicas(gallery_id, range(SHARDS))):
         assert check_shard(shard) == []
         labels = shard.labels(range(shard.index.rows))
         floats = shard.index.gather(np.array(list(labels), dtype=np.int64))

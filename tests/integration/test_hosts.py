@@ -203,7 +203,7 @@ def test_a_replica_that_differs_is_named_and_copied_anew(grid: Cluster) -> None:
     assert grid.compare() == []
     (entry,) = grid.replicas()
     backup = entry.in_sync[1]
-    shard = grid.runtime._hosts[backup]._replica(gallery._route.gallery_id, 0).shard  # type: ignore[attr-defined]
+    shard = grid.runtime._hosts[backup].replica(gallery._route.gallery_id, 0).shard  # type: ignore[attr-defined]
     (stored,) = shard.templates_between(5, 6)
     digest = record_digest(5, stored.template_id, "somebody else", stored.metadata, stored.lsn)
     with shard._store.transaction() as db:

@@ -146,7 +146,7 @@ def test_a_primary_that_wrote_alone_and_died_begins_anew(grid: Grid) -> None:
     route = grid.create(shards=1)
     grid.enroll(batch_of(unit_rows(20, DIM, seed=1), prefix="a"))
     primary, backup = route.in_sync[0]
-    replica = grid.runtime.host(primary)._replica(route.gallery_id, 0)
+    replica = grid.runtime.host(primary).replica(route.gallery_id, 0)
     grid.runtime.cut |= {(primary, backup), (primary, OUTSIDE), (OUTSIDE, primary)}
     with pytest.raises(NotReplicated, match=backup):
         replica.write(0, lambda shard: shard.enroll(batch_of(unit_rows(1, DIM, seed=5), prefix="lost")))
@@ -162,7 +162,7 @@ def test_a_fenced_primary_confirms_nothing_and_answers_nothing(grid: Grid) -> No
     route = grid.create(shards=1)
     grid.enroll(batch_of(unit_rows(20, DIM, seed=1), prefix="a"))
     primary, backup = route.in_sync[0]
-    old = grid.runtime.host(primary)._replica(route.gallery_id, 0)
+    old = grid.runtime.host(primary).replica(route.gallery_id, 0)
     old.check_read(route.epochs[0])
     # Cut off from the coordinator and from the other replica; a router on its side reaches it still.
     grid.runtime.isolate(primary)
@@ -185,7 +185,7 @@ def test_two_replicas_that_hear_only_the_coordinator_go_on_with_one(grid: Grid) 
     assert grid.enroll(batch_of(unit_rows(20, DIM, seed=1), prefix="a")) == 20
     assert grid.route().in_sync[0] == (primary,)
     with pytest.raises(StaleRoute):
-        grid.runtime.host(backup)._replica(route.gallery_id, 0).check_read(0)
+        grid.runtime.host(backup).replica(route.gallery_id, 0).check_read(0)
     assert len(grid.ids()) == 20
     grid.runtime.heal()
     grid.tick_until(lambda: grid.is_whole())
@@ -203,7 +203,7 @@ def test_two_replicas_that_hear_only_the_coordinator_answer_reads_though_nobody_
 def test_a_primary_that_has_heard_of_a_later_epoch_decides_nothing(grid: Grid) -> None:
     """Or two replicas would have different entries of one epoch, which nobody could tell apart."""
     route = grid.create(shards=1)
-    replica = grid.runtime.host(route.in_sync[0][0])._replica(route.gallery_id, 0)
+    replica = grid.runtime.host(route.in_sync[0][0]).replica(route.gallery_id, 0)
     replica.accept(route.epochs[0] + 1)  # what its follower says first, before the coordinator's word has come
     with pytest.raises(StaleRoute, match="another replica decides"):
         replica.write(0, lambda shard: shard.enroll(batch_of(unit_rows(1, DIM, seed=1), prefix="x")))
@@ -216,12 +216,12 @@ def test_a_primary_waits_for_whoever_may_answer_still_and_not_for_who_gave_up(gr
 
     def answers() -> bool:
         with contextlib.suppress(StaleRoute):
-            grid.runtime.host(backup)._replica(route.gallery_id, 0).check_read(0)
+            grid.runtime.host(backup).replica(route.gallery_id, 0).check_read(0)
             return True
         return False
 
     grid.tick_until(answers)
-    replica = grid.runtime.host(primary)._replica(route.gallery_id, 0)
+    replica = grid.runtime.host(primary).replica(route.gallery_id, 0)
     config = grid.catalog.shard(route.gallery_id, 0)
     replica.configure(replace(config, epoch=config.epoch + 1, in_sync=(primary,)), 1, (backup,))
     replica.check_write(0)
@@ -336,7 +336,7 @@ def test_nothing_acknowledged_is_lost_while_hosts_die_one_after_another(tmp_path
     assert [len(told) for told in grid.digests()] == [1, 1]
     found = set()
     for config in grid.catalog.shards():
-        shard = grid.runtime.host(config.primary)._replica(config.gallery_id, config.shard).shard
+        shard = grid.runtime.host(config.primary).replica(config.gallery_id, config.shard).shard
         for stored in shard.templates_between(0, shard.index.rows):
             assert shard.gather(np.array([stored.row])).tobytes() == kept[stored.template_id]
             found.add(stored.template_id)
@@ -390,7 +390,7 @@ def test_replicas_that_differ_are_found_and_made_alike(grid: Grid) -> None:
     grid.enroll(batch_of(unit_rows(60, DIM, seed=1), prefix="a"))
     assert grid.coordinator.replication.compare() == []
     backup = route.in_sync[0][1]
-    shard = grid.runtime.host(backup)._replica(route.gallery_id, 0).shard
+    shard = grid.runtime.host(backup).replica(route.gallery_id, 0).shard
     (stored,) = shard.templates_between(5, 6)
     digest = record_digest(5, stored.template_id, "somebody else", stored.metadata, stored.lsn)
     with shard._store.transaction() as db:

@@ -253,7 +253,7 @@ def test_a_replica_in_sync_that_cannot_prepare_leaves_the_gallery_as_it_was(grid
     grid.enroll(batch_of(ROWS[:1_200]))
     grid.router.flush(grid.route())
     first = grid.coordinator.train(NAME).model_id
-    shard = grid.runtime.host(grid.route().in_sync[1][1])._replica(grid.route().gallery_id, 1).shard
+    shard = grid.runtime.host(grid.route().in_sync[1][1]).replica(grid.route().gallery_id, 1).shard
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shard, "prepare", _full)
         with pytest.raises(FacegridError, match="no space left"):

@@ -134,7 +134,7 @@ def test_what_follows_an_unconfirmed_write_is_not_taken_for_what_was_there(grid:
     route = grid.route()
     primary, backup = route.in_sync[0]
     grid.runtime.cut.add((primary, backup))
-    lost = grid.runtime.host(primary)._replica(route.gallery_id, 0).shard
+    lost = grid.runtime.host(primary).replica(route.gallery_id, 0).shard
     lsn = lost.enroll(batch_of(unit_rows(1, DIM, seed=5), prefix="lost")).lsn
     death = At(grid, (ExportRequest,), 1)
 
@@ -144,7 +144,7 @@ def test_what_follows_an_unconfirmed_write_is_not_taken_for_what_was_there(grid:
 
     death.act = die  # type: ignore[method-assign]
     made = make(grid, store)
-    shard = grid.runtime.host(backup)._replica(route.gallery_id, 0).shard
+    shard = grid.runtime.host(backup).replica(route.gallery_id, 0).shard
     assert shard.records(["later0"])[0].lsn == lsn, "the same LSN"
     assert ids_in(store, made) == {f"a{i}" for i in range(100)}
     assert made.shards[0].lsn == lsn - 1

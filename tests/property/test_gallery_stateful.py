@@ -307,7 +307,7 @@ def replicas_of(grid: Cluster, gallery: Gallery) -> list[list[Shard]]:
     configs = [config for config in grid.coordinator.shard_configs() if config.gallery_id == route.gallery_id]
     return [
         [
-            grid.runtime._host(host)._replica(route.gallery_id, config.shard).shard
+            grid.runtime._host(host).replica(route.gallery_id, config.shard).shard
             for host in sorted(config.in_sync, key=lambda host: host != config.primary)
         ]
         for config in sorted(configs, key=lambda config: config.shard)

@@ -9,7 +9,7 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.placement import Move, balance_moves, place_replicas, place_shards
+from coordinator.placement import Move, balance_moves, is_level, place_replicas, place_shards
 from coordinator.types import ShardConfig
 
 HOSTS = [f"host-{i}" for i in range(7)]
@@ -142,3 +142,19 @@ def test_replicas_that_are_not_listed_weigh_and_stay(configs: list[ShardConfig],
     after.subtract(move.source for move in moves)
     assert sum(after[host] ** 2 for host in HOSTS) <= sum(load[host] ** 2 for host in HOSTS)
     assert moves == balance_moves(configs[::-1], HOSTS[::-1], dict(reversed(load.items())))
+
+
+@settings(deadline=None)
+@given(clusters(), st.sets(st.sampled_from(HOSTS), min_size=1))
+def test_level_hosts_have_no_moves(configs: list[ShardConfig], eligible: set[str]) -> None:
+    placed = carried_out(configs, balance_moves(configs, eligible, load_of(configs)))
+    for hosts_of in ({(c.gallery_id, c.shard): holders(c) for c in configs}, placed):
+        now = [
+            ShardConfig(gallery_id, shard, 2, min(hosts), tuple(sorted(hosts)), ())
+            for (gallery_id, shard), hosts in hosts_of.items()
+        ]
+        if is_level(eligible, load_of(now)):
+            assert balance_moves(now, eligible, load_of(now)) == []
+        elif all(hosts <= eligible for hosts in hosts_of.values()):
+            counts = [load_of(now)[host] for host in eligible]
+            assert max(counts) - sum(counts) / len(counts) > 1 or sum(counts) / len(counts) - min(counts) > 1

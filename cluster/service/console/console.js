@@ -57,24 +57,24 @@ async function show() {
 async function showGalleries() {
   await doing("Reading galleries…", async () => {
     const { galleries } = await ask("GET", "/v1/galleries");
-    const shown = await Promise.all(galleries.map((gallery) => sized(gallery.name)));
+    const shown = await Promise.all(galleries.map(sized));
     byId("gallery-rows").replaceChildren(...shown);
     byId("no-galleries").hidden = galleries.length > 0;
   });
 }
 
-async function sized(name) {
+async function sized({ name, heat }) {
   const link = element("a", { href: `#gallery/${name.split("/").map(encodeURIComponent).join("/")}` }, name);
   try {
     const size = await ask("GET", `/v1/galleries/${name}`);
-    return row(cell(link), number(count(size.templates)), number(bytes(size.code_bytes)), number(bytes(size.disk_bytes)), cell(state(size)));
+    return row(cell(link), number(count(size.templates)), number(bytes(size.code_bytes)), number(bytes(size.disk_bytes)), cell(`${state(size)}, ${heat}`));
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     return row(cell(link), number("–"), number("–"), number("–"), cell(error.message));
   }
 }
 
-export function state(size) {
+function state(size) {
   if (size.in_sync < size.replicas) return `${size.in_sync} of ${size.replicas} replicas in sync`;
   return size.model_id === null ? "ready, exact search" : "ready";
 }

@@ -83,11 +83,15 @@ async def delete_faces(call: Asked, tenant: str, gallery: str) -> Response:
     """Delete by id and by identity. Gone from every search when it answers; what is not there counts 0."""
     found = await call.gallery("write")
     wanted = call.read(schemas.DeleteBody)
-    deleted = await call.run(
-        lambda: found.delete(template_ids=wanted.template_ids, identities=wanted.identities), kind="write"
-    )
-    await call.audit_now(deleted)
-    return call.reply({"deleted": deleted})
+
+    async def perform(_: list[str] | None) -> dict[str, Any]:
+        deleted = await call.run(
+            lambda: found.delete(template_ids=wanted.template_ids, identities=wanted.identities), kind="write"
+        )
+        await call.audit_now(deleted)
+        return {"deleted": deleted}
+
+    return await once(call, 0, perform)
 
 
 @operation(router, "GET", "/faces/{template_id:path}", "faces.show", reply=schemas.TemplateReply, tag="faces")

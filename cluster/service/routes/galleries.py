@@ -12,6 +12,7 @@ from cluster.results import GalleryStats
 from cluster.service import schemas
 from cluster.service.calls import Asked, Call
 from cluster.service.operations import operation
+from coordinator.heat import COLD
 from coordinator.types import ReplicaErasure
 from shard.errors import AlreadyExists, InvalidParameter, PermissionDenied, UnknownGallery, UnknownTenant
 
@@ -74,7 +75,10 @@ async def list_galleries(call: Asked, tenant: Annotated[str | None, Query(max_le
     visible = await call.run(lambda: call.gateway.cluster.galleries(wanted))
     if key.galleries:
         visible = [gallery for gallery in visible if gallery.name.partition("/")[2] in key.galleries]
-    return call.reply({"galleries": [_summary(gallery) for gallery in visible]})
+    heat = await call.run(call.gateway.cluster.heat)
+    return call.reply(
+        {"galleries": [{**_summary(gallery), "heat": heat.get(gallery.name, COLD)} for gallery in visible]}
+    )
 
 
 @operation(router, "GET", ONE, "galleries.show", reply=schemas.GalleryReply, tag="galleries")
@@ -154,4 +158,4 @@ def stats_values(stats: GalleryStats) -> dict[str, Any]:
 
 
 def _summary(gallery: Gallery) -> dict[str, Any]:
-    return {name: getattr(gallery, name) for name in schemas.GallerySummary.model_fields}
+    return {name: getattr(gallery, name) for name in schemas.GallerySummary.model_fields if name != "heat"}

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
+from cluster import images
+from cluster.faces import model_spec
 from cluster.gallery import Gallery
 from cluster.service import media, schemas
 from cluster.service.calls import Asked, Call
+from cluster.service.once import once
 from cluster.service.operations import operation
 from cluster.service.routes.galleries import ONE
 from cluster.service.routes.photos import decoded, probe_of
+from cluster.service.routes.search import count_queries
 from shard.errors import InvalidParameter
 from shard.types import MAX_ID_BYTES
 
@@ -38,14 +42,11 @@ async def list_identities(
     )
 
 
-async def _default_threshold(call: Call, gallery: Gallery) -> float:
+def _default_threshold(call: Call, gallery: Gallery) -> float:
     """The embedder's own; InvalidParameter where there is none."""
     if gallery.embedder is None:
         raise InvalidParameter("threshold: expected one, since this gallery's embeddings are made elsewhere")
-    found = await call.run(lambda: call.gateway.cluster.faces_for(gallery).threshold, kind="photo")
-    if found is None:
-        raise InvalidParameter(f"threshold: expected one, since none is known for {gallery.embedder}")
-    return found
+    return images.threshold_of(model_spec(call.gateway.cluster.embedder_of(gallery)))
 
 
 @operation(
@@ -56,9 +57,13 @@ async def rename(call: Asked, tenant: str, gallery: str) -> Response:
     """Another name for an identity; 409 if the new one has templates already."""
     found = await call.gallery("write")
     wanted = call.read(schemas.RenameBody)
-    changed = await call.run(lambda: found.rename_identity(wanted.old, wanted.new), kind="write")
-    await call.audit_now(changed)
-    return call.reply({"templates": changed})
+
+    async def perform(_: list[str] | None) -> dict[str, Any]:
+        changed = await call.run(lambda: found.rename_identity(wanted.old, wanted.new), kind="write")
+        await call.audit_now(changed)
+        return {"templates": changed}
+
+    return await once(call, 0, perform)
 
 
 @operation(
@@ -69,9 +74,13 @@ async def merge(call: Asked, tenant: str, gallery: str) -> Response:
     """Several identities become one."""
     found = await call.gallery("write")
     wanted = call.read(schemas.MergeBody)
-    changed = await call.run(lambda: found.merge_identities(wanted.identities, wanted.into), kind="write")
-    await call.audit_now(changed)
-    return call.reply({"templates": changed})
+
+    async def perform(_: list[str] | None) -> dict[str, Any]:
+        changed = await call.run(lambda: found.merge_identities(wanted.identities, wanted.into), kind="write")
+        await call.audit_now(changed)
+        return {"templates": changed}
+
+    return await once(call, 0, perform)
 
 
 @operation(
@@ -91,8 +100,8 @@ async def verify(call: Asked, tenant: str, gallery: str) -> Response:
         if len(rows) != 1:
             raise InvalidParameter(f"probe: expected one, got {len(rows)}")
         embedding = rows[0]
-    call.exchange.count = 1
-    threshold = wanted.threshold if wanted.threshold is not None else await _default_threshold(call, found)
+    count_queries(call, 1)
+    threshold = wanted.threshold if wanted.threshold is not None else _default_threshold(call, found)
     result = await call.run(lambda: found.verify(embedding, wanted.identity, threshold=threshold), kind="read")
     return call.reply(
         {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -45,13 +44,18 @@ async def searched(call: Call, gallery: Gallery, probes: FloatArray, wanted: sch
     probes = check_probes(probes, gallery.dim)
     options = _options(wanted)
     principal = call.principal
-    if principal.tenant is not None:
-        rate = principal.tenant.quotas.queries_per_s
-        call.gateway.rates.take(principal.tenant.tenant_id, len(probes), rate, time.monotonic())
-        call.gateway.metrics.probes.labels(principal.tenant.name).inc(len(probes))
-    call.exchange.count = len(probes)
+    count_queries(call, len(probes))
     deadline = time.monotonic() + wanted.deadline_ms / 1000
     return await call.gateway.searches.search(principal.flow, principal.weight, gallery, probes, options, deadline)
+
+
+def count_queries(call: Call, probes: int) -> None:
+    """Count probes against the tenant's rate; RateLimited."""
+    tenant = call.principal.tenant
+    if tenant is not None:
+        call.gateway.rates.take(tenant.tenant_id, probes, tenant.quotas.queries_per_s, time.monotonic())
+        call.gateway.metrics.probed(tenant.name, probes)
+    call.exchange.count = probes
 
 
 def _options(wanted: schemas.SearchOptions) -> Options:
@@ -160,7 +164,7 @@ async def search_range(call: Asked, tenant: str, gallery: str) -> Response:
     found = await call.gallery("read")
     wanted = call.read(schemas.RangeBody)
     probes = check_probes(media.floats(wanted.probes, what="probes"), found.dim)
-    call.exchange.count = len(probes)
+    count_queries(call, len(probes))
     batch = await call.run(
         lambda: found.range_search(
             probes,
@@ -168,7 +172,10 @@ async def search_range(call: Asked, tenant: str, gallery: str) -> Response:
             limit=wanted.limit,
             recall=wanted.recall,
             exact=wanted.exact,
+            identities=wanted.identities,
             where=wanted.where,
+            allow_partial=wanted.allow_partial,
+            deadline_ms=wanted.deadline_ms,
         ),
         kind="read",
     )
@@ -181,8 +188,3 @@ async def search_range(call: Asked, tenant: str, gallery: str) -> Response:
     body = {"results": results, "threshold": wanted.threshold}
     body["coverage"] = {"answered": batch.coverage.answered, "asked": batch.coverage.asked}
     return call.reply(body)
-
-
-def finite(value: float) -> float | None:
-    """A number that JSON has."""
-    return value if math.isfinite(value) else None
