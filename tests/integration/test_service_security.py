@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import logging
+import os
 import types
 import typing
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from tests.service import MSGPACK, Running, faces_like, packed, post_msgpack, ru
 
 BASE = "/v1/galleries/acme/staff"
 DIM = 64
+IS_LONG = "FACEGRID_TORTURE" in os.environ
 NUMBERS: list[Any] = [
     float("nan"), float("inf"), float("-inf"), -0.0, 5e-324, -5e-324, 1e308, -1e308, 0, -1, 1, 2**31, -(2**31),
     2**53 + 1,
@@ -159,17 +161,16 @@ def check(answer: httpx.Response, what: object) -> None:
 def test_values_that_are_odd_are_refused_by_name(client: httpx.Client, model: type[schemas.Body]) -> None:
     method, path = ROUTES[model]
     for field, _ in fields(model):
-        for value in [*NUMBERS, *TEXTS, [[1e300] * DIM], [[float("nan")] * DIM], [["a"] * DIM], ["\0"], [None]]:
+        odd = [*NUMBERS, *TEXTS, [[1e300] * DIM], [[float("nan")] * DIM], [["a"] * DIM], ["\0"], [None]]
+        for number, value in enumerate(odd):
             body = changed(example(model), field, value)
             if model is schemas.GalleryBody and body.get("name") == "acme/staff":
                 body["name"] = "acme/another"
-            sent = msgpack.packb(body)
-            check(client.request(method, path, content=sent, headers={"content-type": MSGPACK}), (field, value))
-            try:
-                text = json.dumps(body)
-            except TypeError:
-                continue  # bytes, which JSON has not
-            check(client.request(method, path, content=text), (field, value))
+            if IS_LONG or number % 2:
+                sent = msgpack.packb(body)
+                check(client.request(method, path, content=sent, headers={"content-type": MSGPACK}), (field, value))
+            if (IS_LONG or not number % 2) and not isinstance(value, bytes):  # JSON has none
+                check(client.request(method, path, content=json.dumps(body)), (field, value))
         for literal in BIG_NUMBERS:
             text = json.dumps(changed(example(model), field, "@@")).replace('"@@"', literal)
             check(client.request(method, path, content=text), (field, literal))
