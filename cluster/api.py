@@ -21,7 +21,7 @@ from typing import Any
 
 from cluster import entry, hosts, images
 from cluster.calibration import Thresholds
-from cluster.config import Settings, load_settings, pipeline_options
+from cluster.config import Settings, key_source, load_settings, pipeline_options
 from cluster.faces import FacePipeline, ImageSource, model_spec
 from cluster.gallery import Gallery
 from cluster.hosts import Progress
@@ -190,19 +190,31 @@ class Cluster(entry.Cluster):
         )
         return self.coordinator.create_gallery(spec)
 
-    @cached_property
+    @property
     def faces(self) -> FacePipeline:
-        """The face pipeline of the settings, loaded on first use; a missing network is fetched, its licence logged.
+        """The face pipeline of the settings; see `pipeline`."""
+        return self.pipeline(self.settings.embedder)
+
+    def pipeline(self, embedder: str) -> FacePipeline:
+        """The face pipeline with an embedder, loaded on first use; a missing network is fetched, its licence logged.
 
         Raises MissingExtra, ModelFileMissing, ModelFileCorrupt, UnknownModel.
         """
-        return FacePipeline(pipeline_options(self.settings), announce=_LOG.warning)
+        with self._pipelines_lock:
+            if embedder not in self._pipelines:
+                options = replace(pipeline_options(self.settings), embedder=embedder)
+                self._pipelines[embedder] = FacePipeline(options, announce=_LOG.warning)
+            return self._pipelines[embedder]
 
     def faces_for(self, gallery: Gallery) -> FacePipeline:
-        """The pipeline whose embeddings the gallery holds: its own embedder, unless the settings name one.
+        """The pipeline whose embeddings the gallery holds. Raises what `embedder_of` and `pipeline` do."""
+        return self.pipeline(self.embedder_of(gallery))
+
+    def embedder_of(self, gallery: Gallery) -> str:
+        """Name of the embedder of a gallery's photos: its own, unless the settings name one.
 
         Raises ModelMismatch if the settings name another, or if the gallery's embeddings are made elsewhere: scores
-        between embedders are noise; UnknownModel for a name that is in no registry. And what `faces` raises.
+        between embedders are noise; UnknownModel for a name that is in no registry.
         """
         model_spec(self.settings.detector, "detector")
         model_spec(self.settings.embedder, "embedder")
@@ -210,13 +222,7 @@ class Cluster(entry.Cluster):
         if gallery.embedder is None or gallery.embedder != configured:
             holds = "embeddings of unknown origin" if gallery.embedder is None else f"embeddings of {gallery.embedder}"
             raise ModelMismatch(f"{gallery.name} holds {holds}; the embedder is {configured or self.settings.embedder}")
-        if gallery.embedder == self.settings.embedder:
-            return self.faces
-        with self._pipelines_lock:
-            if gallery.embedder not in self._pipelines:
-                options = replace(pipeline_options(self.settings), embedder=gallery.embedder)
-                self._pipelines[gallery.embedder] = FacePipeline(options, announce=_LOG.warning)
-            return self._pipelines[gallery.embedder]
+        return gallery.embedder
 
     def verify(self, a: ImageSource, b: ImageSource, *, threshold: float | None = None) -> Verification:
         """Whether two images, paths or bytes, show the same person: their main faces' cosine against a threshold.
@@ -390,6 +396,8 @@ def _joined(attachment: Attachment, undo: contextlib.ExitStack) -> tuple[Runtime
 
 def _start_ray(home: Home, settings: Settings, undo: contextlib.ExitStack) -> RayCluster:
     """Shard hosts and coordinator as actors; closed by `undo`."""
+    source = key_source(settings)
+    source.service()  # what is wrong with it is said here, and not by an actor
     with contextlib.closing(open_catalog(home, settings.catalog)) as catalog:
         known = tuple(catalog.shards_per_host())
         needed = {config.primary for config in catalog.shards() if len(config.in_sync) == 1}
@@ -405,6 +413,7 @@ def _start_ray(home: Home, settings: Settings, undo: contextlib.ExitStack) -> Ra
         catalog=settings.catalog,
         erasure_s=settings.erasure_hours * 3600,
         audit_s=settings.audit_days * 86_400,
+        key_source=source,
         open_shards=settings.open_shards,
     )
     undo.callback(ray.close)
@@ -413,7 +422,7 @@ def _start_ray(home: Home, settings: Settings, undo: contextlib.ExitStack) -> Ra
 
 def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[Runtime, Coordinator | RayCoordinator]:
     """Shard hosts and coordinator in this process; closed by `undo`."""
-    catalog = open_catalog(home, settings.catalog)
+    catalog = open_catalog(home, settings.catalog, key_source(settings).service())
     undo.callback(catalog.close)
     names = {f"host-{i}" for i in range(settings.shard_hosts or 1)}
     present = sorted(names | set(home.local_hosts()))

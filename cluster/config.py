@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from cluster.faces import ModelPlaces, PipelineOptions
+from coordinator.key_service import KeySource
 from shard.errors import InvalidParameter
 
 
@@ -46,6 +47,16 @@ class Settings(BaseModel):
     audit_days: float = Field(
         default=400.0, gt=0, le=36_525, description="Days that entries of the audit log are kept."
     )
+    encryption_key_file: Path | None = Field(
+        default=None,
+        description="File of the master key of encrypted tenants: 32 bytes, as they are, as hex digits or as base64.",
+    )
+    encryption_key: SecretStr | None = Field(
+        default=None, description="The master key itself, as 64 hex digits or as base64, where there is no file."
+    )
+    encryption_kms: str | None = Field(
+        default=None, description="`module:function` that gives a key service, instead of a master key."
+    )
     open_shards: int | None = Field(
         default=None,
         ge=1,
@@ -65,10 +76,23 @@ class Settings(BaseModel):
         default=None, ge=1, le=1024, description="Threads of the networks; as many as cores if not set."
     )
 
+    recall_share: float = Field(
+        default=0.001, ge=0, le=1, description="Share of the service's probes that are searched again exactly; 0: none."
+    )
+    trace_endpoint: str | None = Field(
+        default=None, description="OTLP/HTTP collector that the service sends spans to; no spans if not set."
+    )
+
     @field_validator("models", mode="before")
     @classmethod
     def _split_paths(cls, value: Any) -> Any:
         return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+
+def key_source(settings: Settings) -> KeySource:
+    """Where these settings say that the keys of encrypted tenants are wrapped."""
+    text = None if settings.encryption_key is None else settings.encryption_key.get_secret_value()
+    return KeySource(settings.encryption_key_file, text, settings.encryption_kms)
 
 
 def pipeline_options(settings: Settings) -> PipelineOptions:
@@ -105,5 +129,5 @@ def load_settings(environ: Mapping[str, str] | None = None, **given: Any) -> Set
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        got = "" if field == "key" else f"; got {first.get('input')!r}"
-        raise InvalidParameter(f"setting {field}: {first['msg']}{got}") from None
+        came = "a value that is not shown" if field in ("encryption_key", "key") else repr(first.get("input"))
+        raise InvalidParameter(f"setting {field}: {first['msg']}; got {came}") from None

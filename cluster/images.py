@@ -19,6 +19,7 @@ from cluster.faces import (
     FacePipeline,
     ImageLimits,
     ImageSource,
+    ModelSpec,
     Photo,
     naming,
     read_image,
@@ -111,21 +112,85 @@ def enroll_image(
     keep_thumbnail: bool = False,
 ) -> EnrollResult:
     """Enroll the main face of one image, named by its content, with a thumbnail of it where that is asked for."""
-    data = read_image(image, limits=pipeline.options.limits)
+    limits = pipeline.options.limits
+    data = read_image(image, limits=limits)
     with naming(image):
         face = owner_face(pipeline.faces(data))
-    template_id = template_id_of(data)
-    there = gallery.templates([template_id])
-    if there and there[0].identity != identity:
-        raise _duplicate(there[0].identity)
-    jpeg = thumbnail(data, face.box, limits=pipeline.options.limits) if keep_thumbnail and not there else None
-    return gallery.enroll(
-        _embedding(face)[None, :],
-        identities=[identity],
-        template_ids=[template_id],
-        metadata=[with_thumbnail(metadata, jpeg)],
+    photo = FoundPhoto(data, face, identity, metadata)
+    [outcome] = enroll_found(gallery, [photo], keep_thumbnails=keep_thumbnail, limits=limits)
+    if isinstance(outcome, InvalidImage):
+        raise outcome
+    return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPhoto:
+    """A photo whose main face is known, with its embedding, and whose it is said to be."""
+
+    data: bytes
+    face: Face
+    identity: str | None = None
+    metadata: Mapping[str, Any] | None = None
+
+
+def enroll_found(
+    gallery: Gallery,
+    photos: Sequence[FoundPhoto],
+    *,
+    keep_thumbnails: bool = False,
+    limits: ImageLimits,
+    check_room: Callable[[int], None] = lambda templates: None,
+) -> list[EnrollResult | InvalidImage]:
+    """Enroll photos by their faces in one durable write; what became of each, in their order.
+
+    A photo that is there already, or twice among these, is skipped; under another identity it is refused
+    (duplicate_photo). check_room: told how many templates are to be written, before they are; may raise.
+    """
+    ids = [template_id_of(photo.data) for photo in photos]
+    there = {t.template_id: t.identity for t in gallery.templates(sorted(set(ids)))}
+    fresh: dict[str, FoundPhoto] = {}
+    outcomes: list[EnrollResult | InvalidImage] = []
+    for template_id, photo in zip(ids, photos, strict=True):
+        is_fresh = template_id not in there
+        if is_fresh:
+            fresh[template_id], there[template_id] = photo, photo.identity
+        if there[template_id] != photo.identity:
+            outcomes.append(_duplicate(there[template_id]))
+        else:
+            outcomes.append(EnrollResult((template_id,), int(is_fresh), int(not is_fresh)))
+    if not fresh:
+        return outcomes
+    check_room(len(fresh))
+    jpegs = [thumbnail(p.data, p.face.box, limits=limits) if keep_thumbnails else None for p in fresh.values()]
+    result = gallery.enroll(
+        np.stack([_embedding(p.face) for p in fresh.values()]),
+        identities=[p.identity for p in fresh.values()],
+        template_ids=list(fresh),
+        metadata=[with_thumbnail(p.metadata, jpeg) for p, jpeg in zip(fresh.values(), jpegs, strict=True)],
         if_exists="skip",
     )
+    return outcomes if not result.skipped else _settled(gallery, ids, photos, outcomes, is_new=result.enrolled > 0)
+
+
+def _settled(
+    gallery: Gallery,
+    ids: Sequence[str],
+    photos: Sequence[FoundPhoto],
+    outcomes: Sequence[EnrollResult | InvalidImage],
+    *,
+    is_new: bool,
+) -> list[EnrollResult | InvalidImage]:
+    """Outcomes where somebody enrolled some of the files at the same moment. is_new: whether any is ours."""
+    there = {t.template_id: t.identity for t in gallery.templates(sorted(set(ids)))}
+    found: list[EnrollResult | InvalidImage] = []
+    for template_id, photo, outcome in zip(ids, photos, outcomes, strict=True):
+        if isinstance(outcome, InvalidImage):
+            found.append(outcome)
+        elif there.get(template_id, photo.identity) != photo.identity:
+            found.append(_duplicate(there[template_id]))
+        else:
+            found.append(outcome if is_new else EnrollResult((template_id,), 0, 1))
+    return found
 
 
 def _duplicate(other: str | None) -> InvalidImage:
@@ -269,9 +334,18 @@ def _candidates(ids: Iterable[str], scores: Iterable[float], records: dict[str, 
 
 def verify(pipeline: FacePipeline, a: ImageSource, b: ImageSource, *, threshold: float | None) -> Verification:
     """Whether the main faces of two images are the same person's, at a cosine threshold (the embedder's if None)."""
-    threshold = pipeline.threshold if threshold is None else threshold
-    if threshold is None:
-        raise InvalidParameter(f"no threshold is known for {pipeline.embedder.name}; give one")
-    face_a, face_b = (_probe(pipeline, image) for image in (a, b))
+    threshold = threshold_of(pipeline.embedder) if threshold is None else threshold
+    return compare(*(_probe(pipeline, image) for image in (a, b)), threshold=threshold)
+
+
+def threshold_of(embedder: ModelSpec) -> float:
+    """The embedder's own threshold of 1:1 verification, a cosine. InvalidParameter where none is known."""
+    if embedder.threshold is None:
+        raise InvalidParameter(f"no threshold is known for {embedder.name}; give one")
+    return embedder.threshold
+
+
+def compare(face_a: Face, face_b: Face, *, threshold: float) -> Verification:
+    """Whether two faces, with their embeddings, are the same person's, at a cosine threshold."""
     score = float(np.dot(_embedding(face_a), _embedding(face_b)))
     return Verification(score, threshold, score >= threshold, box_of(face_a), box_of(face_b))

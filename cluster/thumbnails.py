@@ -14,6 +14,8 @@ from shard.errors import InvalidParameter
 
 RESERVED = "facegrid:"
 """Keys of metadata that begin so are ours."""
+MAX_DEPTH = 32
+"""Nesting of metadata that comes from outside."""
 KEY = f"{RESERVED}thumbnail"
 
 
@@ -41,5 +43,21 @@ def thumbnail_of(metadata: Mapping[str, Any] | None) -> bytes | None:
 def check_own(metadata: Mapping[str, Any] | None, *, where: str = "metadata") -> None:
     """InvalidParameter if a user's metadata has keys of ours."""
     for name in metadata or ():
-        if name.startswith(RESERVED):
+        if isinstance(name, str) and name.startswith(RESERVED):
             raise InvalidParameter(f"{where}: keys that begin with {RESERVED!r} are reserved, got {name!r:.80}")
+
+
+def check_users_own(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata from outside, as it is; InvalidParameter if it has keys of ours or is nested deeper than MAX_DEPTH."""
+    check_own(metadata)
+    level: list[Any] = [metadata]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for value in level
+            for inner in (value.values() if isinstance(value, dict) else value)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return metadata
+    raise InvalidParameter(f"metadata: expected at most {MAX_DEPTH} lists and objects within each other")

@@ -209,14 +209,18 @@ class RaySession:
         title: str,
         resources: dict[str, float] | None = None,
         node_id: str | None = None,
+        gpus: float = 0.0,
+        calls: int = CONTROL_THREADS,
+        is_spread: bool = False,
     ) -> Actor:
         """Start an actor that Ray restarts whenever it dies, on the node of `node_id` or of `resources` if given.
 
+        gpus: that it has to itself. calls: carried out at once. is_spread: rather on a node without others of its kind.
         It takes no CPU from Ray's accounts: a shard host uses all cores of its node by itself.
         """
         ray = _ray()
         where = ActorName(title, self._word, self.namespace)
-        strategy = None
+        strategy: Any = "SPREAD" if is_spread else None
         if node_id is not None:
             strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
         handle = (
@@ -225,9 +229,10 @@ class RaySession:
                 name=where.name,
                 namespace=where.namespace,
                 num_cpus=0,
+                num_gpus=gpus,
                 resources=resources,
                 max_restarts=-1,
-                max_concurrency=CONTROL_THREADS,
+                max_concurrency=calls,
                 scheduling_strategy=strategy,
             )
             .remote(*args)

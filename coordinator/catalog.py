@@ -29,7 +29,9 @@ from coordinator.catalog_schema import prepare
 from coordinator.catalog_tables import DROPPING, GALLERIES, HOSTS, META, METADATA, MODELS, REPLICAS, SHARDS
 from coordinator.catalog_view import CatalogView, Lists
 from coordinator.database import Database
+from coordinator.encryption import KeyRing, put_model
 from coordinator.home import Home
+from coordinator.key_service import KeyService
 from coordinator.names import tenant_name
 from coordinator.tenant_rows import tenant_with_room
 from coordinator.types import HOST_STATES, UP, GalleryRoute, GallerySpec, HostRecord, ShardConfig
@@ -61,16 +63,18 @@ class Catalog:
     written. Transactions that change a gallery lock its row first, so that they take turns and do not deadlock.
     """
 
-    def __init__(self, url: str | Path) -> None:
+    def __init__(self, url: str | Path, key_service: KeyService | None = None) -> None:
         """Open the database, create its tables where there are none, or upgrade those of an older version.
 
         url: a SQLite file, or a SQLAlchemy URL (`postgresql+psycopg://user@host/database`, `sqlite:///path`).
+        key_service: what wraps the keys of encrypted tenants; without it those cannot be made or read.
         Raises InvalidParameter (the URL), MissingExtra, CorruptData for a file or tables that are something else,
         FormatTooNew, StorageError if the database cannot be reached. No message shows a password.
         """
         self._database = Database(url)
         self.shown = self._database.shown
         """Where it is, without password."""
+        self.keys = KeyRing(self, key_service)
         self._view = CatalogView(self.shown)
         try:
             with self._database.preparing(_PREPARING) as db:
@@ -90,6 +94,10 @@ class Catalog:
     def writing(self) -> AbstractContextManager[Connection]:
         """One transaction; WriteFailed if it could not be committed."""
         return self._database.writing()
+
+    def forget(self) -> None:
+        """Have nothing of deleted rows left in the database's log, as far as that is ours; WriteFailed."""
+        self._database.forget()
 
     def claim(self, home_id: str) -> None:
         """Make the catalog this home's for good; InvalidParameter if it is another's, whose galleries it holds."""
@@ -148,8 +156,9 @@ class Catalog:
 
     def set_model(self, gallery_id: str, model_id: str, data: bytes, templates: int) -> None:
         """Make a model the gallery's, in one step with storing it. `templates`: how many there were at training."""
+        sealed = self.keys.sealed_model(gallery_id, model_id, data)
         with self.writing() as db:
-            insert_new(db, MODELS, [{"model_id": model_id, "templates": templates, "data": data}])
+            put_model(db, gallery_id, model_id, templates, data, sealed)
             db.execute(_change(gallery_id, model_id=model_id))
             remove_unused_models(db)
 
@@ -158,10 +167,9 @@ class Catalog:
         with self.reading() as db:
             return int(db.execute(sa.select(MODELS.c.templates).where(MODELS.c.model_id == model_id)).scalar_one())
 
-    def model_data(self, model_id: str) -> bytes:
-        """The model's bytes."""
-        with self.reading() as db:
-            return bytes(db.execute(sa.select(MODELS.c.data).where(MODELS.c.model_id == model_id)).scalar_one())
+    def model_data(self, gallery_id: str, model_id: str) -> bytes:
+        """The bytes of a gallery's model; KeyUnavailable if the gallery is encrypted and its key is not to be had."""
+        return self.keys.model(gallery_id, model_id)
 
     def gallery(self, name: str, state: str = READY) -> GalleryRoute:
         """A gallery by name, by an index; UnknownGallery if there is none that is in the state."""
@@ -292,7 +300,7 @@ class Catalog:
                 raise NotFound(f"no host {host!r} in the catalog")
 
 
-def open_catalog(home: Home, url: str | None) -> Catalog:
+def open_catalog(home: Home, url: str | None, key_service: KeyService | None = None) -> Catalog:
     """The catalog of a home: <home>/catalog.db, or the database at the URL where one is set.
 
     A home never gets a second, empty catalog beside the one that knows its shards: InvalidParameter if a URL is set
@@ -307,7 +315,7 @@ def open_catalog(home: Home, url: str | None) -> Catalog:
         )
     if url is not None and is_here:
         raise InvalidParameter(f"catalog: this home has its catalog in {home.catalog_path}; expected no URL")
-    catalog = Catalog(home.catalog_path if url is None else url)
+    catalog = Catalog(home.catalog_path if url is None else url, key_service)
     try:
         catalog.claim(home.home_id)
     except BaseException:

@@ -42,6 +42,7 @@ from coordinator.training import (
 )
 from coordinator.types import (
     UP,
+    ErasureBacklog,
     GalleryRoute,
     GallerySpec,
     HostRecord,
@@ -216,6 +217,10 @@ class Coordinator:
         """Remove what is near its deadline, in one gallery or in all; how many shards were done. UnknownGallery."""
         return self.erasure.erase_due(gallery_id=None if name is None else self._catalog.gallery(name).gallery_id)
 
+    def erasure_backlog(self) -> ErasureBacklog | None:
+        """How much was to be erased when that was looked at last, which is every minute; None before. Asks nobody."""
+        return self.erasure.backlog
+
     def host_records(self) -> list[HostRecord]:
         """Every host that was ever part of the home, with its state, by name."""
         return self.replication.hosts()
@@ -272,11 +277,19 @@ class Coordinator:
             held = self._catalog.shards_per_host()
             here = [r.host for r in self.replication.hosts() if r.state == UP and r.host in self._runtime.hosts()]
             places = place_replicas(own_id, spec.shards, spec.replicas, {host: held.get(host, 0) for host in here})
-            gallery_id = f"{self.tenants.ensure(tenant_name(spec.name)).tenant_id}-{own_id}"
+            tenant = self.tenants.ensure(tenant_name(spec.name))
+            gallery_id = f"{tenant.tenant_id}-{own_id}"
+            if tenant.is_encrypted:
+                self._catalog.keys.data_key(tenant.tenant_id)
+                self.replication.hand_keys()
             with self.replication.creating(gallery_id):
                 self._catalog.add_gallery(gallery_id, spec, places)
                 self._runtime.control(
-                    [(host, CreateShard(gallery_id, i, spec.dim)) for i, hosts in enumerate(places) for host in hosts]
+                    [
+                        (host, CreateShard(gallery_id, i, spec.dim, tenant.is_encrypted))
+                        for i, hosts in enumerate(places)
+                        for host in hosts
+                    ]
                 )
                 self._catalog.set_state(gallery_id, state)
             self.replication.tell(gallery_id)
@@ -293,6 +306,7 @@ class Coordinator:
         """Remove what the catalog says is being dropped, from the hosts that are there."""
         with self._lock:
             self.replication.finish_drops()
+            self.replication.hand_keys()
 
     # Models
 
@@ -369,7 +383,7 @@ class Coordinator:
         recent = self.of_primaries(route, lambda now: draw_recent(self._runtime, now, lsns, seed=0))
         if len(recent) < MIN_DRIFT_ROWS:
             return None
-        model = SearchModel.from_bytes(self._catalog.model_data(route.model_id))
+        model = SearchModel.from_bytes(self._catalog.model_data(route.gallery_id, route.model_id))
         return measure_drift(model, baseline.statistics, recent)
 
     def _drift_if_due(self, route: GalleryRoute, sizes: GallerySizes, trained_at: int | None) -> Drift | None:

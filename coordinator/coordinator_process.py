@@ -14,6 +14,7 @@ from typing import Any
 from coordinator.actors import Actor, ActorName, is_restarted
 from coordinator.catalog import Catalog
 from coordinator.coordinator import ERASURE_S, Coordinator
+from coordinator.key_service import KeySource
 from coordinator.outcome import Outcome, outcome_of
 from coordinator.ray_runtime import RayRuntime
 from coordinator.replication import ReplicationPolicy
@@ -23,7 +24,8 @@ from shard.errors import HostUnavailable, InvalidParameter
 METHODS = (
     "hosts", "gallery", "galleries", "create_gallery", "drop_gallery", "train", "train_if_due", "drift", "rollouts",
     "roll_back", "resume_rollouts", "report", "drain", "undrain", "host_records", "replicas_left", "shard_configs",
-    "erasure_report", "erase", "erase_due", "look_after", "compare", "heat", "snapshots.active_model",
+    "erasure_report", "erase", "erase_due", "erasure_backlog", "look_after", "compare", "heat",
+    "snapshots.active_model",
     "snapshots.begin_restore", "snapshots.restoring", "snapshots.finish_restore", "snapshots.abandon_restore",
     "snapshots.was_restored_from", "snapshots.remember", "snapshots.forget", "snapshots.made",
     "calibrations.draw", "calibrations.put", "calibrations.of", "idempotency.begin", "idempotency.finish",
@@ -56,11 +58,13 @@ class CoordinatorProcess:
         erasure_s: float = ERASURE_S,
         policy: ReplicationPolicy | None = None,
         audit_s: float = AUDIT_S,
+        key_source: KeySource | None = None,
     ) -> None:
         """catalog: its URL or SQLite file. hosts: the hosts' actors by host name. secret: the cluster's.
 
-        erasure_s, policy, audit_s: see Coordinator.
+        erasure_s, policy, audit_s: see Coordinator. key_source: what wraps the keys of encrypted tenants.
         """
+        self._key_source = key_source or KeySource()
         self._where, self._policy, self._erasure_s, self._audit_s = catalog, policy, erasure_s, audit_s
         self._hosts, self._secret = hosts, secret
         self._opening = threading.Lock()
@@ -127,7 +131,7 @@ class CoordinatorProcess:
                 actors = {name: Actor.find(where) for name, where in self._hosts.items()}
                 self._runtime = RayRuntime(actors, self._secret)
             if self._coordinator is None:
-                catalog = Catalog(self._where)
+                catalog = Catalog(self._where, self._key_source.service())
                 try:
                     self._recall_hosts(catalog, self._runtime)
                     coordinator = Coordinator(

@@ -107,6 +107,25 @@ class Database:
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
             raise WriteFailed(f"could not write the catalog {self.shown}: {_reason(error)}") from error
 
+    def forget(self) -> None:
+        """Have SQLite leave nothing of deleted rows in its log either; WriteFailed if a reader keeps it.
+
+        On PostgreSQL it is the server's to remove dead rows, and its log.
+        """
+        if not self.is_sqlite:
+            return
+        self._check_open()
+        try:
+            with self._engine.connect() as db:
+                connection: Any = db.connection.dbapi_connection
+                (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, sqlite3.Error) as error:
+            raise WriteFailed(f"could not empty the log of the catalog {self.shown}: {error}") from error
+        if is_busy:
+            raise WriteFailed(
+                f"could not empty the log of the catalog {self.shown}: a reader keeps it until the home is closed"
+            )
+
     @contextlib.contextmanager
     def preparing(self, lock: int) -> Iterator[Connection]:
         """One transaction that may create and change tables, alone among those that give the same lock.
@@ -161,7 +180,7 @@ def _sqlite_engine(url: URL) -> Engine:
 def _durable(connection: Any, _record: object) -> None:
     # We begin transactions ourselves: the driver would leave what changes tables, and what reads, outside of them.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from coordinator.catalog import Catalog
 from coordinator.messages import BuriedReply, BuriedRequest, CompactShards, ErasureReply, ErasureRequest, ScrubShards
 from coordinator.runtime import Runtime
-from coordinator.types import ReplicaErasure, ShardConfig
+from coordinator.types import ErasureBacklog, ReplicaErasure, ShardConfig
 from shard.errors import FacegridError
 from shard.types import ErasureState
 
@@ -29,6 +29,8 @@ class Erasure:
     def __init__(self, catalog: Catalog, runtime: Runtime, deadline_s: float) -> None:
         self._catalog, self._runtime, self.deadline_s = catalog, runtime, deadline_s
         self._running = threading.Lock()
+        self.backlog: ErasureBacklog | None = None
+        """As of the last look at what is due; None before it."""
 
     def report(self, gallery_ids: Iterable[str]) -> list[ReplicaErasure]:
         """For each replica of each shard what its files still hold of deleted templates, and until when."""
@@ -113,14 +115,19 @@ class Erasure:
     def _due(self, now: float) -> dict[tuple[str, int], set[str]]:
         """Shards near their deadline, each with the hosts that say so: one question a host, which opens no shard."""
         due: dict[tuple[str, int], set[str]] = {}
+        held = overdue = silent = 0
         for host in self._runtime.hosts():
             try:
                 (reply,) = self._runtime.control([(host, BuriedRequest())])
             except FacegridError as error:
                 _LOG.warning("what shard host %s holds of deleted templates is not known: %s", host, error)
+                silent += 1
                 continue
             assert isinstance(reply, BuriedReply)
+            held += len(reply.oldest)
+            overdue += sum(now - oldest > self.deadline_s for oldest in reply.oldest)
             for gallery_id, shard, oldest in zip(reply.galleries, reply.shards, reply.oldest, strict=True):
                 if now - oldest >= START_SHARE * self.deadline_s:
                     due.setdefault((gallery_id, shard), set()).add(host)
+        self.backlog = ErasureBacklog(held, overdue, silent)
         return due

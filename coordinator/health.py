@@ -41,7 +41,8 @@ class HostHealth:
 
     p95_ms: of the latest requests of all kinds, None before there are MIN_SAMPLES. requests: sent, in all; `failures`:
     connections refused or broken and attempts that took too long; hedges, retries: how many of the requests were sent
-    because another was slow, or had failed. outstanding: unanswered now.
+    because another was slow, or had failed. outstanding: unanswered now. answers: (kind, answers, their seconds
+    together) of each kind of request.
     """
 
     host: str
@@ -52,6 +53,7 @@ class HostHealth:
     hedges: int
     retries: int
     outstanding: int
+    answers: tuple[tuple[str, int, float], ...] = ()
 
 
 class LatencyWindow:
@@ -100,6 +102,8 @@ class _Host:
     outstanding: int = 0
     windows: dict[tuple[str, int], LatencyWindow] = field(default_factory=dict)
     """By kind and by the power of two of the number of probes."""
+    answers: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """By kind: how many, and their seconds."""
 
 
 class HealthTable:
@@ -147,6 +151,8 @@ class HealthTable:
                 if window is None:
                     window = state.windows[key] = LatencyWindow()
                 window.add(seconds)
+                count, total = state.answers.get(kind, (0, 0.0))
+                state.answers[kind] = count + 1, total + seconds
 
     def failed(self, host: str) -> None:
         """The connection was refused or broke."""
@@ -230,6 +236,7 @@ class HealthTable:
             hedges=state.hedges,
             retries=state.retries,
             outstanding=state.outstanding,
+            answers=tuple((kind, *told) for kind, told in sorted(state.answers.items())),
         )
 
     def _host(self, name: str) -> _Host:

@@ -14,6 +14,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from coordinator import host_erasure, host_exports, host_training
 from coordinator.directories import gallery_directory, shard_directory, shards_on, tenant_of
+from coordinator.host_keys import HostKeys
 from coordinator.host_models import HostModels
 from coordinator.messages import (
     AbsorbRequest,
@@ -82,6 +84,7 @@ from coordinator.messages import (
     ScrubShards,
     SearchReply,
     SearchRequest,
+    SetKeys,
     SetPeers,
     ShardHealth,
     StatsReply,
@@ -99,12 +102,14 @@ from shard.errors import (
     FacegridError,
     HostUnavailable,
     InvalidParameter,
+    KeyUnavailable,
     ShardClosed,
     StaleRoute,
     UnknownGallery,
 )
 from shard.export import ExportedRows
 from shard.files import DirectoryLock, make_directory, remove_tree
+from shard.holds import Holds
 from shard.keys import in_listing_order, template_keys
 from shard.mending import mend
 from shard.search import search_by_model
@@ -161,7 +166,8 @@ class ShardHost:
         self.model_files = HostModels(directory / "models", name)
         self.has_swept_models = False
         limit = default_limit() if open_shards is None else open_shards
-        self._shards = OpenShards(directory / "at_rest.db", self.model_files.load, limit)
+        self.keys = HostKeys(name)
+        self._shards = OpenShards(directory / "at_rest.db", self._open, limit)
         self.switching = threading.Lock()
         self._peers: Peers = peers or _Alone(name)
         self._leases = leases
@@ -309,12 +315,13 @@ class ShardHost:
         replica = self.replica(request.gallery_id, request.shard)
         replica.accept(request.epoch)
         with replica.using() as before:
-            dim, model = before.dim, before.model
+            dim, model, is_encrypted = before.dim, before.model, before.is_encrypted
         with self._opening, contextlib.ExitStack() as stack:
             if model is not None:
-                stack.enter_context(self.model_files.using(model.model_id))
+                stack.enter_context(self.model_files.using(model.model_id, self.keys.of(request.gallery_id)))
+            self._checked_key(request.gallery_id, is_encrypted)
             self._remove(request.gallery_id, request.shard)
-            shard = self._create(request.gallery_id, request.shard, dim)
+            shard = self._create(request.gallery_id, request.shard, dim, is_encrypted)
             if model is not None:
                 shard.activate(model)  # before there is a row, so that each is encoded when it comes
             fresh = self._replicas[request.gallery_id, request.shard]
@@ -367,7 +374,7 @@ class ShardHost:
         """Create a shard, or leave the same one as it is. It answers nothing before it is configured."""
         with self._opening:
             if (request.gallery_id, request.shard) not in self._replicas:
-                self._create(request.gallery_id, request.shard, request.dim)
+                self._create(request.gallery_id, request.shard, request.dim, request.is_encrypted)
         return Done()
 
     def configure_shards(self, request: ConfigureShards) -> ConfiguredReply:
@@ -390,6 +397,8 @@ class ShardHost:
         except UnknownGallery as error:
             # The catalog says that it is here.
             return f"{CorruptData.code}: {error}"
+        except StaleRoute as error:
+            return f"{error.code if self.keys.were_given else KeyUnavailable.code}: {error}"
         except FacegridError as error:
             return f"{error.code}: {error}"
         return ""
@@ -401,6 +410,14 @@ class ShardHost:
         self.replica(request.gallery_id, request.shard).admit(request.epoch, request.host)
         if self._beacons is not None:
             self._beacons.start_for((request.host,))  # it counts from now on
+        return Done()
+
+    def set_keys(self, request: SetKeys) -> Done:
+        """Take over the data keys. Shards whose key is not among them any more are closed."""
+        gone = self.keys.give(dict(zip(request.tenant_ids, request.keys, strict=True)))
+        with self._opening:
+            for key in [key for key in self._replicas if tenant_of(key[0]) in gone]:
+                self._close(key)
         return Done()
 
     def set_peers(self, request: SetPeers) -> Done:
@@ -539,6 +556,21 @@ class ShardHost:
                 self._replicas[gallery_id, number] = replica
             return self._replicas[gallery_id, number]
 
+    def _open(self, key: tuple[str, int], directory: Path, is_settled: bool, holds: Holds) -> Shard:
+        data_key = self.keys.of(key[0])
+        load = partial(self.model_files.load, key=data_key)
+        try:
+            return Shard(directory, load, key=data_key, is_settled=is_settled, holds=holds)
+        except KeyUnavailable:
+            raise self.keys.missing(key[0]) from None
+
+    def _checked_key(self, gallery_id: str, is_encrypted: bool) -> bytes | None:
+        """The key for a new shard; KeyUnavailable rather than a shard in the clear, if it is not here."""
+        key = self.keys.of(gallery_id)
+        if is_encrypted and key is None:
+            raise self.keys.missing(gallery_id)
+        return key
+
     def _open_ahead(self, keys: Sequence[tuple[str, int]], *, is_few: bool) -> None:
         """Know those of the shards that are there, and open, side by side, those of which nothing is known, or all.
 
@@ -554,9 +586,10 @@ class ShardHost:
                 failed = dict(zip(opened, pool.map(_does_not_open, opened.values()), strict=True))
             self._replicas.update((key, r) for key, r in replicas.items() if not failed.get(key, False))
 
-    def _create(self, gallery_id: str, number: int, dim: int) -> Shard:
-        directory = self._shard_directory(gallery_id, number)
-        shard = Shard.create(directory, dim=dim, load_model=self.model_files.load)
+    def _create(self, gallery_id: str, number: int, dim: int, is_encrypted: bool) -> Shard:
+        directory, key = self._shard_directory(gallery_id, number), self._checked_key(gallery_id, is_encrypted)
+        load = partial(self.model_files.load, key=key)
+        shard = Shard.create(directory, dim=dim, load_model=load, key=key)
         replica = self._at_rest(gallery_id, number)
         self._shards.adopt(replica.lazy, shard)
         self._replicas[gallery_id, number] = replica
@@ -577,6 +610,10 @@ class ShardHost:
     def _remove(self, gallery_id: str, number: int) -> None:
         self._close((gallery_id, number))
         remove_tree(self._shard_directory(gallery_id, number))
+
+    def has_files(self, gallery_id: str, number: int) -> bool:
+        """Whether the shard has a directory here."""
+        return self._shard_directory(gallery_id, number).is_dir()
 
     def _shard_directory(self, gallery_id: str, number: int) -> Path:
         return shard_directory(self._directory, gallery_id, number)
@@ -619,6 +656,7 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     CreateShard: ShardHost.create_shard,
     ConfigureShards: ShardHost.configure_shards,
     SetPeers: ShardHost.set_peers,
+    SetKeys: ShardHost.set_keys,
     AdmitReplica: ShardHost.admit_replica,
     DropShard: ShardHost.drop_shard,
     CompactShards: host_erasure.compact_shards,

@@ -37,6 +37,8 @@ def compact_shards(host: ShardHost, request: CompactShards) -> Done:
 def scrub_shards(host: ShardHost, request: ScrubShards) -> Done:
     """Leave no byte of deleted labels in the databases."""
     for number in request.shards:
+        if not host.has_files(request.gallery_id, number):
+            continue  # a replica that joins and has not begun to copy
         replica = host.replica(request.gallery_id, number)
         if _erasure(replica).needs_scrub:
             with replica.using() as shard:
@@ -46,7 +48,13 @@ def scrub_shards(host: ShardHost, request: ScrubShards) -> Done:
 
 def erasure(host: ShardHost, request: ErasureRequest) -> ErasureReply:
     """What the files of the asked shards still hold of deleted templates."""
-    return ErasureReply(tuple(_erasure(host.replica(request.gallery_id, n)) for n in request.shards))
+    nothing = ErasureState(0, None, needs_scrub=False)  # a replica that joins and has not begun to copy
+    return ErasureReply(
+        tuple(
+            _erasure(host.replica(request.gallery_id, n)) if host.has_files(request.gallery_id, n) else nothing
+            for n in request.shards
+        )
+    )
 
 
 def buried(host: ShardHost, request: BuriedRequest) -> BuriedReply:

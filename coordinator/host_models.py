@@ -1,6 +1,7 @@
 """The SearchModel files of one shard host: written once, loaded once, removed when no shard needs them.
 
-    <host>/models/<model id>.model    a model's bytes; its name is the hash of its content
+    <host>/models/<model id>.model          a model's bytes; its name is the hash of its content
+    <host>/models/<model id>.<tag>.model    the same, sealed with the data key of a tenant; the tag tells whose
 
 Which shards need which model is the host's to say. Thread-safe.
 """
@@ -15,7 +16,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from shard.errors import CorruptData, UnknownModel
+from shard.encryption import key_tag, seal, unseal
+from shard.errors import CorruptData, UnknownModel, WrongKey
 from shard.files import make_directory, remove_file, write_file
 from shard.model import SearchModel
 
@@ -29,48 +31,48 @@ class HostModels:
     def __init__(self, directory: Path, host: str) -> None:
         self._directory, self._host = directory, host
         self._lock = threading.RLock()
-        self._loaded: dict[str, SearchModel] = {}
+        self._loaded: dict[Path, SearchModel] = {}
         self._in_use: Counter[str] = Counter()
 
-    def load(self, model_id: str) -> SearchModel:
-        """One copy of a model, mapped from its file. UnknownModel if it has none, CorruptData if it is damaged."""
+    def load(self, model_id: str, key: bytes | None = None) -> SearchModel:
+        """One copy of a model, mapped from its file. UnknownModel if it has none, CorruptData if it is damaged.
+
+        key: of the gallery that it is of, None if that is in the clear.
+        """
+        path = self._path(model_id, key)
         with self._lock:
-            if model_id not in self._loaded:
-                path = self._path(model_id)
+            if path not in self._loaded:
                 if not path.is_file():
                     raise UnknownModel(f"shard host {self._host} has no file of model {model_id}: {path}")
-                with path.open("rb") as file:
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                self._loaded[model_id] = SearchModel.from_bytes(memoryview(mapped))
-                # Hashing read it all, and searches have what they need; only encoding will want these pages again.
-                mapped.madvise(mmap.MADV_DONTNEED)
-            return self._loaded[model_id]
+                self._loaded[path] = _mapped(path) if key is None else _unsealed(path, model_id, key)
+            return self._loaded[path]
 
     def is_any_stored(self) -> bool:
         """Whether there is a file of any model."""
         return next(self._directory.glob(f"*{_SUFFIX}"), None) is not None
 
     @contextlib.contextmanager
-    def storing(self, data: bytes) -> Iterator[SearchModel]:
+    def storing(self, data: bytes, key: bytes | None = None) -> Iterator[SearchModel]:
         """The model of these bytes, from its file: written unless it is there and sound, and not removed meanwhile."""
         model_id = SearchModel.from_bytes(data).model_id
         with self._held(model_id):
-            yield self._load_or_store(model_id, data)
+            yield self._load_or_store(model_id, data, key)
 
-    def _load_or_store(self, model_id: str, data: bytes) -> SearchModel:
+    def _load_or_store(self, model_id: str, data: bytes, key: bytes | None) -> SearchModel:
         with self._lock:
             try:
-                return self.load(model_id)
+                return self.load(model_id, key)
             except (UnknownModel, CorruptData):
                 make_directory(self._directory)
-                write_file(self._path(model_id), data)
-                return self.load(model_id)
+                stored = data if key is None else seal(key, f"model {model_id}", data)
+                write_file(self._path(model_id, key), stored)
+                return self.load(model_id, key)
 
     @contextlib.contextmanager
-    def using(self, model_id: str) -> Iterator[SearchModel]:
+    def using(self, model_id: str, key: bytes | None = None) -> Iterator[SearchModel]:
         """A model whose file stays meanwhile. Raises as `load` does."""
         with self._held(model_id):
-            yield self.load(model_id)
+            yield self.load(model_id, key)
 
     @contextlib.contextmanager
     def _held(self, model_id: str) -> Iterator[None]:
@@ -88,10 +90,28 @@ class HostModels:
         with self._lock:
             keep = {*needed, *(model_id for model_id, holders in self._in_use.items() if holders)}
             for path in self._directory.glob(f"*{_SUFFIX}"):
-                if path.stem not in keep:
-                    _LOG.info("shard host %s: removing model %s, which no shard needs", self._host, path.stem)
-                    self._loaded.pop(path.stem, None)
+                model_id = path.name.partition(".")[0]
+                if model_id not in keep:
+                    _LOG.info("shard host %s: removing model %s, which no shard needs", self._host, model_id)
+                    self._loaded.pop(path, None)
                     remove_file(path)
 
-    def _path(self, model_id: str) -> Path:
-        return self._directory / f"{model_id}{_SUFFIX}"
+    def _path(self, model_id: str, key: bytes | None) -> Path:
+        tag = "" if key is None else f".{key_tag(key)}"
+        return self._directory / f"{model_id}{tag}{_SUFFIX}"
+
+
+def _mapped(path: Path) -> SearchModel:
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    model = SearchModel.from_bytes(memoryview(mapped))
+    # Hashing read it all, and searches have what they need; only encoding will want these pages again.
+    mapped.madvise(mmap.MADV_DONTNEED)
+    return model
+
+
+def _unsealed(path: Path, model_id: str, key: bytes) -> SearchModel:
+    try:
+        return SearchModel.from_bytes(unseal(key, f"model {model_id}", path.read_bytes()))
+    except WrongKey as error:
+        raise CorruptData(f"{path} is not what was written: {error}", path=str(path)) from error

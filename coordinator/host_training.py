@@ -66,7 +66,7 @@ def draw_templates(host: ShardHost, request: DrawTemplates) -> DrawnReply:
 def prepare_model(host: ShardHost, request: PrepareModel) -> Done:
     """Store the model, and the codes it makes of every sealed row."""
     replicas = host.replicas(request.gallery_id, request.shards)
-    with host.model_files.storing(request.model) as model:
+    with host.model_files.storing(request.model, host.keys.of(request.gallery_id)) as model:
         for replica in replicas:
             with replica.using() as shard:
                 shard.prepare(model)
@@ -78,7 +78,11 @@ def activate_model(host: ShardHost, request: ActivateModel) -> Done:
     with host.switching, contextlib.ExitStack() as stack:
         shards = [stack.enter_context(r.using()) for r in host.replicas(request.gallery_id, request.shards)]
         wanted = request.model_id
-        model = None if wanted is None else stack.enter_context(host.model_files.using(wanted))
+        model = (
+            None
+            if wanted is None
+            else stack.enter_context(host.model_files.using(wanted, host.keys.of(request.gallery_id)))
+        )
         late = [shard for shard in shards if (shard.model and shard.model.model_id) != wanted]
         for shard, staged in [(shard, shard.stage(model)) for shard in late]:
             shard.switch(staged)

@@ -54,9 +54,11 @@ class Idempotency:
             row = db.execute(
                 sa.select(REQUESTS.c.digest, REQUESTS.c.reply).where(REQUESTS.c.owner == owner, REQUESTS.c.key == key)
             ).one()
-        return KnownRequest(bytes(row.digest), None if row.reply is None else bytes(row.reply))
+        reply = None if row.reply is None else self._catalog.keys.opened_for(owner, "reply", bytes(row.reply))
+        return KnownRequest(bytes(row.digest), reply)
 
     def finish(self, owner: str, key: str, reply: bytes) -> None:
-        """Remember what was answered."""
+        """Remember what was answered, sealed if the owner is a tenant that is encrypted: answers have template ids."""
+        reply = self._catalog.keys.sealed_for(owner, "reply", reply)
         with self._catalog.writing() as db:
             db.execute(REQUESTS.update().where(REQUESTS.c.owner == owner, REQUESTS.c.key == key).values(reply=reply))

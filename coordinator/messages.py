@@ -6,7 +6,7 @@ requests as Ray actor calls; in one process both are plain calls. A failure is a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from coordinator.types import ShardConfig
@@ -409,6 +409,15 @@ class CreateShard:
     gallery_id: str
     shard: int
     dim: int
+    is_encrypted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetKeys:
+    """The data keys of every tenant that has one; the host keeps them in memory and forgets all others."""
+
+    tenant_ids: tuple[str, ...]
+    keys: tuple[bytes, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -707,6 +716,7 @@ ControlRequest: TypeAlias = (
     | ModelsRequest
     | ConfigureShards
     | SetPeers
+    | SetKeys
     | InventoryRequest
     | HeatRequest
     | BuriedRequest

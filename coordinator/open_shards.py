@@ -22,7 +22,6 @@ from coordinator.at_rest import Key, Rest, RestStore, stamp
 from coordinator.heat import COLD, HOT, WARM
 from shard.errors import FacegridError, ShardClosed
 from shard.holds import Holds
-from shard.rows import ModelLoader
 from shard.shard import Shard
 
 HOT_S = 300.0
@@ -39,6 +38,8 @@ SPARE_FILES = 200
 """Open files left for everything else: connections, the catalog, what is read for a moment."""
 MAX_OPEN, MIN_OPEN = 512, 16
 T = TypeVar("T")
+Opens = Callable[[Key, Path, bool, Holds], Shard]
+"""Opens a shard: its key and directory, and `is_settled` and `holds` as of `Shard`."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -149,7 +150,7 @@ class OpenShards:
     def __init__(
         self,
         at_rest: Path,
-        load_model: ModelLoader,
+        opens: Opens,
         limit: int,
         *,
         idle_s: float = IDLE_S,
@@ -160,7 +161,7 @@ class OpenShards:
         idle_s: how long a shard that nobody uses stays open.
         """
         self.limit = limit
-        self._load_model, self._idle_s, self._clock = load_model, idle_s, clock
+        self._opens, self._idle_s, self._clock = opens, idle_s, clock
         self._rests = RestStore(at_rest)
         self._known = self._rests.load()
         self._lock = threading.Lock()
@@ -234,7 +235,7 @@ class OpenShards:
                 is_settled = rest is not None and stamp(entry.directory) == (rest.size, rest.mtime_ns)
                 if rest is not None:
                     self._rests.remove([entry.key])
-                shard = Shard(entry.directory, self._load_model, is_settled=is_settled, holds=entry.holds)
+                shard = self._opens(entry.key, entry.directory, is_settled, entry.holds)
                 self._start(entry, shard)
             return shard
 

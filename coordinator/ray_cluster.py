@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.actors import HEALTH, LOCAL, Actor, ActorName, Node, RaySession
+from coordinator.actors import CONTROL_THREADS, HEALTH, LOCAL, Actor, ActorName, Node, RaySession
 from coordinator.calibrations import LabelledSample
 from coordinator.coordinator import ERASURE_S
 from coordinator.coordinator_process import CoordinatorProcess, host_title
 from coordinator.dataplane.handshake import checked_secret
 from coordinator.gallery_calibration import Calibration
 from coordinator.host_process import ShardHostProcess
+from coordinator.key_service import KeySource
 from coordinator.ray_claims import RayClaims
 from coordinator.ray_idempotency import RayIdempotency
 from coordinator.ray_runtime import RayRuntime
@@ -31,6 +32,7 @@ from coordinator.replication import ReplicationPolicy
 from coordinator.snapshot_catalog import SnapshotRecord
 from coordinator.tenants import AUDIT_S
 from coordinator.types import (
+    ErasureBacklog,
     GalleryRoute,
     GallerySpec,
     HostRecord,
@@ -111,6 +113,7 @@ class RayCluster:
         catalog: str | None = None,
         erasure_s: float = ERASURE_S,
         audit_s: float = AUDIT_S,
+        key_source: KeySource | None = None,
         open_shards: int | None = None,
     ) -> RayCluster:
         """Start or join Ray, start a host actor for each name and the coordinator, wait until all are open.
@@ -140,7 +143,14 @@ class RayCluster:
                 cluster.actors[name] = cluster._seat(name, seat)
             # Started before the hosts are waited for: processes take seconds to come up, and do so side by side.
             coordinator = _spawn_coordinator(
-                session, catalog or home / "catalog.db", secret, cluster.actors, erasure_s, options.replication, audit_s
+                session,
+                catalog or home / "catalog.db",
+                secret,
+                cluster.actors,
+                erasure_s,
+                options.replication,
+                audit_s,
+                key_source,
             )
             undo.callback(_stop, coordinator)
             _wait_open(cluster.actors, options.start_timeout_s, needed)
@@ -172,9 +182,21 @@ class RayCluster:
         """The hosts' actors by host name, by which other processes find them."""
         return {name: actor.where for name, actor in self.actors.items()}
 
-    def spawn(self, cls: type, args: Sequence[object], *, title: str, node_id: str | None = None) -> Actor:
-        """Start an actor beside those of the home, on a node if one is named; ended when this is closed."""
-        actor = self._session.spawn(cls, args, title=title, node_id=node_id)
+    def spawn(
+        self,
+        cls: type,
+        args: Sequence[object],
+        *,
+        title: str,
+        node_id: str | None = None,
+        gpus: float = 0.0,
+        calls: int = CONTROL_THREADS,
+        is_spread: bool = False,
+    ) -> Actor:
+        """Start an actor beside those of the home, as `RaySession.spawn` does; ended when this is closed."""
+        actor = self._session.spawn(
+            cls, args, title=title, node_id=node_id, gpus=gpus, calls=calls, is_spread=is_spread
+        )
         self._spawned.append(actor)
         return actor
 
@@ -306,6 +328,11 @@ class RayCoordinator:
         """See Coordinator.erase_due."""
         done: int = self._call("erase_due", name)
         return done
+
+    def erasure_backlog(self) -> ErasureBacklog | None:
+        """See Coordinator.erasure_backlog."""
+        backlog: ErasureBacklog | None = self._call("erasure_backlog")
+        return backlog
 
     def look_after(self) -> None:
         """See Coordinator.look_after; the actor does so by itself too."""
@@ -495,9 +522,18 @@ def _spawn_coordinator(
     erasure_s: float,
     policy: ReplicationPolicy | None,
     audit_s: float,
+    key_source: KeySource | None,
 ) -> Actor:
     """On this node, where the home is."""
-    args = (catalog, {name: actor.where for name, actor in hosts.items()}, secret, erasure_s, policy, audit_s)
+    args = (
+        catalog,
+        {name: actor.where for name, actor in hosts.items()},
+        secret,
+        erasure_s,
+        policy,
+        audit_s,
+        key_source,
+    )
     return session.spawn(CoordinatorProcess, args, title="the coordinator", node_id=session.here())
 
 

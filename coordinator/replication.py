@@ -12,11 +12,12 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from coordinator.catalog import CREATING, DROPPING, LOOKED_AFTER, Catalog
+from coordinator.directories import tenant_of
 from coordinator.messages import (
     AdmitReplica,
     CheckReply,
@@ -33,13 +34,22 @@ from coordinator.messages import (
     InventoryReply,
     InventoryRequest,
     Reply,
+    SetKeys,
     SetPeers,
     ShardHealth,
 )
 from coordinator.placement import balance_moves, is_level, spare_host
 from coordinator.runtime import Runtime
 from coordinator.types import DOWN, DRAINING, GONE, UP, HostRecord, ShardConfig
-from shard.errors import CorruptData, FacegridError, InvalidParameter, StaleRoute, error_from_code
+from shard.errors import (
+    CorruptData,
+    FacegridError,
+    InvalidParameter,
+    KeyUnavailable,
+    StaleRoute,
+    WrongKey,
+    error_from_code,
+)
 
 PROBE_S = 1.0
 """How long a host may take to say that it is there."""
@@ -52,6 +62,8 @@ SCRUB_PAUSE_S = 30.0
 Key = tuple[str, int]
 Bring = Callable[[str, int, str], None]
 """Has a shard of a gallery (id, number) on a host be searched by the gallery's model as the catalog says now."""
+_LOCKED = (KeyUnavailable.code, WrongKey.code)
+"""Faults of a shard whose key is not to be had: nothing of it is lost, and no other replica could do better."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -87,6 +99,9 @@ class Replication:
         self._present: frozenset[str] = frozenset()
         self._addresses: dict[str, tuple[str, int]] = {}
         self._incarnations: dict[str, int] = {}
+        self._keyed: dict[str, tuple[int, dict[str, bytes]]] = {}
+        self._keyless: dict[str, FacegridError] = {}
+        self._is_started = False
         self._told: dict[tuple[str, Key], int] = {}
         self._left: dict[Key, str] = {}
         self._copying: dict[tuple[Key, str], Future[None]] = {}
@@ -103,6 +118,7 @@ class Replication:
         """
         self._catalog.register_hosts(self._runtime.hosts())
         self._look()
+        self._is_started = True
         self.finish_drops()
         faults = self._tell_all()
         lost = [fault for (host, key), fault in faults.items() if not self._give_up(host, key, fault)]
@@ -154,6 +170,7 @@ class Replication:
         replies = self._probe(self._runtime.hosts(), "", ())
         self._present = frozenset(replies)
         self._introduce(replies)
+        self._hand_keys(replies)
         for host in replies:
             self._seen[host] = self._clock()
         for host in self._started(replies):
@@ -176,6 +193,31 @@ class Replication:
         for host in told:
             with contextlib.suppress(FacegridError):  # silent by now; it is told when it is seen again
                 self._runtime.control([(host, message)])
+
+    def _hand_keys(self, replies: dict[str, HealthReply]) -> None:
+        """Give the hosts the keys of encrypted tenants: those that have just started, and all if there are others."""
+        # A key service that hangs must hold up nobody but its tenants, once the home is open.
+        keys, failures = self._catalog.keys.all(wait=not self._is_started)
+        for tenant_id in failures.keys() - self._keyless.keys():
+            _LOG.error("tenant %s cannot be served: %s", tenant_id, failures[tenant_id])
+        self._keyless = failures
+        for host, reply in replies.items():
+            if self._keyed.get(host) != (reply.incarnation, keys):
+                with contextlib.suppress(FacegridError):  # silent by now; it is told when it is seen again
+                    self._runtime.control([(host, SetKeys(tuple(keys), tuple(keys.values())))])
+                    before = self._keyed.get(host, (0, {}))[1]
+                    self._keyed[host] = (reply.incarnation, keys)
+                    self._tell_again(host, keys.keys() - before.keys())
+
+    def _tell_again(self, host: str, tenant_ids: Set[str]) -> None:
+        """Shards of these tenants may have been closed for want of their key: they do not know what they are."""
+        for told in list(self._told) if tenant_ids else ():
+            if told[0] == host and tenant_of(told[1][0]) in tenant_ids:
+                self._told.pop(told, None)
+
+    def hand_keys(self) -> None:
+        """Give the hosts that are there the keys as they are now; those that are not get them when they come."""
+        self._hand_keys(self._probe(self._runtime.hosts(), "", ()))
 
     def _started(self, replies: dict[str, HealthReply]) -> list[str]:
         return [host for host, reply in replies.items() if self._incarnations.get(host) != reply.incarnation]
@@ -318,7 +360,7 @@ class Replication:
                 key = (config.gallery_id, config.shard)
                 if not fault:
                     self._told[host, key] = config.epoch
-                elif host in config.in_sync:
+                elif host in config.in_sync and fault.partition(":")[0] not in _LOCKED:
                     faults[host, key] = fault
         return faults
 
@@ -359,7 +401,8 @@ class Replication:
             route = next((r for r in self._catalog.galleries(*LOOKED_AFTER) if r.gallery_id == key[0]), None)
             if route is None or host not in config.joining:
                 return
-            self._runtime.control([(host, CreateShard(*key, route.dim))])
+            is_encrypted = self._catalog.keys.is_encrypted(key[0])
+            self._runtime.control([(host, CreateShard(*key, route.dim, is_encrypted))])
             # Before the rows come, so that each is encoded as it does.
             self._bring(*key, host)
             self._tell([config])

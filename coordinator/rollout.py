@@ -167,7 +167,7 @@ class Rollouts:
 
     def _prepare(self, route: GalleryRoute, model_id: str) -> None:
         """One shard of each host at a time, all hosts in parallel, so that progress shows and no host is swamped."""
-        data = self._catalog.model_data(model_id)
+        data = self._catalog.model_data(route.gallery_id, model_id)
         self._discard_quietly([route])  # make room: the codes before the previous ones
         left = {host: list(shards) for host, shards in self._in_sync(route).items() if not self._is_out(host)}
         prepared = 0
@@ -261,7 +261,7 @@ class Rollouts:
         if late:
             _LOG.info("%s: bringing shards %s of host %s to model %s", route.name, late, host, model_id)
             if model_id is not None:
-                data = self._catalog.model_data(model_id)
+                data = self._catalog.model_data(route.gallery_id, model_id)
                 self._ask([(host, PrepareModel(route.gallery_id, late, data))], attempts)
             self._ask([(host, ActivateModel(route.gallery_id, late, model_id))], attempts)
 

@@ -16,8 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from coordinator.catalog import Catalog
-from coordinator.catalog_rows import insert_new, remove_unused_models
-from coordinator.catalog_tables import BASELINES, GALLERIES, MODELS, ROLLOUTS
+from coordinator.catalog_rows import remove_unused_models
+from coordinator.catalog_tables import BASELINES, GALLERIES, ROLLOUTS
+from coordinator.encryption import put_model
 from coordinator.types import RolloutStatus
 from shard.drift import CodeStatistics
 from shard.errors import UnknownGallery
@@ -78,11 +79,12 @@ class RolloutCatalog:
 
         replicas: copies of shards that take part. UnknownGallery if the gallery was dropped.
         """
+        sealed = self._catalog.keys.sealed_model(gallery_id, model_id, data)
         with self._catalog.writing() as db:
             found = _locked_gallery(db, gallery_id)
             if found is None:
                 raise UnknownGallery(f"gallery {gallery_id} was dropped; its rollout cannot begin")
-            insert_new(db, MODELS, [{"model_id": model_id, "templates": templates, "data": data}])
+            put_model(db, gallery_id, model_id, templates, data, sealed)
             db.execute(BASELINES.delete().where(BASELINES.c.model_id == model_id))
             db.execute(BASELINES.insert(), _baseline_row(model_id, baseline))
             db.execute(ROLLOUTS.delete().where(ROLLOUTS.c.gallery_id == gallery_id))

@@ -62,7 +62,7 @@ class Tenants:
         """A new tenant; AlreadyExists, InvalidParameter.
 
         weight: 1 to 100, its share of the service beside others. keeps_thumbnails, is_encrypted: see `TenantRecord`;
-        encryption is decided here, once.
+        encryption is decided here, once, and needs a master key or service that is set.
         """
         values = {
             **quota_values(checked_quotas(quotas)), "weight": checked_weight(weight),
@@ -70,7 +70,10 @@ class Tenants:
         }  # fmt: skip
         with self._catalog.writing() as db:
             add_tenant(db, check_tenant_name(name), self._clock(), values)
-            return locked_tenant(db, name)
+            tenant = locked_tenant(db, name)
+            if tenant.is_encrypted:
+                self._catalog.keys.create(db, tenant.tenant_id)
+            return tenant
 
     def ensure(self, name: str) -> TenantRecord:
         """The tenant of that name, made without limits where there is none."""
@@ -121,7 +124,8 @@ class Tenants:
     def drop(self, name: str) -> None:
         """Remove a tenant with every gallery and key of it; UnknownTenant.
 
-        In the catalog all of it is gone at once. Its files are gone when this returns from every host that is there,
+        In the catalog all of it is gone at once, its data key too if it is encrypted: nothing that was written with
+        it can be read from then on, wherever it is. Its files are gone when this returns from every host that is there,
         from others when they return. The audit log, which holds no person's data, keeps its entries for operators.
         """
         with self._catalog.writing() as db:
@@ -134,9 +138,11 @@ class Tenants:
                 .values(state=DROPPING, name="#" + GALLERIES.c.gallery_id, version=GALLERIES.c.version + 1)
             )
             db.execute(API_KEYS.delete().where(API_KEYS.c.tenant_id == tenant_id))
+            self._catalog.keys.destroy(db, tenant_id)
             gone = {"name": f"#{tenant_id}", "dropped_at": self._clock()}
             db.execute(TENANTS.update().where(TENANTS.c.tenant_id == tenant_id).values(**gone))
         self._finish_drops()
+        self._catalog.forget()
 
     # Keys
 

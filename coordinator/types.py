@@ -126,6 +126,18 @@ class ReplicaErasure:
 
 
 @dataclass(frozen=True, slots=True)
+class ErasureBacklog:
+    """Replicas whose files hold bytes of deleted templates: how many, and how many beyond the deadline.
+
+    silent_hosts: how many hosts could not be asked.
+    """
+
+    held: int
+    overdue: int
+    silent_hosts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Coverage:
     """How many shards answered, of how many asked."""
 

@@ -4,6 +4,7 @@ FacegridError
 ├── InvalidInput                 the caller's values are at fault; nothing was changed
 │   ├── InvalidEmbedding         dimension, dtype, layout, NaN/Inf, zero vector, empty batch
 │   ├── InvalidParameter         k, recall, names, limits, options
+│   ├── EncryptedGallery         what was asked would write an encrypted gallery's templates in the clear
 │   ├── DuplicateTemplate        a template id is there already, or twice in one batch
 │   ├── InvalidImage             not an image, truncated, too large, no face, refused by the quality gate
 │   └── InvalidFile              a file to import that is not what its format says; UnsafeFile if it names code
@@ -15,6 +16,8 @@ FacegridError
 │   ├── HomeLocked               another process has this home or shard open
 │   ├── FormatTooNew             written by a newer Facegrid
 │   ├── CorruptData              checksum, size or header of a file is wrong
+│   ├── KeyUnavailable           the key of encrypted files was not given, or was destroyed
+│   ├── WrongKey                 encrypted files, and a key that is not theirs
 │   ├── WriteFailed              a write, fsync or commit failed; nothing of it was acknowledged
 │   ├── StoreUnavailable         a snapshot store does not answer or refuses
 │   └── StoreBusy                a snapshot is being made or deleted there
@@ -56,6 +59,12 @@ class InvalidParameter(InvalidInput):
     """A parameter outside its stated range."""
 
     code = "invalid_parameter"
+
+
+class EncryptedGallery(InvalidInput):
+    """What was asked would write an encrypted gallery's templates in the clear."""
+
+    code = "encrypted_gallery"
 
 
 class DuplicateTemplate(InvalidInput):
@@ -204,6 +213,18 @@ class CorruptData(StorageError):
         self.path = path
 
 
+class KeyUnavailable(StorageError):
+    """Files are encrypted and their key was not given, or was destroyed: nothing of them can be read."""
+
+    code = "key_unavailable"
+
+
+class WrongKey(StorageError):
+    """Files were encrypted with another key than the one given, or not at all."""
+
+    code = "wrong_key"
+
+
 class WriteFailed(StorageError):
     """A write, fsync or commit failed; nothing of it was acknowledged."""
 
@@ -275,7 +296,8 @@ class HostUnavailable(ClusterError):
 
 
 class HostBusy(ClusterError):
-    """A shard host has as many connections or waiting requests as it takes; nothing of this request was done."""
+    """A shard host has as many connections or waiting requests as it takes, or a gateway as many images; nothing of
+    this request was done."""
 
     code = "host_busy"
     is_retryable = True

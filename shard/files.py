@@ -239,6 +239,69 @@ class RowFile:
             os.close(self._fd)
             self._fd = -1
 
+    def discard(self) -> None:
+        """Close the file and remove it; WriteFailed if it cannot be removed. Idempotent."""
+        if self._fd >= 0:
+            self.close()
+            remove_file(self.path)
+
+
+class MemoryFile:
+    """A file of anonymous memory, which has a path for this process while it is open and never reaches a disk.
+
+    Where plaintext of encrypted files is kept; only swapping could write it down. Its pages are there once written.
+    """
+
+    def __init__(self, size: int, stands_for: Path) -> None:
+        """A file of `size` zeros. stands_for: the file on the disk that errors have to name.
+
+        Raises WriteFailed if memory or descriptors do not suffice, or where the system has no such files.
+        """
+        if not hasattr(os, "memfd_create"):
+            raise WriteFailed(f"{stands_for}: encrypted shards need files of anonymous memory, which Linux has")
+        with _reporting("make memory for", stands_for):
+            self._fd = os.memfd_create("facegrid", os.MFD_CLOEXEC)
+            try:
+                os.ftruncate(self._fd, size)
+            except OSError:
+                os.close(self._fd)
+                raise
+        self.size, self.path = size, Path(f"/proc/self/fd/{self._fd}")
+        self._stands_for = stands_for
+        _IN_MEMORY[str(self.path)] = stands_for
+
+    def write_at(self, offset: int, rows: npt.NDArray[np.generic]) -> None:
+        """Write the array's bytes at `offset`, within the size."""
+        with _reporting("hold in memory", self._stands_for):
+            _write_all(self._fd, rows.reshape(-1).view(np.uint8).data, offset)
+
+    def grow(self, size: int) -> None:
+        """Make it `size` bytes long, if it is shorter; what is mapped stays."""
+        if size > self.size:
+            with _reporting("hold in memory", self._stands_for):
+                os.ftruncate(self._fd, size)
+            self.size = size
+
+    def sync(self) -> None:
+        """Nothing: there is no disk."""
+
+    def close(self) -> None:
+        """Let go of the memory, as soon as nobody has it mapped. Idempotent."""
+        if self._fd >= 0:
+            _IN_MEMORY.pop(str(self.path), None)
+            os.close(self._fd)
+            self._fd = -1
+
+    discard = close
+
+
+_IN_MEMORY: dict[str, Path] = {}
+
+
+def on_disk(path: str) -> Path:
+    """The file on the disk of which the path is one, be it of what a MemoryFile holds of it."""
+    return _IN_MEMORY.get(path, Path(path))
+
 
 class DirectoryLock:
     """An exclusive lock on a directory, held until closed or the process ends, however it ends."""

@@ -14,6 +14,7 @@ from shard._native import CHECKSUM_BLOCK, CorruptBlock, Index, Projection
 from shard._native import join as join_indexes
 from shard._native import search as search_indexes
 from shard.errors import CorruptData, InvalidParameter
+from shard.files import on_disk
 
 __all__ = [
     "CHECKSUM_BLOCK",
@@ -74,7 +75,7 @@ def blocks_named() -> Iterator[None]:
         yield
     except CorruptBlock as error:
         path, offset = error.args
-        raise wrong_block(path, offset) from None
+        raise wrong_block(on_disk(path), offset) from None
 
 
 def wrong_block(path: Path | str, offset: int) -> CorruptData:

@@ -16,7 +16,7 @@ import numpy as np
 from shard import schema, sealing
 from shard.damage import Damage, Inspected, Part, Span
 from shard.errors import CorruptData, FacegridError, WriteFailed
-from shard.files import make_directory, truncate_file, write_in_place
+from shard.files import make_directory
 from shard.index import CHECKSUM_BLOCK, checksum_block, crc32c_blocks
 from shard.store import SegmentRow, put_segment
 from shard.types import FloatArray
@@ -80,7 +80,7 @@ def _mend_floats(shard: Inspected, damage: Damage, fetch: Fetch | None) -> None:
         return
     path, row_bytes, span = shard.files(row).floats_path, shard.dim * 4, damage.span
     if row.is_sealed and span.offset >= row.rows * row_bytes:
-        truncate_file(path, row.rows * row_bytes)
+        shard.files(row).truncate_floats(row.rows)
         return
     if fetch is None:
         raise CorruptData("no other replica was named to fetch its floats from")
@@ -96,7 +96,7 @@ def _mend_floats(shard: Inspected, damage: Damage, fetch: Fetch | None) -> None:
             if _segment(shard, span) is None:
                 return
             make_directory(path.parent)
-            write_in_place(path, start, data.data)
+            shard.files(row).write_floats_again(start, data, first, rows)
 
 
 def _blocks(shard: Inspected, row: SegmentRow, span: Span) -> Iterator[tuple[int, int, bytes]]:

@@ -151,9 +151,9 @@ def _add_segment(index: Index, files: SegmentFiles, row: SegmentRow, codes: Code
     if row.is_dropped:
         index.skip(row.rows)
         return
-    index.open_segment(str(files.floats_path), row.capacity)
+    index.open_segment(str(files.mapped_floats()), row.capacity)
     index.append(files.read_keys(row), codes)
-    index.seal(row.segment - 1, str(files.keys_path), row.floats_crc or b"")
+    index.seal(row.segment - 1, str(files.mapped_keys()), row.floats_crc or b"")
 
 
 def is_part_of(staged: StagedIndex, rows: Rows) -> bool:
@@ -182,7 +182,7 @@ def complete(staged: StagedIndex, rows: Rows) -> None:
         if row.is_sealed:
             _add_segment(staged.index, files, row, codes)
         else:
-            staged.index.open_segment(str(files.floats_path), row.capacity)
+            staged.index.open_segment(str(files.mapped_floats()), row.capacity)
             staged.index.append(rows.index.keys(row.segment - 1), codes)
             tail, tail_codes = row, codes
     staged.segments = list(rows.segments)

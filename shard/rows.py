@@ -24,7 +24,7 @@ from shard.keys import template_keys
 from shard.log import AMEND, Changes, Entry, SegmentState, no_rows
 from shard.model import SearchModel
 from shard.seen import SeenKeys
-from shard.segments import SegmentFiles, remove_unnamed_segments
+from shard.segments import SegmentFiles, Segments, remove_unnamed_segments
 from shard.store import (
     SegmentRow,
     Store,
@@ -55,11 +55,11 @@ class Rows:
     written or removed without the shard's write lock, and where a segment's directory is removed.
     """
 
-    def __init__(self, directory: Path, store: Store, load_model: ModelLoader) -> None:
+    def __init__(self, directory: Path, store: Store, load_model: ModelLoader, segments: Segments) -> None:
         """Open the files that the manifest names; CorruptData for one that is not what it says."""
-        self._directory, self._store = directory, store
-        self.dim = int(store.meta("dim") or 0)
-        self._tail, self.tail_codes, self.seen = Tail(directory, self.dim), TailCodes(), SeenKeys()
+        self._directory, self._store, self._segment_files = directory, store, segments
+        self.dim = segments.dim
+        self._tail, self.tail_codes, self.seen = Tail(segments.files, self.dim), TailCodes(), SeenKeys()
         self.failure: StorageError | None = None
         self.moves = 0
         """Odd while templates change their rows: what names rows, as filters do, then says nothing of the index."""
@@ -135,15 +135,16 @@ class Rows:
             return np.empty((0, 0 if self.model is None else self.model.code_bytes), np.uint8)
         files = self.files(row)
         files.check_size(row)
+        files.load(row)
         if not row.is_sealed:
             if not files.is_tail(row.capacity):
                 files.open_tail(row.capacity).close()
             files.check_appends(row, self._store.appends(row.first_row, row.first_row + row.rows))
-        self.index.open_segment(str(files.floats_path), row.capacity)
+        self.index.open_segment(str(files.mapped_floats()), row.capacity)
         if row.is_sealed:
             keys, self.segments[row.segment - 1] = sealing.load_keys(self._store, files, row)
             self.index.append(keys, None)
-            self.index.seal(row.segment - 1, str(files.keys_path), row.floats_crc or b"")
+            self.index.seal(row.segment - 1, str(files.mapped_keys()), row.floats_crc or b"")
         else:
             self.index.append(sealing.keys_of(self._store, row), None)
         files.remove_codes_except(self._store.code_models(row.segment))
@@ -151,7 +152,7 @@ class Rows:
 
     def files(self, row: SegmentRow) -> SegmentFiles:
         """The files of one segment."""
-        return SegmentFiles(self._directory, row.segment, self.dim)
+        return self._segment_files.files(row.segment)
 
     def gather(self, rows: RowArray) -> FloatArray:
         """Embeddings of rows (n,) int64, (n, dim) float32; CorruptData if one is not what was sealed."""
@@ -349,6 +350,7 @@ class Rows:
         self.index.drop(row.segment - 1)
         with self.code_files:
             remove_tree(self.files(row).directory)
+            self.files(row).forget()
 
     def _passed(self, entry: Entry) -> None:
         self.lsn, self.epoch = entry.lsn, entry.epoch
@@ -381,7 +383,7 @@ class Rows:
     def _join(self, segment: SegmentRow, keys: KeyArray, codes: CodeArray | None) -> None:
         """Make committed rows at the end of `segment` searchable, and seal it if it is full."""
         if segment.segment > len(self.segments):
-            self.index.open_segment(str(self.files(segment).floats_path), segment.capacity)
+            self.index.open_segment(str(self.files(segment).mapped_floats()), segment.capacity)
         self.segments[segment.segment - 1 :] = [segment]
         self.index.append(keys, codes)
         self.templates += len(keys)
@@ -427,7 +429,7 @@ class Rows:
         sealed = sealing.seal(self._store, self.files(row), row, keys, model, codes)
         self.tail_codes.drop()
         self.segments[row.segment - 1] = sealed
-        self.index.seal(row.segment - 1, str(self.files(row).keys_path), sealed.floats_crc or b"")
+        self.index.seal(row.segment - 1, str(self.files(row).mapped_keys()), sealed.floats_crc or b"")
 
     def close(self) -> None:
         """Close the files that are open for writing; what was committed stays."""
@@ -447,7 +449,7 @@ class Rows:
         for row in self._store.segments():
             is_new = row.segment > known
             if is_new:
-                self.index.open_segment(str(self.files(row).floats_path), row.capacity)
+                self.index.open_segment(str(self.files(row).mapped_floats()), row.capacity)
                 self.segments.append(row)
             before = 0 if is_new else self.segments[row.segment - 1].rows
             if row.rows > before:
@@ -457,7 +459,7 @@ class Rows:
                 self.index.append(keys, None if model is None else model.encode(np.ascontiguousarray(floats)))
                 self.seen.add(keys)
             if row.is_sealed and not self.segments[row.segment - 1].is_sealed:
-                self.index.seal(row.segment - 1, str(self.files(row).keys_path), row.floats_crc or b"")
+                self.index.seal(row.segment - 1, str(self.files(row).mapped_keys()), row.floats_crc or b"")
             self.segments[row.segment - 1] = row
         self.index.delete(np.array(self._store.tombstones(), dtype=np.int64))
         self.templates = self._store.template_count()

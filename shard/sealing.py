@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 
 from shard.errors import CorruptData
-from shard.files import truncate_file
 from shard.index import CHECKSUM_BLOCK, checksum_block, crc32c_blocks
 from shard.keys import template_keys
 from shard.model import SearchModel
@@ -41,7 +40,7 @@ def seal(
     """
     files.check_appends(row, store.appends(row.first_row, row.first_row + row.rows))
     floats = files.floats(row.rows)
-    truncate_file(files.floats_path, floats.nbytes)
+    files.truncate_floats(row.rows)
     keys_crc = files.write_keys(keys)
     codes_crc = None
     if model is not None:
@@ -116,15 +115,12 @@ def keys_again(store: Store, files: SegmentFiles, row: SegmentRow) -> tuple[KeyA
             f" and {len(dead)} deleted ones",
             path=str(files.keys_path),
         )
-    found = np.fromfile(files.keys_path, np.uint8) if files.keys_path.is_file() else np.empty(0, np.uint8)
-    data = np.zeros(row.rows * 8, np.uint8)
-    data[: len(found)] = found[: len(data)]
-    keys = data.view("<u8").astype(np.uint64)
+    keys = files.found_keys(row.rows)
     keys[live - first] = template_keys([stored.template_id for stored in labels])
     if row.keys_crc and crc32c_blocks(keys, _block_of(files, row)) == row.keys_crc:
         return keys, row
     stated = np.frombuffer(row.keys_crc or b"", np.uint8)
-    for number in range(-(-len(data) // CHECKSUM_BLOCK)):
+    for number in range(-(-keys.nbytes // CHECKSUM_BLOCK)):
         rows = slice(number * CHECKSUM_BLOCK // 8, (number + 1) * CHECKSUM_BLOCK // 8)
         crc = np.frombuffer(crc32c_blocks(keys[rows]), np.uint8)
         if not np.array_equal(crc, stated[number * 4 : number * 4 + 4]):

@@ -6,6 +6,7 @@ Coverage, tenants and other hosts are the coordinator's.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from shard.calibration import MAX_RECALL
 from shard.candidates import without_repeats
+from shard.gauges import SEARCH_TIMES
 from shard.index import Index, blocks_named, search_indexes
 from shard.model import Query, SearchModel
 from shard.shard import Shard
@@ -58,8 +60,11 @@ def _search(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -
         is_filtered = bool(params.identities or params.where)
         with _frozen(shards if is_filtered and attempt + 1 == _LABEL_ATTEMPTS else ()):
             moves = [shard.moves for shard in shards]
-            found, model_id = _search_rows(shards, probes, params)
+            began = time.perf_counter()
+            found, model_id, projected = _search_rows(shards, probes, params)
+            searched = time.perf_counter()
             candidates, is_complete = _labelled(shards, found)
+            SEARCH_TIMES.add(projected - began, searched - projected, time.perf_counter() - searched)
             # A filter names rows: a template whose row changed between the two was passed over.
             is_settled = not is_filtered or all(
                 before % 2 == 0 and shard.moves == before for shard, before in zip(shards, moves, strict=True)
@@ -82,11 +87,13 @@ def _frozen(shards: Sequence[Shard]) -> Iterator[None]:
         yield
 
 
-def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -> tuple[_Found, str | None]:
+def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchParams) -> tuple[_Found, str | None, float]:
+    """The rows, the model, and the time.perf_counter() value at which the index was called."""
     views = [shard.view() for shard in shards]
     model = None if params.exact or params.recall > MAX_RECALL else _model_of_most(views)
     cascade = None if model is None else _cascade(model.query(probes, params.recall))
     model_id = None if model is None else model.model_id
+    projected = time.perf_counter()
     with blocks_named():
         found = search_indexes(
             [index for index, _ in views],
@@ -98,7 +105,7 @@ def _search_rows(shards: Sequence[Shard], probes: FloatArray, params: SearchPara
             if params.identities or params.where
             else None,
         )
-    return found, model_id
+    return found, model_id, projected
 
 
 def _model_of_most(views: Sequence[tuple[Index, SearchModel | None]]) -> SearchModel | None:

@@ -19,11 +19,14 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from shard import rollout
+from shard import gauges, rollout
+from shard.encrypted_segments import segments_of
+from shard.encryption import ShardCipher, cipher_of
 from shard.errors import (
     ClusterError,
     CorruptData,
     DuplicateTemplate,
+    EncryptedGallery,
     FacegridError,
     HostBusy,
     InvalidInput,
@@ -121,14 +124,21 @@ class Shard:
     """
 
     def __init__(
-        self, directory: Path, load_model: ModelLoader, *, is_settled: bool = False, holds: Holds | None = None
+        self,
+        directory: Path,
+        load_model: ModelLoader,
+        *,
+        key: bytes | None = None,
+        is_settled: bool = False,
+        holds: Holds | None = None,
     ) -> None:
         """Open a shard that `create` made; `load_model` gives the model of an id that `activate` was given before.
 
-        is_settled: it was closed in order, and nobody has opened it since. holds: of the same shard before it was
-        closed by this process.
+        key: the 32 bytes that it was created with, None for a shard in the clear. is_settled: it was closed in order,
+        and nobody has opened it since. holds: of the same shard before it was closed by this process.
 
-        Raises CorruptData for a file that is not what the manifest says, FormatTooNew, HomeLocked.
+        Raises CorruptData for a file that is not what the manifest says, FormatTooNew, HomeLocked; KeyUnavailable for
+        an encrypted shard without a key, WrongKey for another key than its own, or any if it is in the clear.
         """
         if not (directory / "shard.db").is_file():
             raise CorruptData(f"{directory} is not a shard: it has no shard.db")
@@ -143,22 +153,33 @@ class Shard:
         """Called with every entry as it becomes true, in order and under the write lock: what replicas are told."""
         with contextlib.ExitStack() as undo:
             lock = undo.enter_context(DirectoryLock(directory))
-            self._store = Store(directory / "shard.db", is_settled=is_settled)
+            cipher = cipher_of(directory, key)
+            self._store = Store(directory / "shard.db", cipher.database_key if cipher else None, is_settled=is_settled)
             undo.callback(self._store.close)
             self.configured_epoch = int(self._store.meta("configured_epoch") or 0)
             self.configured_hosts = tuple((self._store.meta("configured_hosts") or "").split())
             self._filters, self._holds = MetadataFilters(self._store), holds or Holds()
-            self._rows = Rows(directory, self._store, load_model)
+            self._segment_files = segments_of(directory, int(self._store.meta("dim") or 0), cipher)
+            undo.callback(self._segment_files.close)
+            self._rows = Rows(directory, self._store, load_model, self._segment_files)
+            self.is_encrypted = cipher is not None
             self.dim = self._rows.dim
             self._lock = lock
             undo.pop_all()
+        gauges.opened(self)
 
     @classmethod
-    def create(cls, directory: Path, *, dim: int, load_model: ModelLoader) -> Shard:
-        """Create an empty shard, or open the one that is there; ModelMismatch if that has another dimension."""
+    def create(cls, directory: Path, *, dim: int, load_model: ModelLoader, key: bytes | None = None) -> Shard:
+        """Create an empty shard, or open the one that is there; ModelMismatch if that has another dimension.
+
+        key: 32 bytes that everything in its files will be encrypted with (`shard.encryption`), None for a shard in the
+        clear. One that is there has to be of the same kind: KeyUnavailable, WrongKey.
+        """
         make_directory(directory)
-        Store.create(directory / "shard.db", {"dim": str(check_dim(dim))}).close()
-        shard = cls(directory, load_model)
+        cipher = cipher_of(directory, None) if key is None else ShardCipher.create(directory, key)
+        database_key = cipher.database_key if cipher else None
+        Store.create(directory / "shard.db", {"dim": str(check_dim(dim))}, database_key).close()
+        shard = cls(directory, load_model, key=key)
         if shard.dim != dim:
             shard.close()
             raise ModelMismatch(f"{directory}: the shard has dimension {shard.dim}, expected {dim}")
@@ -297,7 +318,12 @@ class Shard:
         return ErasureState(dead, oldest, needs_scrub)
 
     def point(self, shard: int) -> ShardPoint:
-        """This moment, to export the rows of later. shard: the number that the caller knows this shard by."""
+        """This moment, to export the rows of later. shard: the number that the caller knows this shard by.
+
+        EncryptedGallery if the shard is encrypted: what is exported is written in the clear.
+        """
+        if self.is_encrypted:
+            raise EncryptedGallery(f"{self.directory} is encrypted; snapshots would keep its templates in the clear")
         with self._write_lock:
             history = self._store.epochs()
             return ShardPoint(
@@ -868,7 +894,9 @@ class Shard:
         with self._rollout_lock, self._write_lock:
             if not self._is_closed:
                 self._is_closed = True
+                gauges.closed(self)
                 self._rows.close()
+                self._segment_files.close()
                 self._store.close()
                 self._lock.close()
 

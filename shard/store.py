@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shard import schema
+from shard.cipher_database import connect
 from shard.digests import label_crc, label_half, record_digest
 from shard.errors import CorruptData, FormatTooNew, ShardClosed, StorageError, WriteFailed
 from shard.failpoints import step
@@ -63,9 +64,9 @@ class StoredTemplate(NamedTuple):
     digest: int
 
 
-def _connect(path: Path, cache_kib: int) -> sqlite3.Connection:
+def _connect(path: Path, key: bytes | None, cache_kib: int) -> sqlite3.Connection:
     try:
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
+        connection = connect(path, key)
         with contextlib.ExitStack() as undo:
             undo.callback(connection.close)
             for pragma in (
@@ -104,7 +105,7 @@ def _settle(connection: sqlite3.Connection, path: Path, *, is_settled: bool) -> 
     if not is_settled:
         sync_directory(path.parent)
     size, (page_size,) = path.stat().st_size, connection.execute("PRAGMA page_size").fetchone()
-    if size % page_size:
+    if size % int(page_size):  # which SQLCipher tells as text
         # SQLite notices a missing page, and reads zeros where a part of the last one is missing.
         raise ValueError(f"{size} bytes are no whole number of pages of {page_size}")
 
@@ -129,18 +130,19 @@ def _unreadable(path: Path, error: Exception) -> StorageError:
 class Store:
     """One shard's database: one connection that writes, one that reads, each behind its own lock."""
 
-    def __init__(self, path: Path, *, is_settled: bool = False) -> None:
+    def __init__(self, path: Path, key: bytes | None = None, *, is_settled: bool = False) -> None:
         """Open an existing database; FormatTooNew or CorruptData if this version cannot read it.
 
-        is_settled: it was closed in order, and nobody has opened it since; see `_settle`.
+        key: 32 bytes that it is encrypted with, None for one in the clear. is_settled: it was closed in order, and
+        nobody has opened it since; see `_settle`.
         """
-        self.path = path
+        self.path, self._key = path, key
         self._write_lock, self._read_lock = threading.RLock(), threading.Lock()
         self._is_closed = False
         with contextlib.ExitStack() as undo:
             try:
-                self._writer = undo.enter_context(contextlib.closing(_connect(path, _WRITER_CACHE_KIB)))
-                self._reader = undo.enter_context(contextlib.closing(_connect(path, _READER_CACHE_KIB)))
+                self._writer = undo.enter_context(contextlib.closing(_connect(path, key, _WRITER_CACHE_KIB)))
+                self._reader = undo.enter_context(contextlib.closing(_connect(path, key, _READER_CACHE_KIB)))
                 _settle(self._writer, path, is_settled=is_settled)
                 found = schema.version(self._reader)
                 if found < schema.FORMAT_VERSION:
@@ -153,9 +155,9 @@ class Store:
             undo.pop_all()
 
     @classmethod
-    def create(cls, path: Path, meta: dict[str, str]) -> Store:
+    def create(cls, path: Path, meta: dict[str, str], key: bytes | None = None) -> Store:
         """Create the schema and the first meta entries in one transaction; an existing complete one is opened."""
-        connection = _connect(path, _WRITER_CACHE_KIB)
+        connection = _connect(path, key, _WRITER_CACHE_KIB)
         try:
             with _transaction(connection):
                 if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
@@ -164,7 +166,7 @@ class Store:
             raise _unreadable(path, error) from error
         finally:
             connection.close()
-        return cls(path)
+        return cls(path, key)
 
     def renew_writer(self) -> None:
         """A fresh connection that writes, with nothing left in the log; StorageError if that cannot be had.
@@ -174,7 +176,7 @@ class Store:
         """
         with self._write_lock:
             self._writer.close()
-            self._writer = _connect(self.path, _WRITER_CACHE_KIB)
+            self._writer = _connect(self.path, self._key, _WRITER_CACHE_KIB)
             self.checkpoint()
 
     def checkpoint(self) -> None:
@@ -244,7 +246,7 @@ class Store:
         The log cannot be cut meanwhile, so nobody may `scrub`: a shard is `frozen` around it.
         """
         try:
-            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            connection = connect(self.path, self._key)
         except sqlite3.Error as error:
             raise StorageError(f"could not read {self.path}: {error}") from error
         with contextlib.closing(connection):

@@ -8,11 +8,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from shard.files import RowFile
 from shard.index import crc32c_blocks
-from shard.segments import SegmentFiles, segment_capacity
+from shard.segments import FilesOf, RowWriter, segment_capacity
 from shard.store import SegmentRow, put_append, put_segment
 from shard.types import FloatArray
 
@@ -38,9 +36,9 @@ def put_staged(db: sqlite3.Connection, staged: Sequence[StagedRows], embeddings:
 class Tail:
     """Writes float rows at the end of the last segment, opening new segments as each fills."""
 
-    def __init__(self, directory: Path, dim: int) -> None:
-        self._directory, self._dim = directory, dim
-        self._file: RowFile | None = None
+    def __init__(self, files_of: FilesOf, dim: int) -> None:
+        self._files_of, self._dim = files_of, dim
+        self._file: RowWriter | None = None
 
     def stage(self, last: SegmentRow | None, embeddings: FloatArray) -> list[StagedRows]:
         """Write rows after those of `last`, synced. Until they are committed the next call overwrites them."""
@@ -62,8 +60,8 @@ class Tail:
         number, first_row = (last.segment + 1, last.first_row + last.rows) if last else (1, 0)
         return SegmentRow(number, first_row, 0, segment_capacity(self._dim), False, None, None)
 
-    def _open(self, segment: SegmentRow) -> RowFile:
-        files = SegmentFiles(self._directory, segment.segment, self._dim)
+    def _open(self, segment: SegmentRow) -> RowWriter:
+        files = self._files_of(segment.segment)
         if self._file is None or self._file.path != files.floats_path:
             self.close()
             self._file = files.open_tail(segment.capacity)

@@ -11,8 +11,7 @@ import logging
 import numpy as np
 
 from shard.errors import WriteFailed
-from shard.files import RowFile, remove_file
-from shard.segments import SegmentFiles
+from shard.segments import RowWriter, SegmentFiles
 from shard.store import SegmentRow
 from shard.types import CodeArray
 
@@ -23,7 +22,7 @@ class TailCodes:
     """Row-major codes of one segment's first rows by one model, in a file: pages the kernel may take back, not heap."""
 
     def __init__(self) -> None:
-        self._file: RowFile | None = None
+        self._file: RowWriter | None = None
         self._segment, self._rows, self._model_id = 0, 0, ""
 
     def write(self, files: SegmentFiles, segment: SegmentRow, model_id: str, first: int, codes: CodeArray) -> None:
@@ -34,7 +33,7 @@ class TailCodes:
         if first == 0:
             self.drop()
             size = segment.capacity * codes.shape[1]
-            self._file = RowFile(files.scratch_path, size)
+            self._file = files.open_scratch(size)
             self._segment, self._model_id = segment.segment, model_id
         elif self._file is None or (self._segment, self._model_id) != (segment.segment, model_id) or first > self._rows:
             return  # what is before these rows was written by another process or model; sealing encodes
@@ -53,8 +52,7 @@ class TailCodes:
         """Remove the file; one that cannot be removed is overwritten by the next, or removed on opening. Idempotent."""
         file, self._file = self._file, None
         if file is not None:
-            file.close()
             try:
-                remove_file(file.path)
+                file.discard()
             except WriteFailed as error:
                 _LOG.warning("scratch is left behind: %s", error)

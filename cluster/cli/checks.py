@@ -6,20 +6,23 @@ layout of a home is that of `coordinator.home` and `coordinator.host`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from coordinator.directories import shard_directory
+from coordinator.directories import shard_directory, tenant_of
 from shard.errors import (
     CorruptData,
     FacegridError,
     HomeLocked,
     InvalidParameter,
+    KeyUnavailable,
     MissingExtra,
     ModelFileCorrupt,
     ModelFileMissing,
@@ -157,7 +160,7 @@ def check_home(settings: Settings, *, is_deep: bool) -> Iterator[Finding | Galle
     try:
         yield Finding("home", "ok", f"{home.directory}, id {home.home_id}")
         yield _disk(home.directory)
-        yield from _check_catalog(home, settings.catalog, is_deep)
+        yield from _check_catalog(home, settings, is_deep)
     finally:
         home.close()
 
@@ -171,15 +174,19 @@ def _disk(directory: Path) -> Finding:
     return Finding("disk", "warn", f"{size_text(free)} free", "make room before enrolling")
 
 
-def _check_catalog(home: Home, url: str | None, is_deep: bool) -> Iterator[Finding | GalleryRoute]:
+def _check_catalog(home: Home, settings: Settings, is_deep: bool) -> Iterator[Finding | GalleryRoute]:
+    from cluster.config import key_source
     from coordinator.catalog import open_catalog
 
+    url = settings.catalog
     try:
-        catalog = open_catalog(home, url)
-        try:
+        with contextlib.closing(open_catalog(home, url, key_source(settings).service())) as catalog:
             routes = catalog.galleries()
-        finally:
-            catalog.close()
+            keys, _ = catalog.keys.all()
+            encrypted = {route.gallery_id for route in routes if catalog.keys.is_encrypted(route.gallery_id)}
+    except KeyUnavailable as error:
+        yield Finding("encryption", "fail", str(error), "correct the settings of encryption")
+        return
     except StorageError as error:
         remedy = (
             "restore catalog.db from a backup" if url is None else "start the database, or restore it from a backup"
@@ -192,10 +199,11 @@ def _check_catalog(home: Home, url: str | None, is_deep: bool) -> Iterator[Findi
     yield Finding("catalog", "ok", f"{len(routes)} galleries, {sum(route.shards for route in routes)} shards")
     for route in routes:
         yield route
-        yield _check_gallery(route, home.hosts_directory, is_deep)
+        key = keys.get(tenant_of(route.gallery_id) or "") if route.gallery_id in encrypted else None
+        yield _check_gallery(route, home.hosts_directory, is_deep, key)
 
 
-def _check_gallery(route: GalleryRoute, hosts: Path, is_deep: bool) -> Finding:
+def _check_gallery(route: GalleryRoute, hosts: Path, is_deep: bool, key: bytes | None) -> Finding:
     """The shards of one gallery that lie on this machine."""
     check = f"gallery {route.name}"
     faults: list[str] = []
@@ -205,7 +213,7 @@ def _check_gallery(route: GalleryRoute, hosts: Path, is_deep: bool) -> Finding:
             elsewhere += 1
             continue
         try:
-            templates += _open_shard(hosts / host, route.gallery_id, number, is_deep)
+            templates += _open_shard(hosts / host, route.gallery_id, number, is_deep, key)
         except FacegridError as error:
             faults.append(f"shard {number}: {error}")
         except OSError as error:
@@ -219,20 +227,26 @@ def _check_gallery(route: GalleryRoute, hosts: Path, is_deep: bool) -> Finding:
     return Finding(check, "ok", detail)
 
 
-def _open_shard(host: Path, gallery_id: str, number: int, is_deep: bool) -> int:
+def _open_shard(host: Path, gallery_id: str, number: int, is_deep: bool, key: bytes | None) -> int:
     """Templates of a shard, opened and, if deep, compared with its checksums."""
     from shard.check import check_shard
     from shard.shard import Shard
 
-    with Shard(shard_directory(host, gallery_id, number), model_loader(host)) as shard:
+    with Shard(shard_directory(host, gallery_id, number), model_loader(host, key), key=key) as shard:
         if is_deep and (damages := check_shard(shard)):
             more = f"; {len(damages) - 1} more, see facegrid fsck" if len(damages) > 1 else ""
             raise CorruptData(f"{damages[0]}{more}", path=str(damages[0].path))
         return len(shard)
 
 
-def model_loader(host: Path) -> Callable[[str], SearchModel]:
-    """How a host's shards load their search models: OSError or CorruptData for one that they cannot."""
+def model_loader(host: Path, key: bytes | None = None) -> Callable[[str], SearchModel]:
+    """How a host's shards load their search models: OSError or a FacegridError for one that they cannot.
+
+    key: of the shards, None for those in the clear.
+    """
+    from coordinator.host_models import HostModels
     from shard.model import SearchModel
 
+    if key is not None:
+        return partial(HostModels(host / "models", host.name).load, key=key)
     return lambda model_id: SearchModel.from_bytes((host / "models" / f"{model_id}.model").read_bytes())

@@ -77,6 +77,7 @@ def fsck(
 
 @contextlib.contextmanager
 def _home(invocation: Invocation) -> Iterator[tuple[Home, Catalog]]:
+    from cluster.config import key_source
     from coordinator.catalog import open_catalog
     from coordinator.home import Home, checked_directory
 
@@ -85,7 +86,11 @@ def _home(invocation: Invocation) -> Iterator[tuple[Home, Catalog]]:
     directory = checked_directory(settings.home)
     if not (directory / "facegrid.json").exists():
         raise NotFound(f"no Facegrid home at {directory}; name another with --home or FACEGRID_HOME")
-    with contextlib.closing(Home(directory)) as home, contextlib.closing(open_catalog(home, settings.catalog)) as found:
+    service = key_source(settings).service()
+    with (
+        contextlib.closing(Home(directory)) as home,
+        contextlib.closing(open_catalog(home, settings.catalog, service)) as found,
+    ):
         yield home, found
 
 
@@ -119,11 +124,19 @@ def _check_replicas(
 
     with contextlib.ExitStack() as undo:
         opened: dict[Path, ClosedShard] = {}
+        try:
+            key = catalog.keys.of_gallery(route.gallery_id)
+        except FacegridError as error:
+            # Nothing of an encrypted shard can be compared without its key.
+            yield from (
+                fault(host, _unopened(shard_directory(host, route.gallery_id, number), error)) for host in hosts
+            )
+            return
         for host in hosts:
             directory = shard_directory(host, route.gallery_id, number)
-            loader = _restoring(host, catalog) if is_repair else model_loader(host)
+            loader = _restoring(host, catalog, route, key) if is_repair else model_loader(host, key)
             try:
-                opened[host] = undo.enter_context(ClosedShard(directory, loader))
+                opened[host] = undo.enter_context(ClosedShard(directory, loader, key=key))
             except HomeLocked:
                 raise
             except (FacegridError, OSError) as error:
@@ -135,7 +148,7 @@ def _check_replicas(
     if is_repair:
         for host in opened:
             directory = shard_directory(host, route.gallery_id, number)
-            if (refusal := _opens(directory, host)) is not None:
+            if (refusal := _opens(directory, host, key)) is not None:
                 yield fault(host, refusal)
 
 
@@ -174,45 +187,44 @@ def _fetch(shard: ClosedShard, other: ClosedShard) -> Callable[[int, int], Float
             is_same = (row.segment, row.first_row) == (own.segment, own.first_row) and not row.is_dropped
             is_sealed = own.is_sealed and row.is_sealed
             if is_same and last <= row.first_row + row.rows and (not is_sealed or row.floats_crc == own.floats_crc):
-                path, width = other.files(row).floats_path, other.dim
+                stored, width = other.files(row).stored_floats(), other.dim
                 try:
-                    offset, count = (first - row.first_row) * width * 4, (last - first) * width
-                    return np.fromfile(path, "<f4", count, offset=offset).reshape(-1, width)
+                    data = stored.read((first - row.first_row) * width * 4, (last - first) * width * 4)
                 except OSError as error:
-                    raise CorruptData(f"{path} cannot be read: {error}", path=str(path)) from error
+                    raise CorruptData(f"{stored.path} cannot be read: {error}", path=str(stored.path)) from error
+                return np.frombuffer(data, "<f4", len(data) // (width * 4) * width).reshape(-1, width)
         raise CorruptData(f"{other.directory} has no segment like segment {own.segment} of {shard.directory}")
 
     return fetch
 
 
-def _restoring(host: Path, catalog: Catalog) -> Callable[[str], Any]:
+def _restoring(host: Path, catalog: Catalog, route: GalleryRoute, key: bytes | None) -> Callable[[str], Any]:
     """Loads a search model, of which a file that is missing or damaged is first written again from the catalog."""
-    from shard.files import make_directory, write_file
+    from coordinator.host_models import HostModels
     from shard.model import SearchModel
 
-    load = model_loader(host)
+    load = model_loader(host, key)
 
     def restore(model_id: str) -> SearchModel:
         with contextlib.suppress(FacegridError, OSError):
             if (model := load(model_id)).model_id == model_id:
                 return model
-        data = catalog.model_data(model_id)
+        data = catalog.model_data(route.gallery_id, model_id)
         model = SearchModel.from_bytes(data)
         if model.model_id != model_id:
             raise CorruptData(f"the catalog has model {model.model_id} as {model_id}")
-        make_directory(host / "models")
-        write_file(host / "models" / f"{model_id}.model", data)
-        return model
+        with HostModels(host / "models", host.name).storing(data, key) as stored:
+            return stored
 
     return restore
 
 
-def _opens(directory: Path, host: Path) -> Damage | None:
+def _opens(directory: Path, host: Path, key: bytes | None) -> Damage | None:
     """Why a shard cannot be opened, None if it can."""
     from shard.shard import Shard
 
     try:
-        Shard(directory, model_loader(host)).close()
+        Shard(directory, model_loader(host, key), key=key).close()
     except (FacegridError, OSError) as error:
         return _unopened(directory, error)
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,10 @@ def serve(
         str | None, typer.Option(metavar="URL", help="Where tenants' snapshots go; without it they can make none.")
     ] = None,
     gateways: Annotated[int, typer.Option(min=1, max=1024, help="Gateway actors, with --runtime ray.")] = 1,
+    embedders: Annotated[
+        int, typer.Option(min=0, max=1024, help="Actors that embed photos, with --runtime ray; 0: the gateways do.")
+    ] = 0,
+    embedder_gpus: Annotated[float, typer.Option(min=0, max=64, help="GPUs of each embedder.")] = 0.0,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="Logs as JSON lines on stderr.")] = False,
 ) -> None:
     """Serve the home's galleries over HTTP, until SIGTERM or Ctrl-C.
@@ -39,6 +44,8 @@ def serve(
     The first time, a key of the operator is made and written to `operator.key` in the home.
     """
     invocation = invocation_of(context)
+    if embedder_gpus and not embedders:
+        raise InvalidParameter("--embedder-gpus: expected with --embedders, got none")
     if (certificate is None) != (private_key is None):
         raise InvalidParameter("expected --certificate and --private-key together, got one of them")
     try:
@@ -54,24 +61,37 @@ def serve(
     with invocation.home("serve", create=True) as grid:
         keyed = _first_key(grid)
         if grid.ray is not None:
-            _serve_on_ray(invocation, grid, GatewayOptions(listen, gateways, snapshot_store), keyed)
+            options = GatewayOptions(listen, gateways, snapshot_store, json_logs)
+            _serve_on_ray(invocation, grid, options, keyed, embedders, embedder_gpus)
             return
-        if gateways > 1:
-            raise InvalidParameter("--gateways: expected 1 where the shards are in this process; see --runtime ray")
+        if gateways > 1 or embedders:
+            raise InvalidParameter(
+                "--gateways, --embedders: expected 1 and 0 where the shards are in this process; see --runtime ray"
+            )
         run(grid, listen, snapshot_store=snapshot_store, ready=lambda service: _tell(invocation, service, keyed))
 
 
-def _serve_on_ray(invocation: Invocation, grid: Cluster, options: GatewayOptions, keyed: Path | None) -> None:
-    """Start the gateways and wait for a signal."""
+def _serve_on_ray(
+    invocation: Invocation, grid: Cluster, options: GatewayOptions, keyed: Path | None, embedders: int, gpus: float
+) -> None:
+    """Start the embedders and the gateways, and wait for a signal."""
+    from cluster.service.embedders import Embedders
     from cluster.service.gateways import Gateways
 
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
+    if embedders:
+        options = replace(options, embedders=Embedders(grid, embedders, gpus=gpus).names)
     scheme = "http" if options.listen.certificate is None else "https"
     urls = sorted({f"{scheme}://{host}:{port}" for host, port in Gateways(grid, options).addresses})
     made = "" if keyed is None else f"; the operator's key is in {keyed}"
-    document = {"urls": urls, "gateways": options.gateways, "operator_key_file": None if keyed is None else str(keyed)}
+    document = {
+        "urls": urls,
+        "gateways": options.gateways,
+        "embedders": embedders,
+        "operator_key_file": None if keyed is None else str(keyed),
+    }
     invocation.output.result(document, f"serving on {', '.join(urls)} by {options.gateways} gateways{made}")
     stopped.wait()
 

@@ -34,6 +34,7 @@ class ImageLimits:
     max_side: int = 65_535
 
 
+_STRIP_PIXELS = 1 << 20
 DEFAULT_LIMITS = ImageLimits()
 
 
@@ -130,9 +131,14 @@ def _to_rgb(pixels: npt.NDArray[np.generic]) -> ImageArray:
         return np.repeat(eight[:, :, None], 3, axis=2)
     if eight.shape[2] == 3:
         return np.ascontiguousarray(eight[:, :, ::-1])
-    alpha = eight[:, :, 3:].astype(np.uint16)
-    over_white = eight[:, :, 2::-1].astype(np.uint16) * alpha + 255 * (255 - alpha)
-    return ((over_white + 127) // 255).astype(np.uint8)
+    found = np.empty((*eight.shape[:2], 3), np.uint8)
+    step = max(1, _STRIP_PIXELS // eight.shape[1])
+    for top in range(0, len(eight), step):  # in strips: sums of 16 bits of a large picture take gigabytes
+        strip = eight[top : top + step]
+        alpha = strip[:, :, 3:].astype(np.uint16)
+        over_white = strip[:, :, 2::-1] * alpha + 255 * (255 - alpha)
+        found[top : top + step] = (over_white + 127) // 255
+    return found
 
 
 def _upright(pixels: ImageArray, header: ImageHeader) -> ImageArray:

@@ -119,6 +119,9 @@ def _read_png(data: bytes) -> ImageHeader:
         if at + 12 + length > len(data):
             raise _truncated(f"chunk {kind!r} at byte {at} needs {length} bytes of {len(data) - at}")
         _check_png_chunk(data, at, length, kind)
+        if (kind == b"IHDR") != (at == len(_PNG_MAGIC)):
+            # A second one would say another size than the one that is decoded.
+            raise InvalidImage(f"PNG chunk {kind!r} at byte {at}: expected IHDR first, and once", reason="undecodable")
         if kind == b"IHDR":
             width, height, _depth, colour = struct.unpack_from(">IIBB", body)
             has_alpha = has_alpha or bool(colour & 4)

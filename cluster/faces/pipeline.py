@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -75,6 +75,19 @@ class Face:
     quality: Quality
     refused: str | None
     embedding: FloatArray | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFaces:
+    """The faces of one image before embedding, and the aligned crop (112, 112, 3) uint8 of each."""
+
+    faces: tuple[Face, ...]
+    crops: tuple[ImageArray, ...]
+
+    def wanted(self, embed_refused: bool) -> list[ImageArray]:
+        """The crops that get an embedding: all, or those of faces that passed the gate."""
+        pairs = zip(self.faces, self.crops, strict=True)
+        return [crop for face, crop in pairs if embed_refused or face.refused is None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +173,7 @@ class FacePipeline:
         embed_refused: give refused faces an embedding too (for searching, where a poor probe is better than none).
         Raises InvalidImage for an image that cannot be decoded.
         """
-        found = self._find(image)
-        return self._embed([found], embed_refused)[0]
+        return self.embed([self.find(image)], [embed_refused])[0]
 
     def faces_of_many(self, images: Iterable[ImageSource], *, embed_refused: bool = False) -> Iterator[ImageFaces]:
         """The faces of many images, in their order: decoding and detection in threads, embedding in batches.
@@ -172,15 +184,17 @@ class FacePipeline:
         source = iter(images)
         workers = self.options.threads or _cores()
         with ThreadPoolExecutor(workers, thread_name_prefix="facegrid-faces") as pool:
-            ahead: deque[Future[_Found]] = deque()
+            ahead: deque[Future[FoundFaces | InvalidImage]] = deque()
             while True:
                 wanted = self.options.batch_size + workers - len(ahead)
                 ahead.extend(pool.submit(self._find_or_error, image) for image in islice(source, wanted))
                 if not ahead:
                     return
                 batch = [ahead.popleft().result() for _ in range(min(len(ahead), self.options.batch_size))]
-                for found, faces in zip(batch, self._embed(batch, embed_refused), strict=True):
-                    yield ImageFaces(faces, found.error)
+                whole = [found for found in batch if isinstance(found, FoundFaces)]
+                embedded = iter(self.embed(whole, [embed_refused] * len(whole)))
+                for found in batch:
+                    yield ImageFaces(next(embedded)) if isinstance(found, FoundFaces) else ImageFaces((), found)
 
     def embed_image(self, image: ImageSource, *, select: Select = "largest") -> FloatArray:
         """The embedding (dim,) float32 of the image's face. Raises InvalidImage as `select_face` does."""
@@ -194,13 +208,14 @@ class FacePipeline:
         file = locate(spec, options.places, path=path, allow_download=options.allow_download, announce=announce)
         return spec, file
 
-    def _find_or_error(self, image: ImageSource) -> _Found:
+    def _find_or_error(self, image: ImageSource) -> FoundFaces | InvalidImage:
         try:
-            return self._find(image)
+            return self.find(image)
         except InvalidImage as error:
-            return _Found((), (), error)
+            return error
 
-    def _find(self, image: ImageSource) -> _Found:
+    def find(self, image: ImageSource) -> FoundFaces:
+        """Decode and detect: the faces of one image, largest first, ready for `embed`. Raises InvalidImage."""
         pixels = decode_image(image, limits=self.options.limits)
         gate = self._gate
         faces, crops = [], []
@@ -212,35 +227,21 @@ class FacePipeline:
                 refused = "pose"
             faces.append(Face(detection.box, detection.landmarks, detection.score, quality, refused, None))
             crops.append(crop)
-        return _Found(tuple(faces), tuple(crops))
+        return FoundFaces(tuple(faces), tuple(crops))
 
-    def _embed(self, batch: list[_Found], embed_refused: bool) -> list[tuple[Face, ...]]:
-        """The faces of each image with their embeddings; one call of the embedder for all."""
-        wanted = [
-            crop
-            for found in batch
-            for face, crop in zip(found.faces, found.crops, strict=True)
-            if embed_refused or face.refused is None
-        ]
+    def embed(self, batch: Sequence[FoundFaces], embed_refused: Sequence[bool]) -> list[tuple[Face, ...]]:
+        """The faces of each image with their embeddings; one call of the embedder for all.
+
+        embed_refused: of each image, as in `faces`. Raises InvalidEmbedding where the network gives NaN, Inf or zero.
+        """
+        wanted = [crop for found, also in zip(batch, embed_refused, strict=True) for crop in found.wanted(also)]
         if not wanted:
             return [found.faces for found in batch]
         rows = iter(self._embedder.embed(np.stack(wanted)))
         return [
-            tuple(
-                replace(face, embedding=next(rows)) if embed_refused or face.refused is None else face
-                for face in found.faces
-            )
-            for found in batch
+            tuple(replace(face, embedding=next(rows)) if also or face.refused is None else face for face in found.faces)
+            for found, also in zip(batch, embed_refused, strict=True)
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """Faces before embedding, and the aligned crop of each."""
-
-    faces: tuple[Face, ...]
-    crops: tuple[ImageArray, ...]
-    error: InvalidImage | None = None
 
 
 def _cores() -> int:

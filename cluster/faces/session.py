@@ -25,20 +25,31 @@ def open_session(path: Path, *, input_name: str | None, threads: int, device: De
     Raises ModelFileCorrupt where onnxruntime refuses the file, InvalidParameter where the device is not there.
     """
     ort = require_onnxruntime()
-    provider = _PROVIDERS.get(device)
-    if provider is None or provider not in ort.get_available_providers():
-        raise InvalidParameter(
-            f"expected a device of this onnxruntime ({', '.join(available_devices())}), got {device!r}; "
-            "CUDA needs the package onnxruntime-gpu"
-        )
+    require_device(device)
+    provider = _PROVIDERS[device]
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _LOG_ERRORS_ONLY
     try:
         model = repaired(path.read_bytes(), input_name)
-        return ort.InferenceSession(model, options, providers=[provider])
+        session = ort.InferenceSession(model, options, providers=[provider])
     except Exception as error:  # onnxruntime's errors share no narrower base
         raise ModelFileCorrupt(f"{path}: onnxruntime cannot load it: {error}") from error
+    if provider not in session.get_providers():  # it goes on with the CPU by itself where CUDA does not start
+        raise InvalidParameter(
+            f"device {device!r}: expected {provider}, onnxruntime started {', '.join(session.get_providers())}; "
+            "is the driver there, and the CUDA and cuDNN that this onnxruntime-gpu needs?"
+        )
+    return session
+
+
+def require_device(device: Device) -> None:
+    """InvalidParameter if this onnxruntime was not built for the device. MissingExtra without onnxruntime."""
+    if device not in available_devices():
+        raise InvalidParameter(
+            f"expected a device of this onnxruntime ({', '.join(available_devices())}), got {device!r}; "
+            "CUDA needs the package onnxruntime-gpu"
+        )
 
 
 def available_devices() -> tuple[Device, ...]:

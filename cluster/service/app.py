@@ -70,6 +70,7 @@ def build_app(gateway: Gateway) -> App:
     app.add_exception_handler(HttpProblem, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _unrouted)
+    app.add_exception_handler(Exception, _refused)  # else Starlette answers a bug by itself, and nobody logs it
     return Shell(app, gateway)
 
 

@@ -23,6 +23,7 @@ KEY_S = 2.0
 AWAY_S = 300.0
 """How long a good key goes on being good while the catalog does not answer."""
 MAX_REMEMBERED = 10_000
+"""Good keys; and as many bad ones apart from them, so that whoever tries keys makes nobody's be forgotten."""
 _SCHEME = "bearer "
 _AWAY = (HostUnavailable, StorageError)
 
@@ -70,12 +71,12 @@ class Keys:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
-        self.changes = 0
-        """How often keys were forgotten. Who asks after that must not share an answer that was asked for before."""
+        self._refused: OrderedDict[bytes, _Known] = OrderedDict()
 
     def remembered(self, text: str) -> Principal | None:
         """The key's principal if it was looked up a moment ago, else None. Unauthenticated if it was refused then."""
-        known = self._known.get(_digest(text))
+        digest = _digest(text)
+        known = self._known.get(digest) or self._refused.get(digest)
         if known is None or self._clock() - known.at > KEY_S:
             return None
         if known.principal is None:
@@ -106,7 +107,7 @@ class Keys:
         """Look every key up again: keys or tenants were changed here."""
         with self._lock:
             self._known.clear()
-            self.changes += 1
+            self._refused.clear()
 
     def _tenant(self, key: KeyRecord) -> TenantRecord:
         assert key.tenant is not None
@@ -123,11 +124,15 @@ class Keys:
             raise Unauthenticated("the key has expired")
 
     def _remember(self, digest: bytes, known: _Known) -> None:
+        kept, other = self._known, self._refused
+        if known.principal is None:
+            kept, other = other, kept
         with self._lock:
-            self._known[digest] = known
-            self._known.move_to_end(digest)
-            while len(self._known) > MAX_REMEMBERED:
-                self._known.popitem(last=False)
+            other.pop(digest, None)
+            kept[digest] = known
+            kept.move_to_end(digest)
+            while len(kept) > MAX_REMEMBERED:
+                kept.popitem(last=False)
 
 
 def _digest(text: str) -> bytes:

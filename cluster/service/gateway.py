@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.service.auth import Keys, Principal
+from cluster.service.bodies import Limits
+from cluster.service.face_pool import FacePool, FaceSource, OwnFaces
 from cluster.service.metrics import Metrics
+from cluster.service.overview import Overview
 from cluster.service.rates import RateLimits
+from cluster.service.recall import RecallMonitor
 from cluster.service.scheduler import FairScheduler
 from cluster.service.searches import Searches
 from cluster.service.work import Work
 from cluster.tenancy import usage
 from coordinator.names import tenant_name
 from coordinator.tenant_types import AuditEntry, KeyRecord, Usage
-from shard.errors import FacegridError, UnknownGallery
+from shard.errors import FacegridError, Unauthenticated, UnknownGallery, UnknownTenant
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
     from cluster.gallery import Gallery
+    from cluster.service.tracing import Tracing
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,14 +48,13 @@ USAGE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What one request may be. Sizes in bytes, times in seconds."""
+class _Known:
+    at: float
+    gallery: Gallery
+    tenant_id: str
 
-    body_bytes: int = 64 << 20
-    bodies_bytes: int = 512 << 20
-    """Of all requests that are being read at once."""
-    body_s: float = 30.0
-    deadline_s: float = 60.0
+    def is_of(self, principal: Principal) -> bool:
+        return principal.tenant is None or principal.tenant.tenant_id == self.tenant_id
 
 
 class Gateway:
@@ -62,10 +67,12 @@ class Gateway:
         limits: Limits | None = None,
         snapshot_store: str | None = None,
         gateways: int = 1,
+        faces: FaceSource | None = None,
     ) -> None:
         """cluster: stays the caller's to close. snapshot_store: where tenants' snapshots go; None: they have none.
 
         gateways: how many serve this cluster; each gives a tenant its part of the rate that its quota allows.
+        faces: who finds the faces of photos; this process if None.
         """
         self.cluster = cluster
         self.limits = limits or Limits()
@@ -73,12 +80,18 @@ class Gateway:
         self.keys = Keys(cluster.tenants)
         self.rates = RateLimits(gateways)
         self.metrics = Metrics()
+        self.overview = Overview(self)
+        self.metrics.registry.register(self.overview)
+        self.tracing = _tracing(cluster.settings.trace_endpoint)
         self._search_turns = FairScheduler("search", SEARCH_THREADS)
         self._work_turns = FairScheduler("work", WORK_THREADS)
-        self.searches = Searches(self._search_turns)
-        self._work = Work(self._work_turns)
-        self._galleries: dict[str, tuple[float, Gallery]] = {}
-        self._under_way: dict[Hashable, asyncio.Task[Any]] = {}
+        share = cluster.settings.recall_share
+        recall = RecallMonitor(self._search_turns, self.metrics, share) if share else None
+        self.searches = Searches(self._search_turns, self.metrics, recall=recall, tracing=self.tracing)
+        self._work = Work(self._work_turns, self.metrics, self.tracing)
+        threads = cluster.settings.threads or len(os.sched_getaffinity(0))
+        self.faces = FacePool(faces or OwnFaces(cluster.pipeline, threads), metrics=self.metrics)
+        self._galleries: dict[str, _Known] = {}
         self._audit: deque[AuditEntry] = deque()
         self._searched: dict[tuple[str, KeyRecord, str, str], list[Any]] = {}
         self._usage: dict[str, tuple[float, Usage]] = {}
@@ -89,54 +102,62 @@ class Gateway:
         """A blocking call in a worker's thread, when it is the tenant's turn."""
         return await self._work.run(principal.flow, kind, principal.weight, call)
 
-    async def principal(self, text: str) -> Principal:
-        """Whose key it is; Unauthenticated."""
-        known = self.keys.remembered(text)
+    async def principal(self, text: str, *, is_fresh: bool = False) -> Principal:
+        """Whose key it is; Unauthenticated. is_fresh: as the catalog has it now, not as it was moments ago."""
+        known = None if is_fresh else self.keys.remembered(text)
         if known is None:
-            # When a remembered key has aged, all requests under way ask at once.
-            what = ("key", text, self.keys.changes)
-            known = await self._together(what, lambda: asyncio.to_thread(self.keys.authenticate, text))
+            known = await asyncio.to_thread(self.keys.authenticate, text)
         return known
 
     async def gallery(self, principal: Principal, name: str) -> Gallery:
         """A gallery by its full name; UnknownGallery."""
         known = self._galleries.get(name)
-        if known is not None and time.monotonic() - known[0] < GALLERY_S:
-            return known[1]
-        return await self._together(("gallery", name), lambda: self._look_up(principal, name))
-
-    async def _look_up(self, principal: Principal, name: str) -> Gallery:
-        known = self._galleries.get(name)
+        if known is not None and time.monotonic() - known.at < GALLERY_S and known.is_of(principal):
+            return known.gallery
         try:
-            found = await self.run(principal, "lookup", lambda: self.cluster.gallery(name))
+            tenant_id, found = await self.run(principal, "lookup", lambda: self._look_up(principal, name))
         except UnknownGallery:
             self._galleries.pop(name, None)
             raise
         if len(self._galleries) > 10_000:
             self._galleries.clear()
-        if known is not None and known[1].gallery_id == found.gallery_id:
-            found = known[1]  # the same object, so that its searches travel together
-        self._galleries[name] = (time.monotonic(), found)
+        if known is not None and known.gallery.gallery_id == found.gallery_id:
+            found = known.gallery  # the same object, so that its searches travel together
+        self._galleries[name] = _Known(time.monotonic(), found, tenant_id)
         return found
+
+    def _look_up(self, principal: Principal, name: str) -> tuple[str, Gallery]:
+        """A gallery and the id of its tenant. Blocks."""
+        try:
+            tenant_id = self.tenant_id(principal, tenant_name(name))
+            found = self.cluster.gallery(name)
+            is_same = self.tenant_id(principal, tenant_name(name)) == tenant_id
+        except UnknownTenant:
+            raise UnknownGallery(f"no gallery {name!r}") from None
+        if not is_same:
+            raise UnknownGallery(f"no gallery {name!r}")  # its tenant was made again meanwhile
+        return tenant_id, found
+
+    def tenant_id(self, principal: Principal, tenant: str) -> str:
+        """The id of the tenant that has this name now. Blocks.
+
+        Unauthenticated if it is not the one that the key was made for: a key is good for moments after its tenant was
+        dropped elsewhere, and must open nothing of a tenant that was made under the same name since. UnknownTenant.
+        """
+        try:
+            tenant_id = self.cluster.tenants.get(tenant).tenant_id
+        except UnknownTenant:
+            if principal.tenant is None:
+                raise
+            tenant_id = ""
+        if principal.tenant is not None and principal.tenant.tenant_id != tenant_id:
+            self.keys.forget()
+            raise Unauthenticated("the key's tenant is not there any more")
+        return tenant_id
 
     def forget_gallery(self, name: str) -> None:
         """It was dropped, or a shard says that it is not there."""
         self._galleries.pop(name, None)
-        self._under_way.pop(("gallery", name), None)
-
-    async def _together(self, what: Hashable, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do once what several requests need at the same moment; one whose caller goes away does not end it."""
-        task: asyncio.Task[T] | None = self._under_way.get(what)
-        if task is None:
-            task = self._under_way[what] = asyncio.create_task(begin())
-            task.add_done_callback(lambda done: self._done(what, done))
-        return await asyncio.shield(task)
-
-    def _done(self, what: Hashable, task: asyncio.Task[Any]) -> None:
-        if self._under_way.get(what) is task:
-            del self._under_way[what]
-        if not task.cancelled():
-            task.exception()  # seen, even where every caller has gone
 
     # Quotas
 
@@ -159,7 +180,16 @@ class Gateway:
             held = Usage(held.galleries, held.templates + templates, held.bytes + size)
             self._usage[tenant.tenant_id] = (at, held)
 
+    def known_usage(self) -> dict[str, Usage]:
+        """What tenants with quotas had when that was counted last, by tenant id. Counts nothing itself."""
+        with self._usage_lock:
+            return {tenant_id: held for tenant_id, (_, held) in self._usage.items()}
+
     # Audit
+
+    def audit_backlog(self) -> int:
+        """Entries that wait to be written."""
+        return len(self._audit) + len(self._searched)
 
     def audit(self, entry: AuditEntry) -> None:
         """Remember an entry to be written soon."""
@@ -212,9 +242,21 @@ class Gateway:
         self.is_stopping = True
         self._search_turns.close()
         self._work_turns.close()
+        self.faces.close()
         self._take_searched()
         self.write_audit()
+        if self.tracing is not None:
+            self.tracing.close()
 
     def waiting(self) -> dict[str, int]:
         """Searches that wait for their turn, by tenant id."""
         return self._search_turns.waiting()
+
+
+def _tracing(endpoint: str | None) -> Tracing | None:
+    """Spans, where the settings ask for them; MissingExtra without the extra `tracing`."""
+    if endpoint is None:
+        return None
+    from cluster.service.tracing import Tracing
+
+    return Tracing.to(endpoint)

@@ -6,6 +6,7 @@ little-endian float32, which is read without a copy. Values are checked by the m
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -18,8 +19,11 @@ from shard.types import FloatArray
 
 JSON, MSGPACK = "application/json", "application/msgpack"
 IMAGES = ("image/jpeg", "image/png", "image/webp", "image/bmp")
-MAX_DEPTH = 32
-"""Nesting of a JSON body; none of ours needs more."""
+MAX_VALUES = 6_000_000
+"""Values of one body, in lists and objects: a small value in a body may take thirty times its bytes as an object. More
+than 64 MiB of JSON have of floats that are written out."""
+_SURELY_FEW = 1 << 20
+_NUMBERS = {int, float}
 
 
 def content_type(value: bytes | None) -> str:
@@ -30,6 +34,9 @@ def content_type(value: bytes | None) -> str:
 def decode(body: bytes, kind: str) -> dict[str, Any]:
     """The object that a body holds. HttpProblem 400 for what cannot be read, 415 for another media type."""
     if kind == JSON:
+        # Every value but the first of a list follows a comma; those in texts are few.
+        if len(body) > _SURELY_FEW and body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
+            raise _too_many()
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError as error:
@@ -44,10 +51,26 @@ def decode(body: bytes, kind: str) -> dict[str, Any]:
 
 
 def _unpack(body: bytes) -> Any:
+    left = MAX_VALUES
+
+    def counted(values: Any) -> Any:
+        nonlocal left
+        left -= len(values) + 1
+        if left < 0:
+            raise _too_many()
+        return values
+
     try:
-        return msgpack.unpackb(body, raw=False, strict_map_key=True, max_ext_len=0)
+        return msgpack.unpackb(
+            body, raw=False, strict_map_key=True, max_ext_len=0, max_array_len=MAX_VALUES, max_map_len=MAX_VALUES,
+            list_hook=counted, object_hook=counted,
+        )  # fmt: skip
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise malformed(f"body: expected msgpack, got {type(error).__name__}: {error}") from None
+
+
+def _too_many() -> HttpProblem:
+    return malformed(f"body: expected at most {MAX_VALUES} values; send long arrays as msgpack")
 
 
 def floats(value: Any, *, what: str) -> FloatArray:
@@ -64,14 +87,10 @@ def floats(value: Any, *, what: str) -> FloatArray:
     for position, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != width or not width:
             raise InvalidEmbedding(f"{what}: expected rows of {width} numbers, row {position} is {_shown(row)}")
-    try:
-        array = np.array(rows)
-    except (ValueError, OverflowError) as error:
-        raise InvalidEmbedding(f"{what}: expected numbers only, got {error}") from None
-    if array.ndim != 2 or array.dtype.kind not in "fiu":  # texts, nulls, booleans and objects make other arrays
-        raise InvalidEmbedding(f"{what}: expected lists of numbers, got values that are none")
+        if not _NUMBERS.issuperset(map(type, row)):  # asked first: of texts NumPy makes an array as wide as the longest
+            raise InvalidEmbedding(f"{what}: expected lists of numbers, row {position} has values that are none")
     with np.errstate(over="ignore"):
-        found: FloatArray = array.astype(np.float32)
+        found: FloatArray = np.array(rows, np.float64).astype(np.float32)
     return found
 
 
@@ -103,10 +122,15 @@ def encode(value: Any, kind: str) -> bytes:
     if kind == MSGPACK:
         data: bytes = msgpack.packb(value, default=_packable)
         return data
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError:  # metadata that the library stored may have whole numbers of any size, and be deep
+        return json.dumps(value, default=_plain, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _packable(value: Any) -> Any:
+    if isinstance(value, int):  # msgpack has none so large
+        return float(value) if value.bit_length() < 1024 else str(value)
     if isinstance(value, np.ndarray):
         return packed(value)
     if isinstance(value, np.generic):
@@ -114,6 +138,12 @@ def _packable(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     raise TypeError(f"cannot be packed: {type(value).__name__}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    raise TypeError(f"cannot be written as JSON: {type(value).__name__}")
 
 
 def accepted(value: bytes | None) -> str:

@@ -21,8 +21,13 @@ Perform = Callable[[list[str] | None], Awaitable[dict[str, Any]]]
 MAX_KEY = 128
 
 
-async def once(call: Call, ids: int, perform: Perform, status: int = 200) -> Response:
-    """Do it, or answer as before. perform gets `ids` template ids that are this request's own, None without a key."""
+async def once(
+    call: Call, ids: int, perform: Perform, status: int = 200, *, known: dict[str, Any] | None = None
+) -> Response:
+    """Do it, or answer as before. perform gets `ids` template ids that are this request's own, None without a key.
+
+    known: what of the answer follows from the request itself, and is not remembered.
+    """
     key = call.request.headers.get("idempotency-key")
     if key is None:
         return call.reply(await perform(None), status)
@@ -31,16 +36,17 @@ async def once(call: Call, ids: int, perform: Perform, status: int = 200) -> Res
     owner = call.principal.flow
     store = call.gateway.cluster.idempotency
     digest = _digest(call)
-    known = await call.run(lambda: store.begin(owner, key, digest))
-    if known is not None:
-        if known.digest != digest:
+    begun = await call.run(lambda: store.begin(owner, key, digest))
+    if begun is not None:
+        if begun.digest != digest:
             raise HttpProblem(
                 422, "idempotency_key_reused", "Idempotency-Key: another request was made with this key before"
             )
-        if known.reply is not None:
-            return call.reply(orjson.loads(known.reply), status)
+        if begun.reply is not None:
+            return call.reply({**(known or {}), **orjson.loads(begun.reply)}, status)
     value = await perform([_made_id(owner, key, number) for number in range(ids)])
-    await call.run(lambda: store.finish(owner, key, orjson.dumps(value)))
+    kept = orjson.dumps({name: part for name, part in value.items() if name not in (known or {})})
+    await call.run(lambda: store.finish(owner, key, kept))
     return call.reply(value, status)
 
 

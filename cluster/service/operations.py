@@ -159,3 +159,6 @@ def _drop_validation_errors(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
+    for methods in document["paths"].values():
+        for said in methods.values():
+            said["responses"].get("422", {}).get("content", {}).pop(media.JSON, None)

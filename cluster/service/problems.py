@@ -24,6 +24,8 @@ from shard.errors import (
     InvalidInput,
     MissingExtra,
     ModelError,
+    ModelFileCorrupt,
+    ModelFileMissing,
     ModelMismatch,
     NotEnoughData,
     NotFound,
@@ -51,6 +53,7 @@ STATUSES: dict[type[FacegridError], int] = {
     NotEnoughData: 409,
     ModelMismatch: 409,
     ModelError: 500,
+    ModelFileMissing: 501,
     MissingExtra: 501,
     HostBusy: 503,
     DeadlineExceeded: 504,
@@ -61,6 +64,13 @@ STATUSES: dict[type[FacegridError], int] = {
 }
 """Each class stands for those below it that are not here themselves."""
 
+_HIDDEN: dict[type[FacegridError], str] = {
+    StorageError: "the storage of the service has a fault",
+    ModelFileMissing: "the service lacks a network that this needs",
+    ModelFileCorrupt: "a network's file of the service has a fault",
+}
+"""Errors whose messages are for the log alone, and what callers are told instead."""
+
 _TITLES = {
     400: "Malformed request",
     401: "Not authenticated",
@@ -70,13 +80,16 @@ _TITLES = {
     408: "Request took too long to arrive",
     409: "Conflict",
     413: "Request too large",
+    414: "Target too long",
     415: "Unsupported media type",
     422: "Invalid values",
     429: "Too many requests",
+    431: "Headers too large",
     500: "Internal error",
     501: "Not available in this installation",
     503: "Not available now",
     504: "Deadline exceeded",
+    505: "HTTP version not supported",
 }
 
 
@@ -112,10 +125,11 @@ def problem_of(error: BaseException) -> HttpProblem:
         extra["retry_after_s"] = round(error.retry_after_s, 3)
     status = status_of(type(error))
     detail = str(error)
-    if isinstance(error, StorageError):
-        # It names files of the machine, which are the operator's to know.
-        _LOG.error("a request failed: %s", error)
-        detail = "the storage of the service has a fault; the service's log has it under this request id"
+    for hidden, what in _HIDDEN.items():
+        if isinstance(error, hidden):
+            # It names files of the machine, which are the operator's to know.
+            _LOG.error("a request failed: %s", error)
+            detail = f"{what}; the service's log says more"
     return HttpProblem(status, error.code, detail, is_retryable=error.is_retryable, **extra)
 
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 from cluster.api import Cluster
 from cluster.config import Settings
+from cluster.service.embedders import EmbedderActors
 from cluster.service.gateway import Gateway
+from cluster.service.logs import log_json
 from cluster.service.serve import Listen, Service
-from coordinator.actors import is_restarted
+from coordinator.actors import ActorName, is_restarted
 from coordinator.attachment import Attachment
 from coordinator.outcome import Outcome, outcome_of
 from shard.errors import HostUnavailable
@@ -27,11 +29,16 @@ log = logging.getLogger("facegrid.actors")
 
 @dataclass(frozen=True, slots=True)
 class GatewayOptions:
-    """listen: with a port that is not 0 where gateways share it. gateways: how many there are, which share rates."""
+    """listen: with a port that is not 0 where gateways share it. gateways: how many there are, which share rates.
+
+    embedders: actors that find the faces of photos; the gateways themselves if there are none.
+    """
 
     listen: Listen
     gateways: int = 1
     snapshot_store: str | None = None
+    json_logs: bool = False
+    embedders: tuple[ActorName, ...] = ()
 
 
 class GatewayProcess:
@@ -44,7 +51,10 @@ class GatewayProcess:
         self._cluster: Cluster | None = None
         self._service: Service | None = None
         self._thread: threading.Thread | None = None
-        logging.basicConfig(level=logging.INFO)
+        if options.json_logs:
+            log_json()
+        else:
+            logging.basicConfig(level=logging.INFO)
         if is_restarted():
             threading.Thread(target=self._open_again, name="facegrid-open", daemon=True).start()
 
@@ -70,7 +80,10 @@ class GatewayProcess:
                 cluster = Cluster.attach(self._settings, self._attachment)
                 try:
                     options = self._options
-                    gateway = Gateway(cluster, snapshot_store=options.snapshot_store, gateways=options.gateways)
+                    faces = EmbedderActors(options.embedders) if options.embedders else None
+                    gateway = Gateway(
+                        cluster, snapshot_store=options.snapshot_store, gateways=options.gateways, faces=faces
+                    )
                     service = Service(gateway, options.listen)
                 except BaseException:
                     cluster.close()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from shard.errors import RateLimited
 
+_WHOLE = 1.0 - 1e-6
+"""A token, but for what rounding takes of it: who waits as long as he was told finds one."""
 BURST_S = 1.0
 """Seconds' worth of queries that may come at once."""
 
@@ -39,7 +41,7 @@ class RateLimits:
             bucket = self._buckets.setdefault(tenant_id, _Bucket(most, now))
             bucket.tokens = min(most, bucket.tokens + max(0.0, now - bucket.at) * rate)
             bucket.at = now
-            if bucket.tokens < 1.0:
+            if bucket.tokens < _WHOLE:
                 wait_s = (1.0 - bucket.tokens) / rate
                 raise RateLimited(
                     f"this tenant may ask {rate:g} queries a second here; there is room again in {wait_s:.1f} s",

@@ -57,8 +57,11 @@ class FairScheduler:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, flow: tuple[str, str], weight: float, piece: Piece) -> None:
-        """Queue a piece of a flow: (tenant, kind). RateLimited if it has MAX_WAITING, ShardClosed at the end."""
+    def submit(self, flow: tuple[str, str], weight: float, piece: Piece, *, is_background: bool = False) -> None:
+        """Queue a piece of a flow: (tenant, kind). RateLimited if it has MAX_WAITING, ShardClosed at the end.
+
+        is_background: it is stamped with when it would end, not start, so that it is not next just for coming rarely.
+        """
         with self._lock:
             if self._is_closed:
                 raise ShardClosed("the service is being stopped")
@@ -70,6 +73,8 @@ class FairScheduler:
                 raise RateLimited(f"{MAX_WAITING} requests of this tenant are waiting for their turn", retry_after_s=1)
             piece.start = max(self._now, found.last_finish)
             found.last_finish = piece.start + piece.cost_s / weight
+            if is_background:
+                piece.start = found.last_finish
             found.waiting.append(piece)
             if len(found.waiting) == 1:
                 self._enter(found)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
+from cluster.thumbnails import check_users_own
 from coordinator.router import DEFAULT_DEADLINE_MS
 from shard.types import DEFAULT_RECALL, MAX_DIM, MAX_ID_BYTES, MAX_IDENTITIES, MAX_K, MIN_DIM
 
@@ -48,7 +49,11 @@ _ROWS_SCHEMA: dict[str, Any] = {
 Rows = Annotated[Any, WithJsonSchema(_ROWS_SCHEMA)]
 """Embeddings or probes: read by `media.floats`."""
 Label = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
-Metadata = Annotated[dict[str, Any], Field(description="Any JSON object of at most 16 KiB.")]
+Metadata = Annotated[
+    dict[str, Any],
+    Field(description="Any JSON object of at most 16 KiB, 32 deep, but for keys that begin with `facegrid:`."),
+    AfterValidator(check_users_own),
+]
 Cosine = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 Scope = Literal["admin", "write", "read"]
 

@@ -22,6 +22,9 @@ from shard.types import FloatArray
 
 if TYPE_CHECKING:
     from cluster.gallery import Gallery
+    from cluster.service.metrics import Metrics
+    from cluster.service.recall import RecallMonitor
+    from cluster.service.tracing import Tracing
 
 PIECE_S = 0.004
 """Seconds that a piece of a batch should take: what a single query of another tenant may have to wait for."""
@@ -41,6 +44,9 @@ class _Waiting:
     probes: FloatArray
     future: asyncio.Future[SearchBatch]
     deadline: float
+    span: Any
+    """Of the request, where there are spans."""
+    queued: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(slots=True)
@@ -54,13 +60,18 @@ class _Group:
 class Searches:
     """Searches of one event loop. `search` is called in the loop; the work is done in the scheduler's threads."""
 
-    def __init__(self, scheduler: FairScheduler) -> None:
-        self._scheduler = scheduler
+    def __init__(
+        self,
+        scheduler: FairScheduler,
+        metrics: Metrics,
+        *,
+        recall: RecallMonitor | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._scheduler, self._metrics, self._recall, self._tracing = scheduler, metrics, recall, tracing
         self._lock = threading.Lock()
         self._open: dict[tuple[str, str, Options], _Group] = {}
         self._row_s: dict[tuple[str, Options], float] = {}
-        self.group_rows: list[int] = []
-        """Sizes of the groups that were carried out since somebody looked; see `taken_groups`."""
 
     async def search(
         self, tenant: str, weight: float, gallery: Gallery, probes: FloatArray, options: Options, deadline: float
@@ -84,7 +95,7 @@ class Searches:
     ) -> asyncio.Future[SearchBatch]:
         """Join the group that waits for a worker, or begin one."""
         key = (tenant, gallery.name, options)
-        waiting = _Waiting(probes, asyncio.get_running_loop().create_future(), deadline)
+        waiting = self._waiting(probes, deadline)
         with self._lock:
             group = self._open.get(key)
             if group is not None and group.rows + len(probes) <= GROUP_ROWS and group.gallery is gallery:
@@ -94,6 +105,10 @@ class Searches:
             group = self._open[key] = _Group(gallery, options, [waiting], len(probes))
         self._queue(tenant, "single", weight, group, key)
         return waiting.future
+
+    def _waiting(self, probes: FloatArray, deadline: float) -> _Waiting:
+        span = None if self._tracing is None else self._tracing.current()
+        return _Waiting(probes, asyncio.get_running_loop().create_future(), deadline, span)
 
     def _submit(
         self,
@@ -105,7 +120,7 @@ class Searches:
         options: Options,
         deadline: float,
     ) -> asyncio.Future[SearchBatch]:
-        waiting = _Waiting(probes, asyncio.get_running_loop().create_future(), deadline)
+        waiting = self._waiting(probes, deadline)
         self._queue(tenant, kind, weight, _Group(gallery, options, [waiting], len(probes)), None)
         return waiting.future
 
@@ -136,32 +151,37 @@ class Searches:
         if not waiting:
             return
         began = time.perf_counter()
+        times = None if self._tracing is None else self._tracing.times()
+        for one in waiting:
+            self._metrics.search_wait.observe(began - one.queued)
+        probes = None
         try:
-            probes = waiting[0].probes if len(waiting) == 1 else np.concatenate([one.probes for one in waiting])
+            asked = waiting[0].probes if len(waiting) == 1 else np.concatenate([one.probes for one in waiting])
             left_ms = max(1, int((max(one.deadline for one in waiting) - time.monotonic()) * 1000))
-            found = group.gallery.search(probes, deadline_ms=left_ms, **dict(group.options))
+            found = group.gallery.search(asked, deadline_ms=left_ms, **dict(group.options))
             results: Sequence[SearchBatch | BaseException] = _split(found, [len(one.probes) for one in waiting])
         except Exception as error:  # noqa: BLE001 - handed to each caller
             results = [error] * len(waiting)
         else:
-            self._learn(group, (time.perf_counter() - began) / len(probes), len(probes))
+            probes = asked
+            self._learn(group, time.perf_counter() - began, len(probes))
+        if times is not None and self._tracing is not None:
+            rows = sum(len(one.probes) for one in waiting)
+            for one in waiting:
+                self._tracing.waited(one.span, "search", times, one.queued, rows)
         loop.call_soon_threadsafe(_resolve, waiting, results)
+        if probes is not None and self._recall is not None:
+            self._recall.consider(group.gallery, probes, group.options)
 
-    def _learn(self, group: _Group, row_s: float, rows: int) -> None:
-        key = (group.gallery.name, group.options)
+    def _learn(self, group: _Group, took_s: float, rows: int) -> None:
+        self._metrics.batch_rows.observe(rows)
+        self._metrics.search_call.observe(took_s)
+        key, row_s = (group.gallery.name, group.options), took_s / rows
         with self._lock:
             if len(self._row_s) > 10_000:
                 self._row_s.clear()
             before = self._row_s.get(key, row_s)
             self._row_s[key] = before + _SMOOTHING * (row_s - before)
-            if len(self.group_rows) < 100_000:
-                self.group_rows.append(rows)
-
-    def taken_groups(self) -> list[int]:
-        """Sizes of the groups carried out since the last call."""
-        with self._lock:
-            found, self.group_rows = self.group_rows, []
-        return found
 
 
 def _resolve(waiting: Sequence[_Waiting], results: Sequence[SearchBatch | BaseException]) -> None:

@@ -15,6 +15,7 @@ import uvicorn
 import uvloop
 
 from cluster.service.app import build_app
+from cluster.service.connection import Connection
 from cluster.service.gateway import Gateway
 from shard.errors import InvalidParameter
 
@@ -68,7 +69,7 @@ class Service:
             uvicorn.Config(
                 build_app(gateway),
                 loop="none",
-                http="httptools",
+                http=Connection,
                 ws="none",
                 lifespan="on",
                 access_log=False,

@@ -6,29 +6,29 @@ and audit afterwards. An error that leaves the routes ends here as a problem doc
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
 import re
-import sys
+import secrets
 import time
-import zlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.service import problems
 from cluster.service.auth import Principal, bearer
-from cluster.service.gateway import Gateway, Limits
+from cluster.service.bodies import Bodies, Gone, Held, Message, Receive
+from cluster.service.gateway import Gateway
+from cluster.service.logs import REQUEST_ID
 from cluster.service.problems import HttpProblem, malformed
 from coordinator.names import check_tenant_name, tenant_name
 from coordinator.tenant_types import AuditEntry, KeyRecord
-from shard.errors import InvalidParameter
+from shard.errors import InvalidParameter, QuotaExceeded, RateLimited
+
+if TYPE_CHECKING:
+    from cluster.service.tracing import Tracing
 
 _ACCESS = logging.getLogger("facegrid.access")
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -40,8 +40,11 @@ _ONCE = (
     b"authorization", b"content-type", b"content-length", b"content-encoding", b"transfer-encoding", b"host",
     b"idempotency-key", b"x-request-id", b"accept",
 )  # fmt: skip
-_IDS = random.Random()
-"""Of request ids, which are no secret: asking the kernel for each one hands the interpreter to another thread."""
+HEADERS_BYTES = 32 << 10
+"""Of one request, names and values."""
+TARGET_BYTES = 16 << 10
+"""Of a request's path, and of its query."""
+_LIMITS = (RateLimited.code, QuotaExceeded.code)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
@@ -53,6 +56,7 @@ class Exchange:
     gateway: Gateway
     request_id: str
     body: bytes = b""
+    held: Held | None = None
     principal: Principal | None = None
     operation: str = "unrouted"
     gallery: str | None = None
@@ -62,10 +66,8 @@ class Exchange:
     status: int = 0
     code: str = "ok"
     began: float = field(default_factory=time.perf_counter)
-
-
-class _Gone(Exception):
-    """The caller closed the connection before the body was complete."""
+    admitted: float = 0.0
+    """When key and body were there."""
 
 
 class Shell:
@@ -73,20 +75,31 @@ class Shell:
 
     def __init__(self, app: App, gateway: Gateway) -> None:
         self._app, self._gateway = app, gateway
-        self._bodies = 0
+        self._bodies = Bodies(gateway.limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection's event, as ASGI has it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._request(scope, receive, send)
+            if self._gateway.tracing is None:
+                await self._request(scope, receive, send)
+            else:
+                await self._traced(self._gateway.tracing, scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1003})
+
+    async def _traced(self, tracing: Tracing, scope: Scope, receive: Receive, send: Send) -> None:
+        span = tracing.begin(scope["headers"])
+        try:
+            await self._request(scope, receive, send)
+        finally:
+            tracing.end(span, scope[STATE], getattr(scope.get("route"), "path", None), scope["method"])
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
         exchange = scope[STATE] = Exchange(self._gateway, _request_id(headers))
+        REQUEST_ID.set(exchange.request_id)  # for this task, which is the request's own
         self._gateway.metrics.in_flight.inc()
 
         async def answer(message: Message) -> None:
@@ -102,42 +115,39 @@ class Shell:
 
         try:
             await self._admit(scope, receive, exchange)
+            exchange.admitted = time.perf_counter()
             await self._app(scope, _once(exchange.body), answer)
-        except _Gone:
+        except Gone:
             exchange.status, exchange.code = 499, "gone"
         except Exception as error:  # noqa: BLE001 - the boundary of the process
             if not exchange.status:
                 await refuse(error, exchange, answer)
+            elif exchange.code == "ok":
+                problems.problem_of(error)  # too late to be answered, not to be logged
         finally:
+            if exchange.held is not None:
+                exchange.held.release()
             self._gateway.metrics.in_flight.dec()
             self._finish(scope, exchange)
 
     async def _admit(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
         """Check the headers, who asks, and read the body: in this order, so that strangers send no bodies."""
+        if scope["http_version"] not in ("1.0", "1.1"):
+            raise HttpProblem(505, "http_version", "expected HTTP/1.1 or HTTP/1.0")
         headers = _single(scope["headers"])
+        if max(len(scope.get("raw_path") or b""), len(scope["query_string"])) > TARGET_BYTES:
+            raise HttpProblem(414, "target_too_long", f"path and query: expected at most {TARGET_BYTES} bytes each")
         if not is_public(scope["path"]):
             given = headers.get(b"authorization")
+            # What manages tenants and keys looks the key up each time; galleries look at its tenant themselves.
             exchange.principal = await self._gateway.principal(
-                bearer(None if given is None else given.decode("latin-1"))
+                bearer(None if given is None else given.decode("latin-1")),
+                is_fresh=not scope["path"].startswith("/v1/galleries/"),
             )
         if b"content-length" in headers or b"transfer-encoding" in headers:
-            exchange.body = await self._body(headers, receive)
-
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        limits = self._gateway.limits
-        stated = headers.get(b"content-length", b"0")
-        if not stated.isdigit():
-            raise malformed("Content-Length: expected a number")
-        if int(stated) > limits.body_bytes:
-            raise _too_large(limits)
-        if self._bodies + int(stated) > limits.bodies_bytes:
-            raise HttpProblem(503, "service_busy", "other large requests are being read; try again", is_retryable=True)
-        self._bodies += int(stated)
-        try:
-            body = await _read_in_time(receive, limits)
-        finally:
-            self._bodies -= int(stated)
-        return _inflated(body, headers.get(b"content-encoding"), limits)
+            flow = "" if exchange.principal is None else exchange.principal.flow
+            exchange.held = Held(self._bodies, flow)
+            exchange.body = await self._bodies.read(headers, receive, exchange.held)
 
     def _finish(self, scope: Scope, exchange: Exchange) -> None:
         seconds = time.perf_counter() - exchange.began
@@ -145,9 +155,13 @@ class Shell:
         metrics.answered(exchange.operation, exchange.status, seconds)
         if exchange.code != "ok":
             metrics.refused.labels(exchange.code).inc()
+            if exchange.code in _LIMITS and exchange.principal is not None and exchange.principal.tenant is not None:
+                metrics.limited.labels(metrics.tenant(exchange.principal.tenant.name), exchange.code).inc()
         key = exchange.principal.key if exchange.principal is not None else None
         if _ACCESS.isEnabledFor(logging.INFO):
             route = scope.get("route")
+            tracing = self._gateway.tracing
+            trace = {} if tracing is None else {"trace_id": tracing.trace_id()}
             _ACCESS.info(
                 "request",
                 extra={
@@ -161,6 +175,7 @@ class Shell:
                         "ms": round(seconds * 1000, 3),
                         "key_id": None if key is None else key.key_id,
                         "gallery": exchange.gallery,
+                        **trace,
                     }
                 },
             )
@@ -227,77 +242,20 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value.decode()
-    return f"{_IDS.getrandbits(64):016x}"
+    return secrets.token_hex(8)
 
 
 def _single(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
+    size = 0
     for name, value in headers:
+        size += len(name) + len(value)
+        if size > HEADERS_BYTES:
+            raise HttpProblem(431, "headers_too_large", f"headers: expected at most {HEADERS_BYTES} bytes")
         if name in found and name in _ONCE:
             raise malformed(f"header {name.decode('latin-1')}: expected once, came twice")
         found[name] = value
     return found
-
-
-async def _read_in_time(receive: Receive, limits: Limits) -> bytes:
-    """The body; HttpProblem 408 if it takes longer than it may. What asyncio.timeout does, at a tenth of its cost."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None, "requests are tasks"
-    is_late = False
-
-    def end() -> None:
-        nonlocal is_late
-        is_late = True
-        task.cancel()
-
-    timer = loop.call_later(limits.body_s, end)
-    try:
-        return await _read(receive, limits)
-    except asyncio.CancelledError:
-        if not is_late:
-            raise
-        if sys.version_info >= (3, 11):
-            task.uncancel()
-        raise HttpProblem(408, "request_timeout", f"the body took longer than {limits.body_s:g} s") from None
-    finally:
-        timer.cancel()
-
-
-async def _read(receive: Receive, limits: Limits) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Gone
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limits.body_bytes:
-            raise _too_large(limits)
-        parts.append(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _inflated(body: bytes, encoding: bytes | None, limits: Limits) -> bytes:
-    if encoding is None or encoding.strip().lower() == b"identity":
-        return body
-    if encoding.strip().lower() != b"gzip":
-        raise HttpProblem(415, "unsupported_media_type", "Content-Encoding: expected gzip or none")
-    inflater = zlib.decompressobj(wbits=31)
-    try:
-        data = inflater.decompress(body, limits.body_bytes + 1)
-    except zlib.error as error:
-        raise malformed(f"body: expected gzip, got {error}") from None
-    if len(data) > limits.body_bytes:
-        raise _too_large(limits)
-    if not inflater.eof or inflater.unused_data:
-        raise malformed("body: expected one whole gzip stream")
-    return data
-
-
-def _too_large(limits: Limits) -> HttpProblem:
-    return HttpProblem(413, "request_too_large", f"body: expected at most {limits.body_bytes} bytes")
 
 
 def _once(body: bytes) -> Receive:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from coordinator.catalog import READY, RESTORING, Catalog
 from coordinator.snapshot_catalog import RestoreRecord, SnapshotCatalog, SnapshotRecord
 from coordinator.types import GalleryRoute, GallerySpec, ModelData
-from shard.errors import AlreadyExists, UnknownGallery
+from shard.errors import AlreadyExists, EncryptedGallery, UnknownGallery
 
 if TYPE_CHECKING:
     from coordinator.coordinator import Coordinator
@@ -29,9 +29,16 @@ class SnapshotControl:
         self._lock = threading.Lock()
 
     def active_model(self, gallery: str) -> ModelData | None:
-        """The model that a gallery searches with; None while it searches exactly. UnknownGallery."""
-        self._catalog.gallery(gallery)
+        """The model that a gallery searches with, for a snapshot of it; None while it searches exactly.
+
+        Raises UnknownGallery, and EncryptedGallery for one that snapshots cannot be made of.
+        """
+        self._check_in_clear(self._catalog.gallery(gallery).gallery_id, gallery)
         return self._snapshots.model_of(gallery)
+
+    def _check_in_clear(self, gallery_id: str, name: str) -> None:
+        if self._catalog.keys.is_encrypted(gallery_id):
+            raise EncryptedGallery(f"{name} is encrypted; a snapshot would keep its templates in the clear")
 
     def begin_restore(self, spec: GallerySpec, snapshot_id: str, model: ModelData | None) -> tuple[GalleryRoute, bool]:
         """An empty gallery to restore into, hidden, with the model active; and whether it was begun before.

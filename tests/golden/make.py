@@ -1,8 +1,8 @@
 """Makes a golden directory of today's formats: `python -m tests.golden.make NAME`, once for each released format.
 
-What is there is never made again, only added to: it stands for the files that users have. NAME is `shard-<format>` or
-`home-<format>`. shard-1 and shard-2 were made by the code of their time (commits 975028c and bb28390), their databases
-written as SQL.
+What is there is never made again, only added to: it stands for the files that users have. NAME is `shard-<format>`,
+`encrypted-<format>` (of a shard under KEY) or `home-<format>`. shard-1 and shard-2 were made by the code of their time
+(commits 975028c and bb28390), their databases written as SQL.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from shard.types import EnrollBatch, FloatArray, SearchParams
 from tests.faces_like import unit_rows
 
 HERE = Path(__file__).parent
+KEY = bytes(range(32))
+"""Of encrypted-1."""
 DIM, K = 64, 4
 
 
@@ -45,12 +47,12 @@ def enroll(shard: Shard, n: int, first: int) -> None:
     shard.enroll(batch, operation=b"golden-%d" % first)
 
 
-def make_shard(target: Path) -> None:
+def make_shard(target: Path, key: bytes | None = None) -> None:
     """A dropped segment, two sealed ones with codes, an open tail, deleted rows, two epochs, remembered operations."""
     model = train(unit_rows(2_000, DIM, seed=99), code_bits=128)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "shard"
-        with Shard.create(directory, dim=DIM, load_model={model.model_id: model}.__getitem__) as shard:
+        with Shard.create(directory, dim=DIM, load_model={model.model_id: model}.__getitem__, key=key) as shard:
             shard.take_epoch(2, ["host-0", "host-1"], decides=True)
             enroll(shard, 12, 0)
             shard.activate(model)
@@ -67,7 +69,10 @@ def make_shard(target: Path) -> None:
             shard.delete(identities=["nobody"])
             expected = shard_content(shard)
         target.mkdir()
-        copy(directory, target / "shard")
+        if key is None:
+            copy(directory, target / "shard")
+        else:
+            shutil.copytree(directory, target / "shard", ignore=shutil.ignore_patterns("LOCK"))
         (target / f"{model.model_id}.model").write_bytes(model.to_bytes())
     write(target, expected)
 
@@ -167,4 +172,7 @@ def write(target: Path, expected: dict[str, Any]) -> None:
 if __name__ == "__main__":
     segments.SEGMENT_ROWS = 1_024
     name = sys.argv[1]
-    (make_shard if name.startswith("shard-") else make_home)(HERE / name)
+    if name.startswith("encrypted-"):
+        make_shard(HERE / name, KEY)
+    else:
+        (make_shard if name.startswith("shard-") else make_home)(HERE / name)

@@ -188,7 +188,7 @@ def test_a_placement_that_is_none_is_refused(catalog: Catalog, placement: Any) -
 
 def test_a_removed_gallery_leaves_nothing(staff: Catalog) -> None:
     staff.set_model(GALLERY, "m1", b"model", 1000)
-    assert (staff.model_data("m1"), staff.model_templates("m1")) == (b"model", 1000)
+    assert (staff.model_data(GALLERY, "m1"), staff.model_templates("m1")) == (b"model", 1000)
     staff.remove_gallery(GALLERY)
     with staff.reading() as db:
         rows = {
@@ -204,7 +204,7 @@ def test_a_model_is_kept_while_a_gallery_uses_it(staff: Catalog) -> None:
     for gallery in (GALLERY, other):
         staff.set_model(gallery, "m1", b"model", 1000)
     staff.set_model(GALLERY, "m2", b"newer", 8000)
-    assert (staff.model_data("m1"), staff.model_data("m2")) == (b"model", b"newer")
+    assert (staff.model_data(other, "m1"), staff.model_data(GALLERY, "m2")) == (b"model", b"newer")
     staff.remove_gallery(other)
     with staff.reading() as db:
         assert db.exec_driver_sql("SELECT model_id FROM models").scalars().all() == ["m2"]
@@ -462,7 +462,7 @@ def test_a_catalog_of_the_first_version_is_upgraded(url: str, tmp_path: Path) ->
         assert (route.in_sync, route.epochs) == ((("host-0",), ("host-1",)), (1, 1))
         assert (route.replicas, route.min_in_sync, route.version) == (1, 1, 7)
         assert (route.dim, route.code_bits, route.embedder, route.model_id) == (128, 512, "sface_2021dec", "m1")
-        assert (catalog.model_data("m1"), catalog.model_templates("m1")) == (b"model", 1000)
+        assert (catalog.model_data(route.gallery_id, "m1"), catalog.model_templates("m1")) == (b"model", 1000)
         assert [route.name for route in catalog.galleries(CREATING)] == ["acme/new"]
         assert catalog.shards_per_host() == {"host-0": 2, "host-1": 1}
         catalog.close()

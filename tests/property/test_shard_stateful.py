@@ -161,6 +161,8 @@ class ShardMachine(RuleBasedStateMachine):
     """
 
     models: tuple[SearchModel, SearchModel]
+    key: bytes | None = None
+    """What both are encrypted with, each with a cipher of its own."""
     steps = 0
     """Rules carried out, by all machines."""
 
@@ -177,9 +179,9 @@ class ShardMachine(RuleBasedStateMachine):
     @initialize()
     def create(self) -> None:
         ShardMachine.steps -= 1  # the invariant counts this too
-        self.shard = Shard.create(self.directory / "shard", dim=DIM, load_model=load_model)
+        self.shard = Shard.create(self.directory / "shard", dim=DIM, load_model=load_model, key=self.key)
         self.shard.on_commit = self.sent.extend
-        self.backup = Shard.create(self.directory / "backup", dim=DIM, load_model=load_model)
+        self.backup = Shard.create(self.directory / "backup", dim=DIM, load_model=load_model, key=self.key)
 
     @rule(writing=enrollings(40))
     def enroll(self, writing: Enrolling) -> None:
@@ -358,7 +360,7 @@ class ShardMachine(RuleBasedStateMachine):
     @rule()
     def reopen_backup(self) -> None:
         self.backup.close()
-        self.backup = Shard(self.directory / "backup", load_model)
+        self.backup = Shard(self.directory / "backup", load_model, key=self.key)
 
     def _compare_replicas(self) -> None:
         if self.follows:
@@ -412,7 +414,7 @@ class ShardMachine(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.shard.close()
         self.staged = None
-        self.shard = Shard(self.directory / "shard", load_model)
+        self.shard = Shard(self.directory / "shard", load_model, key=self.key)
         self.shard.on_commit = self.sent.extend
         assert check_shard(self.shard) == []
 
@@ -531,7 +533,10 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0)
 
 
-def test_a_shard_answers_as_a_dict_does(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_encrypted", [False, True], ids=["clear", "encrypted"])
+def test_a_shard_answers_as_a_dict_does(monkeypatch: pytest.MonkeyPatch, is_encrypted: bool) -> None:
+    monkeypatch.setattr(ShardMachine, "steps", 0)
+    monkeypatch.setattr(ShardMachine, "key", bytes(range(32)) if is_encrypted else None)
     monkeypatch.setattr(tail, "segment_capacity", lambda _dim: SEGMENT_ROWS)
     monkeypatch.setattr(compaction, "MOVE_ROWS", 5)
     monkeypatch.setattr(catchup, "PIECE_BYTES", 7 * DIM * 4)

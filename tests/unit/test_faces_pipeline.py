@@ -18,7 +18,9 @@ from cluster.faces import (
     select_face,
 )
 from cluster.faces.onnx_graph import repaired
+from cluster.faces.session import available_devices
 from cluster.find import find_faces
+from cluster.service.embedders import EmbedderProcess
 from shard.errors import InvalidImage, InvalidParameter, ModelFileCorrupt, ModelFileMissing
 
 pytestmark = pytest.mark.data
@@ -217,3 +219,13 @@ def test_finding_refuses_bad_parameters(pipeline: FacePipeline, data_dir: Path, 
     with pytest.raises(InvalidImage) as raised:
         find_faces(np.zeros((40, 40, 3), np.uint8), tmp_path, pipeline=pipeline)
     assert raised.value.reason == "no_face"
+
+
+def test_a_device_that_is_not_there_is_no_other_one(options: PipelineOptions) -> None:
+    if "cuda" in available_devices():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(InvalidParameter, match="onnxruntime-gpu"):
+        FacePipeline(replace(options, device="cuda"))
+    opened = EmbedderProcess(replace(options, device="cuda")).open()
+    assert opened.code == InvalidParameter.code
+    assert "onnxruntime-gpu" in opened.message

@@ -19,7 +19,7 @@ from shard.schema import FORMAT_VERSION
 from shard.search import search_shards
 from shard.shard import Shard
 from shard.types import SearchParams
-from tests.golden.make import HERE, home_content, shard_content, text
+from tests.golden.make import HERE, KEY, home_content, shard_content, text
 
 
 def expected(name: str) -> dict[str, Any]:
@@ -56,6 +56,25 @@ def test_a_shard_of_format_3(tmp_path: Path) -> None:
             floats = shard.gather(np.array([row for row, *_ in content["templates"]]))
             found = search_shards([shard], floats, SearchParams(k=1))
             assert [names[0] for names in found.template_ids] == [entry[1] for entry in content["templates"]]
+        after = state(directory)
+        assert {name: after[name] for name in sealed} == sealed
+
+
+def test_an_encrypted_shard_of_format_1(tmp_path: Path) -> None:
+    shutil.copytree(HERE / "encrypted-1", tmp_path / "golden")
+    directory = tmp_path / "golden" / "shard"
+    sealed = {name: found for name, found in state(directory).items() if "segment-000004" not in name}
+    assert len(sealed) == 6
+
+    def load_model(model_id: str) -> SearchModel:
+        return SearchModel.from_bytes((tmp_path / "golden" / f"{model_id}.model").read_bytes())
+
+    with ClosedShard(directory, load_model, key=KEY) as closed:
+        assert check_shard(closed) == []
+    for _ in range(2):
+        with Shard(directory, load_model, key=KEY) as shard:
+            assert check_shard(shard) == []
+            assert plain(shard_content(shard)) == expected("encrypted-1")
         after = state(directory)
         assert {name: after[name] for name in sealed} == sealed
 

@@ -17,6 +17,8 @@ ROOMS = {
     "cv2": ("cluster/faces/",),
     "fastapi": ("cluster/service/",),
     "starlette": ("cluster/service/",),
+    "cryptography": ("shard/encryption.py",),
+    "sqlcipher3": ("shard/cipher_database.py",),
     "pickle": (),
 }
 

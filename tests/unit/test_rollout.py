@@ -26,6 +26,7 @@ from coordinator.messages import (
     Reply,
     SearchReply,
     SearchRequest,
+    SetKeys,
 )
 from coordinator.rollout import Rollouts, by_host
 from coordinator.router import Router
@@ -421,7 +422,7 @@ def test_opening_does_not_wait_for_a_rollout(trained: tuple[Home, str]) -> None:
     home.runtime.let_through()
     gate = threading.Event()
     home.runtime.before = lambda host, request: (
-        None if isinstance(request, (ConfigureShards, InventoryRequest, ModelsRequest)) else assert_set(gate)
+        None if isinstance(request, (ConfigureShards, InventoryRequest, ModelsRequest, SetKeys)) else assert_set(gate)
     )
     home.coordinator.close()
     home.catalog = Catalog(home.directory / "catalog.db")

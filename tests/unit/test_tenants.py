@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.catalog import Catalog
+from coordinator.key_service import MasterKey
 from coordinator.tenant_types import SCOPES, AuditEntry, KeyRecord, Quotas, Usage
 from coordinator.tenants import Tenants
 from shard.errors import (
@@ -40,7 +41,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    opened = Catalog(tmp_path / "catalog.db")
+    opened = Catalog(tmp_path / "catalog.db", MasterKey(bytes(32)))
     yield opened
     opened.close()
 

@@ -12,7 +12,7 @@ from cluster.service.calls import Asked
 from cluster.service.once import once
 from cluster.service.operations import operation
 from cluster.service.routes.galleries import ONE
-from cluster.thumbnails import without_thumbnail
+from cluster.thumbnails import thumbnail_of, with_thumbnail, without_thumbnail
 from shard.errors import InvalidParameter, UnknownTemplate
 from shard.types import MAX_ID_BYTES
 
@@ -47,7 +47,9 @@ async def enroll(call: Asked, tenant: str, gallery: str) -> Response:
         return await call.run(write, kind="write")
 
     call.exchange.count = len(embeddings)
-    return await once(call, len(embeddings), perform)
+    # Ids that the caller chose are in the request that is repeated; the catalog need not keep people's labels.
+    known = None if wanted.template_ids is None else {"template_ids": wanted.template_ids}
+    return await once(call, len(embeddings), perform, known=known)
 
 
 @operation(router, "GET", "/faces", "faces.list", reply=schemas.TemplatesReply, tag="faces")
@@ -104,11 +106,15 @@ async def show_face(call: Asked, tenant: str, gallery: str, template_id: str) ->
     body=schemas.MetadataBody, reply=schemas.TemplateReply, tag="faces",
 )  # fmt: skip
 async def update_face(call: Asked, tenant: str, gallery: str, template_id: str) -> Response:
-    """Other metadata in place of a template's."""
+    """Other metadata in place of a template's. Its thumbnail, which is no part of it here, stays."""
     found = await call.gallery("write")
     wanted = call.read(schemas.MetadataBody)
-    changed = await call.run(lambda: found.update(template_id, wanted.metadata), kind="write")
-    return call.reply(template_values(changed))
+
+    def write() -> Template:
+        thumbnail = thumbnail_of(found.get(template_id).metadata)
+        return found.update(template_id, with_thumbnail(wanted.metadata, thumbnail))
+
+    return call.reply(template_values(await call.run(write, kind="write")))
 
 
 @operation(router, "DELETE", "/faces/{template_id:path}", "faces.drop", reply=schemas.DeletedReply, tag="faces")

@@ -13,6 +13,7 @@ from cluster.service import schemas
 from cluster.service.calls import Asked, Call
 from cluster.service.operations import operation
 from coordinator.heat import COLD
+from coordinator.types import ReplicaErasure
 from shard.errors import AlreadyExists, InvalidParameter, PermissionDenied, UnknownGallery, UnknownTenant
 
 router = APIRouter(prefix="/v1/galleries")
@@ -140,7 +141,13 @@ async def erasure(call: Asked, tenant: str, gallery: str) -> Response:
     """What the files of each replica hold still of deleted faces, and until when."""
     found = await call.gallery("read")
     report = await call.run(found.erasure_report)
-    return call.reply({"replicas": [{**asdict(one), "is_clean": one.is_clean} for one in report]})
+    return call.reply({"replicas": [_erasure_values(one) for one in report]})
+
+
+def _erasure_values(replica: ReplicaErasure) -> dict[str, Any]:
+    values = asdict(replica)
+    del values["host"]  # the operator's to know
+    return {**values, "is_clean": replica.is_clean}
 
 
 def stats_values(stats: GalleryStats) -> dict[str, Any]:

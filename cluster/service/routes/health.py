@@ -65,12 +65,9 @@ async def metrics(call: Asked) -> Response:
     """Prometheus metrics of this gateway. Needs a key of the operator."""
     call.operator()
     gateway = call.gateway
-    for rows in gateway.searches.taken_groups():
-        gateway.metrics.batch_rows.observe(rows)
-    gateway.metrics.waiting.clear()
-    for tenant_id, waiting in gateway.waiting().items():
-        gateway.metrics.waiting.labels(tenant_id).set(waiting)
-    return Response(gateway.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    await gateway.overview.refresh()
+    text = await asyncio.to_thread(gateway.metrics.text)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @operation(router, "GET", "/openapi.json", "openapi", reply=None, produces=(media.JSON,), is_public=True, tag="health")

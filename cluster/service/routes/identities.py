@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
+from cluster import images
+from cluster.faces import model_spec
 from cluster.gallery import Gallery
 from cluster.service import media, schemas
 from cluster.service.calls import Asked, Call
@@ -40,14 +42,11 @@ async def list_identities(
     )
 
 
-async def _default_threshold(call: Call, gallery: Gallery) -> float:
+def _default_threshold(call: Call, gallery: Gallery) -> float:
     """The embedder's own; InvalidParameter where there is none."""
     if gallery.embedder is None:
         raise InvalidParameter("threshold: expected one, since this gallery's embeddings are made elsewhere")
-    found = await call.run(lambda: call.gateway.cluster.faces_for(gallery).threshold, kind="photo")
-    if found is None:
-        raise InvalidParameter(f"threshold: expected one, since none is known for {gallery.embedder}")
-    return found
+    return images.threshold_of(model_spec(call.gateway.cluster.embedder_of(gallery)))
 
 
 @operation(
@@ -102,7 +101,7 @@ async def verify(call: Asked, tenant: str, gallery: str) -> Response:
             raise InvalidParameter(f"probe: expected one, got {len(rows)}")
         embedding = rows[0]
     count_queries(call, 1)
-    threshold = wanted.threshold if wanted.threshold is not None else await _default_threshold(call, found)
+    threshold = wanted.threshold if wanted.threshold is not None else _default_threshold(call, found)
     result = await call.run(lambda: found.verify(embedding, wanted.identity, threshold=threshold), kind="read")
     return call.reply(
         {

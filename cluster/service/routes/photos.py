@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 
 from cluster import images
-from cluster.faces import Face
+from cluster.config import pipeline_options
+from cluster.faces import Face, model_spec
 from cluster.gallery import Gallery
-from cluster.results import Box
+from cluster.results import Box, EnrollResult
 from cluster.service import media, schemas
 from cluster.service.calls import Asked, Call
 from cluster.service.operations import operation
 from cluster.service.routes.galleries import ONE
 from cluster.service.routes.search import candidates, count_queries, coverage, metadata_of, searched
-from cluster.thumbnails import check_own, thumbnail_of
+from cluster.thumbnails import thumbnail_of
 from shard.errors import InvalidImage, InvalidParameter, UnknownTemplate
 from shard.types import MAX_ID_BYTES, FloatArray
 
@@ -45,14 +47,11 @@ async def enroll(call: Asked, tenant: str, gallery: str, identity: _IDENTITY = N
         wanted = call.read(schemas.ImagesBody)
         if identity is not None:
             raise InvalidParameter("identity: expected with each image, not in the query, where the body is JSON")
-        for item in wanted.images:
-            check_own(item.metadata)
         items = [
             (decoded(item.data, f"images.{i}.data"), item.identity, item.metadata)
             for i, item in enumerate(wanted.images)
         ]
-    keeps = call.principal.tenant is not None and call.principal.tenant.keeps_thumbnails
-    results = [await _enrolled(call, found, *item, keeps) for item in items]
+    results = [_outcome_body(outcome) for outcome in await _enrolled(call, found, items)]
     added = sum(result.get("is_new") is True for result in results)
     refused = sum("reason" in result for result in results)
     call.exchange.count = added
@@ -62,17 +61,46 @@ async def enroll(call: Asked, tenant: str, gallery: str, identity: _IDENTITY = N
 
 
 async def _enrolled(
-    call: Call, gallery: Gallery, data: bytes, identity: str | None, metadata: dict[str, Any] | None, keeps: bool
-) -> dict[str, Any]:
-    def write() -> dict[str, Any]:
-        call.gateway.check_room(call.principal, 1, gallery.dim * 4)
-        result = gallery.enroll_image(data, identity=identity, metadata=metadata, keep_thumbnail=keeps)
-        return {"template_id": result.template_ids[0], "is_new": result.enrolled == 1}
+    call: Call, gallery: Gallery, items: Sequence[tuple[bytes, str | None, dict[str, Any] | None]]
+) -> list[EnrollResult | InvalidImage]:
+    """What became of each photo: all are searched for faces at once, and those with a good one written at once."""
+    grid, principal = call.gateway.cluster, call.principal
+    found = await call.gateway.faces.faces_of_many(
+        principal, [data for data, _, _ in items], embedder=grid.embedder_of(gallery)
+    )
+    outcomes = [_photo(faces, *item) for faces, item in zip(found, items, strict=True)]
+    good = [one for one in outcomes if isinstance(one, images.FoundPhoto)]
+    if not good:
+        return [one for one in outcomes if isinstance(one, InvalidImage)]
 
+    def write() -> list[EnrollResult | InvalidImage]:
+        return images.enroll_found(
+            gallery,
+            good,
+            keep_thumbnails=principal.tenant is not None and principal.tenant.keeps_thumbnails,
+            limits=pipeline_options(grid.settings).limits,
+            check_room=lambda templates: call.gateway.check_room(principal, templates, templates * gallery.dim * 4),
+        )
+
+    written = iter(await call.run(write, kind="write"))
+    return [one if isinstance(one, InvalidImage) else next(written) for one in outcomes]
+
+
+def _photo(
+    faces: tuple[Face, ...] | InvalidImage, data: bytes, identity: str | None, metadata: dict[str, Any] | None
+) -> images.FoundPhoto | InvalidImage:
+    if isinstance(faces, InvalidImage):
+        return faces
     try:
-        return await call.run(write, kind="photo")
+        return images.FoundPhoto(data, images.owner_face(faces), identity, metadata)
     except InvalidImage as error:
-        return {"reason": error.reason, "message": str(error)}
+        return error
+
+
+def _outcome_body(outcome: EnrollResult | InvalidImage) -> dict[str, Any]:
+    if isinstance(outcome, InvalidImage):
+        return {"reason": outcome.reason, "message": str(outcome)}
+    return {"template_id": outcome.template_ids[0], "is_new": outcome.enrolled == 1}
 
 
 @operation(
@@ -129,7 +157,7 @@ async def detect(call: Asked) -> Response:
     """The faces of a photo, largest first, and why one would not be enrolled. Nothing is kept."""
     data = call.body if call.body_type in media.IMAGES else decoded(call.read(schemas.DetectBody).image, "image")
     count_queries(call, 1)
-    faces = await call.run(lambda: call.gateway.cluster.faces.faces(data), kind="photo")
+    faces = await call.gateway.faces.faces(call.principal, data, embedder=call.gateway.cluster.settings.embedder)
     return call.reply(
         {
             "faces": [
@@ -149,11 +177,16 @@ async def detect(call: Asked) -> Response:
 async def verify(call: Asked) -> Response:
     """Whether the main faces of two photos are the same person's. Nothing is kept."""
     wanted = call.read(schemas.PairBody)
-    first, second = decoded(wanted.image_a, "image_a"), decoded(wanted.image_b, "image_b")
     count_queries(call, 1)
-    result = await call.run(
-        lambda: call.gateway.cluster.verify(first, second, threshold=wanted.threshold), kind="photo"
-    )
+    pair = [decoded(wanted.image_a, "image_a"), decoded(wanted.image_b, "image_b")]
+    embedder = call.gateway.cluster.settings.embedder
+    threshold = images.threshold_of(model_spec(embedder)) if wanted.threshold is None else wanted.threshold
+    probes = []
+    for faces in await call.gateway.faces.faces_of_many(call.principal, pair, embedder=embedder, embed_refused=True):
+        if isinstance(faces, InvalidImage):
+            raise faces
+        probes.append(images.probe_face(faces))
+    result = images.compare(*probes, threshold=threshold)
     return call.reply(
         {
             "score": result.score,
@@ -170,15 +203,12 @@ async def probe_of(
 ) -> tuple[Face, FloatArray]:
     """A face of a photo and its embedding (dim,): the main one, or one by number, largest first. InvalidImage."""
 
-    def find() -> Face:
-        faces = call.gateway.cluster.faces_for(gallery).faces(data, embed_refused=True)
-        if which == "largest":
-            return images.probe_face(faces)
-        if not 0 <= which < len(faces):
-            raise InvalidParameter(f"face: the photo has {len(faces)} faces, got number {which}")
-        return faces[which]
-
-    face = await call.run(find, kind="photo")
+    faces = await call.gateway.faces.faces(
+        call.principal, data, embedder=call.gateway.cluster.embedder_of(gallery), embed_refused=True
+    )
+    if which != "largest" and not 0 <= which < len(faces):
+        raise InvalidParameter(f"face: the photo has {len(faces)} faces, got number {which}")
+    face = images.probe_face(faces) if which == "largest" else faces[which]
     assert face.embedding is not None, "refused faces were asked for with their embeddings"
     return face, face.embedding
 

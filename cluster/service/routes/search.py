@@ -19,6 +19,7 @@ from cluster.thumbnails import without_thumbnail
 from shard.errors import InvalidParameter
 from shard.types import FloatArray
 from shard.validate import check_label, check_probes
+from shard.where import canonical
 
 router = APIRouter(prefix=f"/v1/galleries{ONE}")
 
@@ -53,7 +54,7 @@ def count_queries(call: Call, probes: int) -> None:
     tenant = call.principal.tenant
     if tenant is not None:
         call.gateway.rates.take(tenant.tenant_id, probes, tenant.quotas.queries_per_s, time.monotonic())
-        call.gateway.metrics.probes.labels(tenant.name).inc(probes)
+        call.gateway.metrics.probed(tenant.name, probes)
     call.exchange.count = probes
 
 
@@ -80,11 +81,11 @@ def _options(wanted: schemas.SearchOptions) -> Options:
 
 
 class Frozen(dict[str, Any]):
-    """A filter as part of a key: compared by its canonical text."""
+    """A filter as part of a key: compared by its canonical text. InvalidParameter for what is no filter."""
 
     def __init__(self, value: dict[str, Any]) -> None:
         super().__init__(value)
-        self._text = media.encode(value, media.JSON)
+        self._text = canonical(value)
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(self._text)

@@ -18,7 +18,7 @@ from cluster.service.operations import operation
 from cluster.service.problems import HttpProblem
 from cluster.service.routes.galleries import ONE
 from cluster.snapshots import SnapshotInfo, Snapshots, snapshot_info
-from shard.errors import UnknownSnapshot, UnknownTenant
+from shard.errors import UnknownSnapshot
 
 router = APIRouter(prefix=f"/v1/galleries{ONE}/snapshots")
 
@@ -119,9 +119,7 @@ def _store(call: Call, tenant: str) -> Snapshots:
     gateway = call.gateway
     if gateway.snapshot_store is None:
         raise HttpProblem(501, "no_snapshot_store", "the operator of this service has set no store for snapshots")
-    tenant_id = gateway.cluster.tenants.get(tenant).tenant_id
-    if call.principal.key.tenant_id not in (None, tenant_id):  # the key is of a tenant that had this name before
-        raise UnknownTenant(f"no tenant {tenant!r}")
+    tenant_id = gateway.tenant_id(call.principal, tenant)
     return gateway.cluster.snapshots(f"{gateway.snapshot_store.rstrip('/')}/{tenant_id}")
 
 
