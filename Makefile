@@ -8,6 +8,7 @@ RUST_SOURCES := $(shell find native/src native/benches -name '*.rs' 2>/dev/null)
 
 .PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest bench-restart bench-galleries bench-photos
 .PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest bench-restart bench-service bench-galleries
+.PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest bench-restart bench-service bench-galleries bench-photos
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -49,6 +50,7 @@ bench-galleries: .stamp/dev ## N galleries (10,000) of 100 templates in one home
 
 bench-photos: .stamp/dev ## Photos a second through the service, in batches and one by one; needs FACEGRID_DATA
 	$(BIN)/python -m benchmarks.photos
+
 bench-service: .stamp/dev ## The HTTP service under load beside its peers, every figure with its target (30 minutes; needs wrk)
 	$(BIN)/python -m benchmarks.service --json benchmarks/results/service.json
 
