@@ -6,8 +6,6 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 RUST_SOURCES := $(shell find native/src native/benches -name '*.rs' 2>/dev/null) native/Cargo.toml native/Cargo.lock
 
-.PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest bench-restart bench-galleries bench-photos
-.PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest bench-restart bench-service bench-galleries
 .PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest bench-restart bench-service bench-galleries bench-photos
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

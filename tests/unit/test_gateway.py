@@ -1,0 +1,52 @@
+"""What requests of the same moment share: one look-up of their key, one of their gallery."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import Cluster
+from cluster.service.gateway import Gateway
+from shard.errors import Unauthenticated, UnknownGallery
+
+
+def test_keys_and_galleries_are_looked_up_once_for_all_who_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, call: Any) -> Any:
+        def run(*given: Any) -> Any:
+            calls[name] += 1
+            return call(*given)
+
+        return run
+
+    async def ask(gateway: Gateway, secret: str) -> None:
+        principals = await asyncio.gather(*(gateway.principal(secret) for _ in range(20)))
+        assert len({id(one) for one in principals}) == 1
+        found = await asyncio.gather(*(gateway.gallery(principals[0], "acme/staff") for _ in range(20)))
+        assert len({id(one) for one in found}) == 1
+        assert calls == {"key": 1, "gallery": 1}
+        wrong = await asyncio.gather(*(gateway.principal("fg_no") for _ in range(3)), return_exceptions=True)
+        assert [type(error) for error in wrong] == [Unauthenticated] * 3
+        nowhere = (gateway.gallery(principals[0], "acme/none") for _ in range(3))
+        missing = await asyncio.gather(*nowhere, return_exceptions=True)
+        assert [type(error) for error in missing] == [UnknownGallery] * 3
+        under_way = asyncio.create_task(gateway.principal(secret))
+        gateway.keys.forget()
+        gateway.cluster.tenants.revoke_key(principals[0].key.key_id)
+        gateway.keys.forget()
+        with pytest.raises(Unauthenticated):
+            await gateway.principal(secret)
+        await asyncio.gather(under_way, return_exceptions=True)
+
+    with Cluster.open(tmp_path / "home") as grid:
+        grid.tenants.create("acme")
+        _, secret = grid.tenants.create_key("acme", "test", scopes=("read",))
+        grid.gallery("acme/staff", create=True, shards=1, dim=64)
+        gateway = Gateway(grid)
+        monkeypatch.setattr(gateway.keys, "authenticate", counted("key", gateway.keys.authenticate))
+        monkeypatch.setattr(grid, "gallery", counted("gallery", grid.gallery))
+        asyncio.run(ask(gateway, secret))
+        gateway.close()
