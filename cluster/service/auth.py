@@ -25,7 +25,7 @@ AWAY_S = 300.0
 MAX_REMEMBERED = 10_000
 """Good keys; and as many bad ones apart from them, so that whoever tries keys makes nobody's be forgotten."""
 _SCHEME = "bearer "
-_AWAY = (HostUnavailable, StorageError)
+AWAY = (HostUnavailable, StorageError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,14 @@ class Keys:
         self._check_expiry(known.principal.key)
         return known.principal
 
+    def good_before(self, text: str) -> Principal | None:
+        """The key's principal if it was good within AWAY_S and has not expired: for while the catalog is away."""
+        known = self._known.get(_digest(text))
+        if known is None or known.principal is None or self._clock() - known.at > AWAY_S:
+            return None
+        expires_at = known.principal.key.expires_at
+        return None if expires_at is not None and time.time() >= expires_at else known.principal
+
     def authenticate(self, text: str) -> Principal:
         """Look the key up. Unauthenticated, or what the catalog raises. May block."""
         digest = _digest(text)
@@ -95,12 +103,11 @@ class Keys:
         except Unauthenticated as error:
             self._remember(digest, _Known(None, str(error), self._clock()))
             raise
-        except _AWAY:
-            known = self._known.get(digest)
-            if known is None or known.principal is None or self._clock() - known.at > AWAY_S:
+        except AWAY:
+            before = self.good_before(text)
+            if before is None:
                 raise
-            self._check_expiry(known.principal.key)
-            return known.principal
+            return before
         principal = Principal(key, tenant)
         self._remember(digest, _Known(principal, "", self._clock()))
         return principal

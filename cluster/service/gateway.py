@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cluster.service.auth import Keys, Principal
+from cluster.service.auth import AWAY, AWAY_S, Keys, Principal
 from cluster.service.bodies import Limits
 from cluster.service.face_pool import FacePool, FaceSource, OwnFaces
 from cluster.service.metrics import Metrics
@@ -40,6 +40,8 @@ WORK_THREADS = 16
 """Writes wait for the disk most of their time."""
 GALLERY_S = 1.0
 """How long a gallery that was looked up is taken to be as it was; who is told otherwise by a shard looks again."""
+PATIENCE_S, AGAIN_S = 0.5, 1.0
+"""How long a look-up is waited for where the answer was known before, and after how long it is tried again."""
 AUDIT_S = 0.5
 """How long an audited read may wait in memory. What changes something is written before it is answered."""
 MAX_AUDIT = 100_000
@@ -92,6 +94,7 @@ class Gateway:
         threads = cluster.settings.threads or len(os.sched_getaffinity(0))
         self.faces = FacePool(faces or OwnFaces(cluster.pipeline, threads), metrics=self.metrics)
         self._galleries: dict[str, _Known] = {}
+        self._away_until = float("-inf")
         self._under_way: dict[Hashable, asyncio.Task[Any]] = {}
         self._audit: deque[AuditEntry] = deque()
         self._searched: dict[tuple[str, KeyRecord, str, str], list[Any]] = {}
@@ -111,7 +114,8 @@ class Gateway:
         if known is None:
             # When a remembered key has aged, all requests under way ask at once.
             what = ("key", text, self.keys.changes)
-            known = await self._together(what, lambda: asyncio.to_thread(self.keys.authenticate, text))
+            look = self._together(what, lambda: asyncio.to_thread(self.keys.authenticate, text))
+            known = await self._looked_up(look, self.keys.good_before(text))
         return known
 
     async def gallery(self, principal: Principal, name: str) -> Gallery:
@@ -120,7 +124,22 @@ class Gateway:
         if known is not None and time.monotonic() - known.at < GALLERY_S and known.is_of(principal):
             return known.gallery
         what = ("gallery", name, principal.flow, self.keys.changes)
-        return await self._together(what, lambda: self._known_anew(principal, name))
+        look = self._together(what, lambda: self._known_anew(principal, name))
+        is_good = known is not None and known.is_of(principal) and time.monotonic() - known.at < AWAY_S
+        return await self._looked_up(look, known.gallery if known is not None and is_good else None)
+
+    async def _looked_up(self, look: Coroutine[Any, Any, T], known: T | None) -> T:
+        """What a look-up says; what was known before where the control plane does not answer, so that queries go on."""
+        if known is None:
+            return await look
+        if time.monotonic() < self._away_until:
+            look.close()
+            return known
+        try:
+            return await asyncio.wait_for(look, PATIENCE_S)
+        except (asyncio.TimeoutError, TimeoutError, *AWAY):
+            self._away_until = time.monotonic() + AGAIN_S
+            return known
 
     async def _known_anew(self, principal: Principal, name: str) -> Gallery:
         known = self._galleries.get(name)

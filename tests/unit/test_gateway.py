@@ -1,6 +1,7 @@
 """What requests of the same moment share: one look-up of their key, one of their gallery."""
 
 import asyncio
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from cluster import Cluster
 from cluster.service.gateway import Gateway
-from shard.errors import Unauthenticated, UnknownGallery
+from shard.errors import HostUnavailable, Unauthenticated, UnknownGallery
 
 
 def test_keys_and_galleries_are_looked_up_once_for_all_who_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +51,58 @@ def test_keys_and_galleries_are_looked_up_once_for_all_who_ask(tmp_path: Path, m
         monkeypatch.setattr(grid, "gallery", counted("gallery", grid.gallery))
         asyncio.run(ask(gateway, secret))
         gateway.close()
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["raises", "hangs"])
+def test_queries_go_on_while_the_control_plane_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    """By keys and galleries that were good before; nobody new gets in, and all is asked for again once it is back."""
+    monkeypatch.setattr("cluster.service.auth.KEY_S", 0.0)
+    monkeypatch.setattr("cluster.service.gateway.GALLERY_S", 0.0)
+    monkeypatch.setattr("cluster.service.gateway.PATIENCE_S", 0.05)
+    monkeypatch.setattr("cluster.service.gateway.AGAIN_S", 0.0)
+    back = threading.Event()
+
+    def away(*_: Any, **__: Any) -> Any:
+        if hangs:
+            back.wait(30)
+        raise HostUnavailable("the coordinator does not answer")
+
+    async def ask(gateway: Gateway, secret: str, other: str) -> None:
+        before = await gateway.principal(secret)
+        gallery = await gateway.gallery(before, "acme/staff")
+        with monkeypatch.context() as patch:
+            patch.setattr(gateway.cluster.tenants, "authenticate", away)
+            patch.setattr(gateway.cluster, "gallery", away)
+            assert await gateway.principal(secret) is before
+            assert await gateway.gallery(before, "acme/staff") is gallery
+            stranger = asyncio.create_task(gateway.principal(other))
+            if not hangs:
+                with pytest.raises(HostUnavailable):
+                    await stranger
+            back.set()
+            await asyncio.gather(stranger, return_exceptions=True)
+        gateway.cluster.tenants.revoke_key(before.key.key_id)
+        assert await is_refused(gateway, secret)
+
+    with Cluster.open(tmp_path / "home") as grid:
+        grid.tenants.create("acme")
+        secret, other = (grid.tenants.create_key("acme", name, scopes=("read",))[1] for name in ("a", "b"))
+        grid.gallery("acme/staff", create=True, shards=1, dim=64)
+        gateway = Gateway(grid)
+        try:
+            asyncio.run(ask(gateway, secret, other))
+        finally:
+            back.set()
+            gateway.close()
+
+
+async def is_refused(gateway: Gateway, secret: str) -> bool:
+    """Whether a key is refused, at the latest when the look-up that hung, which may be shared still, has ended."""
+    for _ in range(50):
+        try:
+            await gateway.principal(secret)
+        except Unauthenticated:
+            return True
+    return False
