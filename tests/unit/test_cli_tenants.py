@@ -37,7 +37,12 @@ def answer(home: Path, capsys: pytest.CaptureFixture[str]) -> Answer:
     return call
 
 
-def test_a_tenant_is_created_shown_changed_and_dropped(answer: Answer) -> None:
+def test_a_tenant_is_created_shown_changed_and_dropped(
+    answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master = tmp_path / "master.key"
+    master.write_text("00" * 32)
+    monkeypatch.setenv("FACEGRID_ENCRYPTION_KEY_FILE", str(master))
     limits = ("--max-galleries", 3, "--max-templates", 1000, "--max-queries-per-s", "2.5", "--max-bytes", 10**12)
     code, document = answer("tenant", "create", "acme", *limits, "--weight", 20, "--thumbnails", "--encrypted")
     tenant = document["tenant"]

@@ -204,7 +204,7 @@ def test_a_damaged_calibration_is_named(tmp_path: Path) -> None:
         db.exec_driver_sql("UPDATE calibrations SET calibration = substr(calibration, 1, 100)")
     catalog.close()
     with Cluster.open(home) as grid:
-        with pytest.raises(CorruptData, match=r"catalog\.db: [0-9a-f]{16}: no readable calibration"):
+        with pytest.raises(CorruptData, match=r"catalog\.db: [0-9a-f]{8}-[0-9a-f]{16}: no readable calibration"):
             grid.gallery("acme/staff").calibration()
         grid.gallery("acme/staff").calibrate()
         assert grid.gallery("acme/staff").calibration() is not None

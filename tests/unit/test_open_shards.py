@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coordinator import open_shards
-from coordinator.at_rest import RestStore
+from coordinator.at_rest import Key, RestStore
 from coordinator.heat import COLD, HOT, WARM, hottest
 from coordinator.host import ShardHost
 from coordinator.messages import (
@@ -37,6 +37,7 @@ from coordinator.messages import (
 from coordinator.open_shards import FILES_EACH, OpenShards, default_limit
 from coordinator.types import ShardConfig
 from shard.errors import CorruptData, ShardClosed, StaleRoute
+from shard.holds import Holds
 from shard.shard import Shard
 from shard.types import SearchParams
 from tests.faces_like import batch_of, unit_rows
@@ -263,7 +264,11 @@ class _Clock:
 def test_idle_shards_are_closed_and_large_ones_stay_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_shards, "LARGE_ROWS", 10)
     clock = _Clock()
-    shards = OpenShards(tmp_path / "at_rest.db", {}.__getitem__, 10, idle_s=100.0, clock=clock)
+
+    def opens(key: Key, directory: Path, is_settled: bool, holds: Holds) -> Shard:
+        return Shard(directory, {}.__getitem__, is_settled=is_settled, holds=holds)
+
+    shards = OpenShards(tmp_path / "at_rest.db", opens, 10, idle_s=100.0, clock=clock)
     entries = []
     for number, rows in enumerate((1, 40)):
         directory = tmp_path / f"shard-{number}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shard import sealing, search, segments
+from shard import search, segments
 from shard.errors import CorruptData, ShardClosed, WriteFailed
 from shard.model import SearchModel
 from shard.search import search_shards
@@ -98,7 +98,7 @@ def test_an_enrollment_whose_segment_cannot_be_sealed_is_acknowledged(
 
     shard = create(tmp_path / "shard")
     with monkeypatch.context() as patch:
-        patch.setattr(sealing, "truncate_file", full_disk)
+        patch.setattr(segments, "truncate_file", full_disk)
         assert shard.enroll(batch_of(rows)).enrolled == len(rows)
     assert len(shard) == len(rows)
     with pytest.raises(WriteFailed, match="no space left"):
