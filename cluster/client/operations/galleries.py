@@ -84,6 +84,6 @@ def erase(name: str) -> Operation[None]:
 
 
 def erasure_report(name: str) -> Operation[list[ReplicaErasure]]:
-    """What files hold still of what was deleted."""
+    """What files hold still of what was deleted. `host` is empty: it is the operator's to know."""
     document = yield from get(gallery_path(name, "erasure"))
-    return records(ReplicaErasure, entry(document, "replicas", list), "replicas")
+    return [record(ReplicaErasure, one, host="") for one in entry(document, "replicas", list)]
