@@ -20,7 +20,7 @@ from coordinator.coordinator import Coordinator
 from coordinator.dataplane.client import ClientLoop, DataClient
 from coordinator.directories import gallery_directories
 from coordinator.home import Home
-from coordinator.messages import ScrubShards, StatsReply, StatsRequest
+from coordinator.messages import ModelsRequest, StatsReply, StatsRequest
 from coordinator.ray_cluster import RayCluster, RayOptions
 from coordinator.router import Router
 from coordinator.runtime import LocalRuntime
@@ -156,7 +156,7 @@ def test_errors_of_the_coordinator_keep_their_class(cluster: RayCluster) -> None
 
 
 def test_errors_of_a_host_keep_their_class(cluster: RayCluster, route: GalleryRoute) -> None:
-    call = ("a", ScrubShards("0123456789abcdef", (0,)))
+    call = ("a", ModelsRequest("0123456789abcdef", (0,)))
     with pytest.raises(UnknownGallery, match="has no gallery 0123456789abcdef"):
         cluster.runtime.control([call])
     future = cluster.runtime.submit("a", StatsRequest("0123456789abcdef", (0,), (1,)), deadline=time.monotonic() + SOON)
