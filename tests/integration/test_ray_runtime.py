@@ -168,7 +168,7 @@ def test_an_unknown_host_is_named(cluster: RayCluster) -> None:
     with pytest.raises(HostUnavailable, match="no shard host 'z'; this cluster has a, b, c"):
         cluster.runtime.submit("z", StatsRequest("g", (0,), (1,)), deadline=time.monotonic() + SOON).result(SOON)
     with pytest.raises(HostUnavailable, match="no shard host 'z'"):
-        cluster.runtime.control([("z", ScrubShards("g", (0,)))])
+        cluster.runtime.control([("z", ModelsRequest("g", (0,)))])
 
 
 def test_the_data_port_refuses_another_secret(cluster: RayCluster, route: GalleryRoute) -> None:
