@@ -186,7 +186,6 @@ def test_what_is_asked_often_is_read_by_indexes_alone(tmp_path: Path) -> None:
         tenants.authenticate(text)
         assert len(plans) == 1
         catalog.find("acme/staff")
-        catalog.galleries("creating", DROPPING)
         tenants.audit("acme", before=3.0)
     steps = "\n".join(plans)
     assert "SEARCH api_keys USING INDEX" in steps

@@ -187,7 +187,7 @@ def test_the_audit_log_is_trimmed_when_a_home_is_opened(tmp_path: Path) -> None:
 def test_tenants_are_reached_through_the_coordinators_actor(ray_cluster: SharedRay, tmp_path: Path) -> None:
     with Cluster.open(tmp_path / "home", runtime="ray", ray_address=ray_cluster.address) as grid:
         tenants = grid.tenants
-        made = tenants.create("acme", quotas=Quotas(galleries=1), weight=5, is_encrypted=True)
+        made = tenants.create("acme", quotas=Quotas(galleries=1), weight=5)
         assert tenants.get("acme") == made == tenants.all()[0]
         assert tenants.update("acme", keeps_thumbnails=True).keeps_thumbnails
         grid.gallery("acme/staff", create=True, dim=DIM, shards=3).enroll(ROWS, template_ids=IDS)
