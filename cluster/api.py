@@ -103,6 +103,11 @@ class Cluster(entry.Cluster):
         return self._home
 
     @property
+    def is_local(self) -> bool:
+        """Whether the shards are in this process."""
+        return isinstance(self.coordinator, Coordinator)
+
+    @property
     def ray(self) -> RayCluster | None:
         """The actors, in the process that started them; None on one machine."""
         return self._ray

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
-SEARCH_THREADS = 2
-"""One call of the index uses all cores; a second one fills them while the first one's answer is put together."""
+SEARCH_THREADS, REMOTE_SEARCH_THREADS = 1, 4
+"""Searches at once. One call of the index uses all cores: a second one only gets in its way, and has fewer queries to
+travel together (wrk, 64 connections, one run: 5,306/s with one thread, 4,266/s with two). Where the shards are in other
+processes, calls that wait for them do so side by side."""
 WORK_THREADS = 16
 """Writes wait for the disk most of their time."""
 GALLERY_S = 1.0
@@ -85,7 +87,7 @@ class Gateway:
         self.overview = Overview(self)
         self.metrics.registry.register(self.overview)
         self.tracing = _tracing(cluster.settings.trace_endpoint)
-        self._search_turns = FairScheduler("search", SEARCH_THREADS)
+        self._search_turns = FairScheduler("search", SEARCH_THREADS if cluster.is_local else REMOTE_SEARCH_THREADS)
         self._work_turns = FairScheduler("work", WORK_THREADS)
         share = cluster.settings.recall_share
         recall = RecallMonitor(self._search_turns, self.metrics, share) if share else None
