@@ -90,7 +90,9 @@ class Gateway:
         self._search_turns = FairScheduler("search", SEARCH_THREADS if cluster.is_local else REMOTE_SEARCH_THREADS)
         self._work_turns = FairScheduler("work", WORK_THREADS)
         share = cluster.settings.recall_share
-        recall = RecallMonitor(self._search_turns, self.metrics, share) if share else None
+        # A thread of its own: an exact search takes as long as many others, which must not wait for it.
+        self._recall_turns = FairScheduler("recall", 1)
+        recall = RecallMonitor(self._recall_turns, self.metrics, share) if share else None
         self.searches = Searches(self._search_turns, self.metrics, recall=recall, tracing=self.tracing)
         self._work = Work(self._work_turns, self.metrics, self.tracing)
         threads = cluster.settings.threads or len(os.sched_getaffinity(0))
@@ -288,6 +290,7 @@ class Gateway:
         """Finish what was begun, and write the audit log. The cluster stays open. Idempotent."""
         self.is_stopping = True
         self._search_turns.close()
+        self._recall_turns.close()
         self._work_turns.close()
         self.faces.close()
         self._take_searched()
