@@ -86,6 +86,11 @@ class Keys:
         self._check_expiry(known.principal.key)
         return known.principal
 
+    def is_aging(self, text: str) -> bool:
+        """Whether it is time to look a remembered key up again, before it is too old."""
+        known = self._known.get(_digest(text))
+        return known is not None and self._clock() - known.at > KEY_S / 2
+
     def good_before(self, text: str) -> Principal | None:
         """The key's principal if it was good within AWAY_S and has not expired: for while the catalog is away."""
         known = self._known.get(_digest(text))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from cluster.faces import Face, FaceBatches
 from cluster.faces.batches import Pipeline
 from cluster.service.scheduler import FairScheduler, Piece
+from cluster.service.work import tell
 from shard.errors import HostBusy, InvalidImage, RateLimited
 
 if TYPE_CHECKING:
@@ -137,11 +138,11 @@ class FacePool:
         answer: asyncio.Future[Faces] = loop.create_future()
         queued = began = time.perf_counter()
 
-        def tell(done: Future[Faces]) -> None:
+        def answered(done: Future[Faces]) -> None:
             if self._metrics is not None:
                 self._metrics.work_wait.observe(began - queued, "photo")
                 self._metrics.work_call.observe(time.perf_counter() - began, "photo")
-            loop.call_soon_threadsafe(_settle, answer, done)
+            tell(loop, _settle, answer, done)
 
         def run() -> None:
             nonlocal began
@@ -153,7 +154,7 @@ class FacePool:
             except Exception as error:  # noqa: BLE001 - handed to the caller
                 done = Future()
                 done.set_exception(error)
-            done.add_done_callback(tell)
+            done.add_done_callback(answered)
 
         self._scheduler.submit((principal.flow, "photo"), principal.weight, Piece(run, GUESS_S))
         return answer

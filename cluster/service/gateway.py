@@ -115,19 +115,24 @@ class Gateway:
         if is_fresh:
             return await asyncio.to_thread(self.keys.authenticate, text)
         known = self.keys.remembered(text)
-        if known is None:
-            # When a remembered key has aged, all requests under way ask at once.
-            what = ("key", text, self.keys.changes)
-            look = self._together(what, lambda: asyncio.to_thread(self.keys.authenticate, text))
-            known = await self._looked_up(look, self.keys.good_before(text))
-        return known
+        if known is not None and not self.keys.is_aging(text):
+            return known
+        # When a remembered key has aged, all requests under way ask at once.
+        what = ("key", text, self.keys.changes)
+        if known is not None:
+            self._ahead(what, lambda: asyncio.to_thread(self.keys.authenticate, text))
+            return known
+        look = self._together(what, lambda: asyncio.to_thread(self.keys.authenticate, text))
+        return await self._looked_up(look, self.keys.good_before(text))
 
     async def gallery(self, principal: Principal, name: str) -> Gallery:
         """A gallery by its full name; UnknownGallery."""
         known = self._galleries.get(name)
-        if known is not None and time.monotonic() - known.at < GALLERY_S and known.is_of(principal):
-            return known.gallery
         what = ("gallery", name, principal.flow, self.keys.changes)
+        if known is not None and time.monotonic() - known.at < GALLERY_S and known.is_of(principal):
+            if time.monotonic() - known.at > GALLERY_S / 2:
+                self._ahead(what, lambda: self._known_anew(principal, name))
+            return known.gallery
         look = self._together(what, lambda: self._known_anew(principal, name))
         is_good = known is not None and known.is_of(principal) and time.monotonic() - known.at < AWAY_S
         return await self._looked_up(look, known.gallery if known is not None and is_good else None)
@@ -201,6 +206,12 @@ class Gateway:
             task = self._under_way[what] = asyncio.create_task(begin())
             task.add_done_callback(lambda done: self._done(what, done))
         return await asyncio.shield(task)
+
+    def _ahead(self, what: Hashable, begin: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Look something up that is about to be too old, so that no query has to wait for it."""
+        if what not in self._under_way and time.monotonic() >= self._away_until:
+            task = self._under_way[what] = asyncio.create_task(begin())
+            task.add_done_callback(lambda done: self._done(what, done))
 
     def _done(self, what: Hashable, task: asyncio.Task[Any]) -> None:
         if self._under_way.get(what) is task:

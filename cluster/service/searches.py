@@ -17,6 +17,7 @@ import numpy as np
 
 from cluster.results import SearchBatch
 from cluster.service.scheduler import FairScheduler, Piece
+from cluster.service.work import tell
 from coordinator.types import Coverage
 from shard.types import FloatArray
 
@@ -168,7 +169,7 @@ class Searches:
             rows = sum(len(one.probes) for one in waiting)
             for one in waiting:
                 self._tracing.waited(one.span, "search", times, one.queued, rows)
-        loop.call_soon_threadsafe(_resolve, waiting, results)
+        tell(loop, _resolve, waiting, results)
         if probes is not None and self._recall is not None:
             self._recall.consider(group.gallery, probes, group.options)
 

@@ -52,12 +52,21 @@ class Work:
             try:
                 result = timed()
             except BaseException as error:  # noqa: BLE001 - handed to the caller
-                loop.call_soon_threadsafe(_fail, future, error)
+                tell(loop, _fail, future, error)
             else:
-                loop.call_soon_threadsafe(_succeed, future, result)
+                tell(loop, _succeed, future, result)
 
         self._scheduler.submit((tenant, kind), weight, Piece(run, GUESS_S))
         return await future
+
+
+def tell(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *given: object) -> None:
+    """Call something in the event loop, from a worker's thread; nobody waits any more where the loop has ended."""
+    try:
+        loop.call_soon_threadsafe(call, *given)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
 
 
 def _succeed(future: asyncio.Future[T], result: T) -> None:
