@@ -1,7 +1,7 @@
 """The data port of one shard host: authenticates peers, queues their requests within bounds, sends the replies.
 
 Sockets live in one loop thread; the host's work is done by workers of each kind of request, so that a slow
-fsync delays no search and the writes of a shard keep their order. Knows `ShardHost.execute`, not what it does.
+fsync delays no search. Knows `ShardHost.execute`, not what it does.
 """
 
 from __future__ import annotations

@@ -302,12 +302,13 @@ def enroll(lsn: int) -> EnrollRequest:
     )
 
 
-def test_writes_keep_the_order_of_submission(host: Held, client: DataClient) -> None:
+def test_each_write_is_carried_out_once_in_whatever_order(host: Held, client: DataClient) -> None:
+    """Small writes that do not wait for each other run side by side, so that they share commits."""
     futures = [client.submit(enroll(i), soon()) for i in range(500)]
-    assert [future.result(SOON) for future in futures] == [EnrollReceipt(1, 0, i + 1) for i in range(500)]
-    assert [r.batch.template_ids[0] for r in host.requests if isinstance(r, EnrollRequest)] == [
-        f"t{i}" for i in range(500)
-    ]
+    lsns = sorted(future.result(SOON).lsn for future in futures)
+    assert lsns == list(range(1, 501))
+    written = [r.batch.template_ids[0] for r in host.requests if isinstance(r, EnrollRequest)]
+    assert sorted(written) == sorted(f"t{i}" for i in range(500))
 
 
 def test_a_large_enrollment_arrives_whole_and_in_order(client: DataClient) -> None:
