@@ -83,7 +83,8 @@ class Keys:
             return None
         if known.principal is None:
             raise Unauthenticated(known.reason)
-        self._check_expiry(known.principal.key)
+        if _has_expired(known.principal.key):
+            raise Unauthenticated("the key has expired")
         return known.principal
 
     def is_aging(self, text: str) -> bool:
@@ -96,8 +97,7 @@ class Keys:
         known = self._known.get(_digest(text))
         if known is None or known.principal is None or self._clock() - known.at > AWAY_S:
             return None
-        expires_at = known.principal.key.expires_at
-        return None if expires_at is not None and time.time() >= expires_at else known.principal
+        return None if _has_expired(known.principal.key) else known.principal
 
     def authenticate(self, text: str) -> Principal:
         """Look the key up. Unauthenticated, or what the catalog raises. May block."""
@@ -134,10 +134,6 @@ class Keys:
             raise Unauthenticated("the key's tenant is not there any more")
         return tenant
 
-    def _check_expiry(self, key: KeyRecord) -> None:
-        if key.expires_at is not None and time.time() >= key.expires_at:
-            raise Unauthenticated("the key has expired")
-
     def _remember(self, digest: bytes, known: _Known) -> None:
         kept, other = self._known, self._refused
         if known.principal is None:
@@ -148,6 +144,10 @@ class Keys:
             kept.move_to_end(digest)
             while len(kept) > MAX_REMEMBERED:
                 kept.popitem(last=False)
+
+
+def _has_expired(key: KeyRecord) -> bool:
+    return key.expires_at is not None and time.time() >= key.expires_at
 
 
 def _digest(text: str) -> bytes:

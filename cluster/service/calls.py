@@ -17,9 +17,7 @@ from cluster.service import media
 from cluster.service.auth import Principal
 from cluster.service.gateway import Gateway
 from cluster.service.shell import STATE, Exchange, audit_entry
-from coordinator.directories import tenant_of
 from coordinator.names import check_gallery_name
-from coordinator.tenant_types import KeyRecord
 from shard.errors import (
     InvalidParameter,
     PermissionDenied,
@@ -101,11 +99,7 @@ class Call:
 
     async def gallery(self, scope: str) -> Gallery:
         """The gallery that the path names, open; UnknownGallery, PermissionDenied."""
-        name = self.gallery_name(scope)
-        found = await self.gateway.gallery(self.principal, name)
-        if not _is_own(self.principal.key, found.gallery_id):
-            raise UnknownGallery(f"no gallery {name!r}")
-        return found
+        return await self.gateway.gallery(self.principal, self.gallery_name(scope))
 
     # What came
 
@@ -147,16 +141,6 @@ class Call:
         accept = self.request.headers.get("accept")
         kind = media.accepted(None if accept is None else accept.encode("latin-1"))
         return Response(media.encode(value, kind), status, media_type=kind)
-
-
-def _is_own(key: KeyRecord, gallery_id: str) -> bool:
-    """Whether a gallery is of the key's tenant, and not of one that was made again under the name.
-
-    A key of a tenant that was dropped through another gateway may be remembered here for a moment. Galleries from
-    before tenants had ids are told by name alone.
-    """
-    owner = tenant_of(gallery_id)
-    return key.tenant is None or owner is None or owner == key.tenant_id
 
 
 def checked(model: type[ModelT], values: dict[str, Any]) -> ModelT:

@@ -119,10 +119,14 @@ class Gateway:
             return known
         # When a remembered key has aged, all requests under way ask at once.
         what = ("key", text, self.keys.changes)
+
+        def authenticate() -> Coroutine[Any, Any, Principal]:
+            return asyncio.to_thread(self.keys.authenticate, text)
+
         if known is not None:
-            self._ahead(what, lambda: asyncio.to_thread(self.keys.authenticate, text))
+            self._ahead(what, authenticate)
             return known
-        look = self._together(what, lambda: asyncio.to_thread(self.keys.authenticate, text))
+        look = self._together(what, authenticate)
         return await self._looked_up(look, self.keys.good_before(text))
 
     async def gallery(self, principal: Principal, name: str) -> Gallery:
@@ -201,17 +205,20 @@ class Gateway:
 
     async def _together(self, what: Hashable, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do once what several requests need at the same moment; one whose caller goes away does not end it."""
+        return await asyncio.shield(self._begun(what, begin))
+
+    def _ahead(self, what: Hashable, begin: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Look something up that is about to be too old, so that no query has to wait for it."""
+        if time.monotonic() >= self._away_until:
+            self._begun(what, begin)
+
+    def _begun(self, what: Hashable, begin: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        """The task that does it: the one under way, or a new one."""
         task: asyncio.Task[T] | None = self._under_way.get(what)
         if task is None:
             task = self._under_way[what] = asyncio.create_task(begin())
             task.add_done_callback(lambda done: self._done(what, done))
-        return await asyncio.shield(task)
-
-    def _ahead(self, what: Hashable, begin: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        """Look something up that is about to be too old, so that no query has to wait for it."""
-        if what not in self._under_way and time.monotonic() >= self._away_until:
-            task = self._under_way[what] = asyncio.create_task(begin())
-            task.add_done_callback(lambda done: self._done(what, done))
+        return task
 
     def _done(self, what: Hashable, task: asyncio.Task[Any]) -> None:
         if self._under_way.get(what) is task:
