@@ -26,6 +26,7 @@ pub mod kernels;
 mod keys;
 mod lists;
 mod mapped;
+mod pairs;
 mod projection;
 #[cfg(feature = "python")]
 mod python;
@@ -33,6 +34,7 @@ mod query;
 mod search;
 mod segment;
 mod select;
+mod sketch;
 mod topk;
 mod visits;
 
@@ -42,7 +44,9 @@ pub use error::{Error, Result};
 pub use hamming::hamming;
 pub use index::Index;
 pub use join::{Model, Pairs, Sides, join};
+pub use pairs::{Pair, Rows, Side, Visits, pairs};
 pub use projection::{Lines, Projected, Projection};
 pub use query::BOUND_VALUES;
 pub use search::{Cascade, Found, Stage, Wanted, search};
+pub use sketch::Sketch;
 pub use topk::Candidate;

@@ -44,8 +44,8 @@ impl From<Error> for PyErr {
 mod _native {
     #[pymodule_export]
     use super::{
-        CorruptBlock, PyIndex, PyProjection, checksum_block, crc32c, crc32c_blocks, hamming_distances, join_indexes,
-        kernel, kernels, search_indexes, use_kernel,
+        CorruptBlock, PyIndex, PyProjection, PySketch, checksum_block, crc32c, crc32c_blocks, hamming_distances,
+        join_indexes, join_sketches, kernel, kernels, search_indexes, use_kernel,
     };
     #[pymodule_export]
     const CHECKSUM_BLOCK: usize = super::checksums::CHECKSUM_BLOCK;
@@ -393,6 +393,107 @@ fn join_indexes<'py>(
     });
     let Pairs { left, right, scores } = py.detach(|| join::join(sides, rows, model, least, Kernel::in_use()))?;
     Ok((PyArray1::from_vec(py, left), PyArray1::from_vec(py, right), PyArray1::from_vec(py, scores)))
+}
+
+/// Bounds of the cosines of rows.
+#[pyclass(name = "Sketch", module = "shard._native")]
+struct PySketch(crate::Sketch);
+
+#[pymethods]
+impl PySketch {
+    #[new]
+    fn new(scale: f64, tail_bytes: i64) -> PyResult<Self> {
+        Ok(Self(crate::Sketch::new(scale, count(tail_bytes, "tail_bytes")?)?))
+    }
+
+    #[getter]
+    fn rows(&self) -> usize {
+        self.0.rows()
+    }
+
+    #[getter]
+    fn coordinates(&self) -> usize {
+        self.0.coordinates()
+    }
+
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.0.bytes()
+    }
+
+    fn append(&mut self, py: Python<'_>, coordinates: &Bound<'_, PyAny>, squares: &Bound<'_, PyAny>) -> PyResult<()> {
+        let coordinates = array::<f32, Ix2>(coordinates, "coordinates", "(n, width) float32")?;
+        let squares = array::<f32, Ix1>(squares, "squares", "(n,) float32")?;
+        let [_, width] = shape(&coordinates);
+        let (coordinates, squares) = (coordinates.as_slice()?, squares.as_slice()?);
+        Ok(py.detach(|| self.0.append(coordinates, width, squares))?)
+    }
+}
+
+/// A side of a join as it comes from Python: its sketch, pieces of its floats, and the order of its rows.
+type SideArgument<'py> = (Bound<'py, PySketch>, Vec<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>);
+
+/// Bounds of lists, of visits, and the visitors.
+type VisitsArgument<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>);
+
+/// A side with its arrays checked.
+struct CheckedSide<'py> {
+    sketch: PyRef<'py, PySketch>,
+    pieces: Vec<Floats<'py>>,
+    order: Option<PyReadonlyArray<'py, u32, Ix1>>,
+}
+
+impl<'py> CheckedSide<'py> {
+    fn new(side: &SideArgument<'py>, name: &str) -> PyResult<Self> {
+        let (sketch, pieces, order) = side;
+        let piece = |(at, piece)| array::<f32, Ix2>(piece, &format!("{name}[{at}]"), "(n, dim) float32");
+        let pieces: Vec<Floats> = pieces.iter().enumerate().map(piece).collect::<PyResult<_>>()?;
+        let order = order.as_ref().map(|order| array::<u32, Ix1>(order, "order", "(n,) uint32")).transpose()?;
+        Ok(Self { sketch: sketch.try_borrow()?, pieces, order })
+    }
+
+    fn side(&self) -> PyResult<crate::Side<'_>> {
+        let dim = self.pieces.first().map_or(1, |piece| shape(piece)[1]);
+        if let Some(other) = self.pieces.iter().map(|piece| shape(piece)[1]).find(|other| *other != dim) {
+            return Err(PyValueError::new_err(format!("floats: expected one dimension, got {dim} and {other}")));
+        }
+        let pieces = self.pieces.iter().map(PyReadonlyArray::as_slice).collect::<std::result::Result<_, _>>()?;
+        let order = self.order.as_ref().map(PyReadonlyArray::as_slice).transpose()?;
+        Ok(crate::Side { sketch: &self.sketch.0, floats: crate::Rows::new(pieces, dim.max(1), order)? })
+    }
+}
+
+/// All pairs of rows with a cosine of at least `least`.
+#[pyfunction(signature = (left, right, least, visits = None))]
+fn join_sketches<'py>(
+    py: Python<'py>,
+    left: SideArgument<'py>,
+    right: Option<SideArgument<'py>>,
+    least: f32,
+    visits: Option<VisitsArgument<'py>>,
+) -> PyResult<PairArrays<'py>> {
+    let left = CheckedSide::new(&left, "left")?;
+    let right = right.as_ref().map(|right| CheckedSide::new(right, "right")).transpose()?;
+    let (left, right) = (left.side()?, right.as_ref().map(CheckedSide::side).transpose()?);
+    let visits = visits.as_ref().map(|(lists, visits, visitors)| {
+        let lists = array::<i64, Ix1>(lists, "lists", "(lists + 1,) int64")?;
+        let visits = array::<i64, Ix1>(visits, "visits", "(lists + 1,) int64")?;
+        PyResult::Ok((lists, visits, array::<u32, Ix1>(visitors, "visitors", "(n,) uint32")?))
+    });
+    let visits = visits.transpose()?;
+    let visits = match &visits {
+        None => None,
+        Some((lists, visits, visitors)) => {
+            Some(crate::Visits { lists: lists.as_slice()?, visits: visits.as_slice()?, visitors: visitors.as_slice()? })
+        }
+    };
+    let found = py.detach(|| crate::pairs(&left, right.as_ref(), least, visits.as_ref(), Kernel::in_use()))?;
+    let numbers = |of: fn(&crate::Pair) -> u32| found.iter().map(|pair| i64::from(of(pair))).collect();
+    Ok((
+        PyArray1::from_vec(py, numbers(|pair| pair.0)),
+        PyArray1::from_vec(py, numbers(|pair| pair.1)),
+        PyArray1::from_vec(py, found.iter().map(|pair| pair.2).collect()),
+    ))
 }
 
 fn checked_cascade<'py>(cascade: &CascadeArgument<'py>, at: usize, n: usize) -> PyResult<CheckedCascade<'py>> {

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK_ROWS, Block, HeadTable, Ops, Pick, TailWeights, dot, rows, scalar};
+use super::{BLOCK_ROWS, Block, HeadTable, Ops, Pick, TailWeights, dot, panels, rows, scalar};
 
 pub(super) const OPS: Ops = Ops {
     name: "avx2",
@@ -15,6 +15,7 @@ pub(super) const OPS: Ops = Ops {
     below,
     dots: dot::avx2,
     widen,
+    products: panels::avx2,
 };
 
 /// Blocks of one step of `head`, which share the loads of the tables.

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK_ROWS, Block, HeadTable, Ops, PLANE_BYTES, Pick, TailWeights, avx2, dot, rows, scalar};
+use super::{BLOCK_ROWS, Block, HeadTable, Ops, PLANE_BYTES, Pick, TailWeights, avx2, dot, panels, rows, scalar};
 
 pub(super) const OPS: Ops = Ops {
     name: "avx512",
@@ -20,6 +20,7 @@ pub(super) const OPS: Ops = Ops {
     below,
     dots: dot::avx512,
     widen,
+    products: panels::avx512,
 };
 
 /// Two bytes of 32 rows fill a register, so half of the tables' registers serve the one and half the other byte. All

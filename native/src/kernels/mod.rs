@@ -12,6 +12,7 @@ mod avx512;
 mod dot;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod panels;
 #[cfg(target_arch = "x86_64")]
 mod popcnt;
 mod rows;
@@ -24,6 +25,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::error::{Error, Result};
 
 pub use dot::LANES;
+pub use panels::{HEAD_BYTES, Hit, Left, Limits, PANEL_ROWS, Panel};
 pub use rows::fetch;
 
 /// Bytes of one code plane: 128 bits.
@@ -112,6 +114,7 @@ struct Ops {
     below: unsafe fn(&[u16], u16, u32, &mut Vec<Pick>),
     dots: unsafe fn(&[f32], &[f32], usize, &mut [f32]),
     widen: unsafe fn(&[u16], &mut [f32]),
+    products: unsafe fn(&[Left], &[Panel], &[Limits], &mut Vec<Hit>),
 }
 
 /// Fastest first.
@@ -207,6 +210,14 @@ impl Kernel {
         assert_eq!(out.len(), (probes.len() / dim) * (rows.len() / dim), "one score per probe and row");
         // SAFETY: a Kernel exists only where its features were detected.
         unsafe { (self.0.dots)(probes, rows, dim, out) }
+    }
+
+    /// Append the pairs of a row on the left and one on the right whose sum of products is at least what the right row
+    /// asks for, in no order. Bytes are from -127 to 127.
+    pub fn products(&self, left: &[Left], panels: &[Panel], least: &[Limits], out: &mut Vec<Hit>) {
+        assert_eq!(panels.len(), least.len(), "one limit per row");
+        // SAFETY: a Kernel exists only where its features were detected.
+        unsafe { (self.0.products)(left, panels, least, out) }
     }
 
     /// bfloat16 to float32.

@@ -5,7 +5,7 @@
 
 use std::arch::aarch64::*;
 
-use super::{BLOCK_ROWS, Block, HeadTable, Ops, Pick, TailWeights, dot, rows, scalar};
+use super::{BLOCK_ROWS, Block, HeadTable, Ops, Pick, TailWeights, dot, panels, rows, scalar};
 
 pub(super) const OPS: Ops = Ops {
     name: "neon",
@@ -16,6 +16,7 @@ pub(super) const OPS: Ops = Ops {
     below: scalar::below,
     dots: dot::baseline,
     widen: rows::widen,
+    products: panels::baseline,
 };
 
 #[target_feature(enable = "neon")]

@@ -1,6 +1,6 @@
 //! One POPCNT instruction per 64-bit word. Baseline x86-64 has none, hence the detection.
 
-use super::{Ops, dot, rows, scalar};
+use super::{Ops, dot, panels, rows, scalar};
 
 pub(super) const OPS: Ops = Ops {
     name: "popcnt",
@@ -11,6 +11,7 @@ pub(super) const OPS: Ops = Ops {
     below: scalar::below,
     dots: dot::baseline,
     widen: rows::widen,
+    products: panels::baseline,
 };
 
 #[target_feature(enable = "popcnt")]

@@ -1,6 +1,6 @@
 //! The oracle: plain Rust for the baseline instruction set, on which no popcount instruction can be assumed.
 
-use super::{BLOCK_ROWS, Block, HeadTable, Ops, Pick, TailWeights, dot, pick, rows};
+use super::{BLOCK_ROWS, Block, HeadTable, Ops, Pick, TailWeights, dot, panels, pick, rows};
 
 pub(super) const OPS: Ops = Ops {
     name: "scalar",
@@ -11,6 +11,7 @@ pub(super) const OPS: Ops = Ops {
     below,
     dots: dot::baseline,
     widen: rows::widen,
+    products: panels::baseline,
 };
 
 pub(super) fn head(table: &HeadTable, blocks: &[&Block], out: &mut [[u16; BLOCK_ROWS]]) {
