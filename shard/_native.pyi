@@ -171,17 +171,43 @@ def search(
     CorruptBlock if floats that were needed are not what was sealed.
     """
 
-def join(
-    left: Index,
-    right: Index | None,
-    rows: tuple[int, int],
-    model: tuple[Projection, Sequence[tuple[float, float]], float] | None,
-    least: float,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Pairs of live rows whose score is at least `least`: (left rows, right rows, scores), (n,) each, in that order.
+class Sketch:
+    """A few bytes of each row, from which an upper bound of the cosine of any two follows.
 
-    rows: first and end of the left rows that are paired with all of right's; right None pairs them with later rows of
-    left. model: (projection, lines, knee) of right's codes, see `Projection.project` and `search`; None scans floats.
-    IndexError for rows that left does not have, CorruptBlock if floats that were needed are not what was sealed. All
-    cores.
+    scale: units to one. head, tail: bytes of a row, multiples of 64; the tail may have none.
+    """
+
+    def __init__(self, scale: float, head: int, tail: int) -> None: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def coordinates(self) -> int:
+        """Coordinates of a row that have room in it, at most."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory, by capacity."""
+
+    def append(self, coordinates: npt.NDArray[np.float32], squares: npt.NDArray[np.float32]) -> None:
+        """Add rows by their coordinates (n, c) in an orthonormal basis and their squared norms (n,), which are 1.
+
+        ValueError for others, and nothing is added.
+        """
+
+    def possible(self, least: float) -> tuple[int, int]:
+        """How many pairs of its rows may have a cosine of `least`, by heads alone, and by tails too. All cores."""
+
+_Side = tuple[Sketch, list[npt.NDArray[np.float32]], npt.NDArray[np.uint32] | None]
+
+def join_sketches(
+    left: _Side,
+    right: _Side | None,
+    least: float,
+    visits: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint32]] | None = None,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Pairs of rows whose cosine is at least `least`: (left rows, right rows, scores), (n,) each, sorted, each once.
+
+    A side is a sketch, the floats of its rows in pieces (n, dim), and which row is at each place of it; None: in
+    order. right None pairs rows of left, the lower first. visits: (lists, visits, visitors): the rows of list i on the
+    right are at places lists[i]:lists[i + 1], and met by those on the left at visitors[visits[i]:visits[i + 1]] only.
+    ValueError if they do not fit. All cores.
     """

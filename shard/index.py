@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from shard import _native
 from shard._native import CHECKSUM_BLOCK, CorruptBlock, Index, Projection
-from shard._native import join as join_indexes
+from shard._native import Sketch as NativeSketch
+from shard._native import join_sketches as native_pairs
 from shard._native import search as search_indexes
 from shard.errors import CorruptData, InvalidParameter
 from shard.files import on_disk
@@ -19,13 +20,14 @@ from shard.files import on_disk
 __all__ = [
     "CHECKSUM_BLOCK",
     "Index",
+    "NativeSketch",
     "Projection",
     "blocks_named",
     "checksum_block",
     "crc32c_blocks",
-    "join_indexes",
     "kernel",
     "kernels",
+    "native_pairs",
     "search_indexes",
     "use_kernel",
     "wrong_block",

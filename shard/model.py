@@ -140,10 +140,6 @@ class SearchModel:
         values, lists, bounds = self._projection.project(np.ascontiguousarray(probes), _lines(self.calibration, recall))
         return Query(values, lists, bounds, self.calibration.knee)
 
-    def cascade(self, recall: float) -> tuple[Projection, Lines, float]:
-        """What the native join needs to find pairs with that recall. Raises InvalidParameter as `query` does."""
-        return self._projection, _lines(self.calibration, recall), self.calibration.knee
-
     def _check(self, rows: FloatArray, what: str) -> None:
         if rows.ndim != 2 or rows.shape[1] != self.dim or rows.dtype != np.float32:
             raise InvalidEmbedding(f"{what}: expected (n, {self.dim}) float32, got {rows.shape} {rows.dtype}")

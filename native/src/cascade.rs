@@ -67,7 +67,7 @@ pub fn pilot(
     empty: &TopK,
     best: &mut [TopK],
 ) -> Result<Vec<Pilot>> {
-    let pieces = visits.pieces(target.state, target.first_segment);
+    let pieces = visits.pieces(target.state);
     // The limits need the k-th best score, unless there is one to begin with.
     let k = if empty.has_least() { 1 } else { empty.k() };
     let kept = scan_nearest(target, queries, &pieces, k);
@@ -106,9 +106,9 @@ pub fn second(
     let reaches: Vec<Range<u16>> = jobs.iter().map(|job| job.reach.clone()).collect();
     let is_open = |probe: &usize| !reaches[*probe].is_empty();
     let open = (0..jobs.len()).filter(is_open).fold(0, |mask, probe| mask | 1 << probe);
-    scan_beyond(target, &mut jobs, &scanned.pieces_for(target.state, target.first_segment, open));
+    scan_beyond(target, &mut jobs, &scanned.pieces_for(target.state, open));
     jobs.iter_mut().for_each(|job| job.reach.start = 0);
-    scan_beyond(target, &mut jobs, &visits.pieces(target.state, target.first_segment));
+    scan_beyond(target, &mut jobs, &visits.pieces(target.state));
     rerank(target, jobs, probes)
 }
 
@@ -122,7 +122,7 @@ pub fn further(
 ) -> Result<Vec<Vec<Candidate>>> {
     let jobs = queries.iter().zip(best);
     let mut jobs: Vec<Job> = jobs.map(|(query, best)| Job::new(query, 0, Vec::new(), best)).collect();
-    scan_beyond(target, &mut jobs, &visits.pieces(target.state, target.first_segment));
+    scan_beyond(target, &mut jobs, &visits.pieces(target.state));
     rerank(target, jobs, probes)
 }
 

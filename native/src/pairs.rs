@@ -113,6 +113,22 @@ pub fn pairs(
     Ok(found)
 }
 
+/// How many pairs of its rows a sketch leaves open: by their heads, and by their tails too.
+pub fn possible(sketch: &Sketch, least: f64, kernel: Kernel) -> (usize, usize) {
+    let (limits, units) = (sketch.limits(least), sketch.units(least));
+    let panels = sketch.rows().div_ceil(PANEL_ROWS);
+    let of_row = |row: usize| {
+        let mut hits = Vec::new();
+        let first = row / PANEL_ROWS;
+        kernel.products(&[sketch.left(row)], sketch.panels(first..panels), &limits[first..], &mut hits);
+        let later =
+            hits.iter().map(|hit| (first * PANEL_ROWS + hit.right as usize, hit.sum)).filter(|(at, _)| *at > row);
+        let is_open = |(at, sum): &(usize, i32)| sketch.is_possible(row, sketch, *at, *sum, units, kernel);
+        (later.clone().count(), later.filter(is_open).count())
+    };
+    (0..sketch.rows()).into_par_iter().map(of_row).reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+}
+
 impl Visits<'_> {
     fn ranges(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
         let places = |bounds: &[i64], at: usize| bounds[at] as usize..bounds[at + 1] as usize;
@@ -173,18 +189,19 @@ impl Join<'_> {
     fn run(&self, places: &[u32], list: Range<usize>, limits: &[Limits], is_whole: bool) -> Vec<Pair> {
         let (sketch, right) = (self.left.sketch, self.right.sketch);
         let rows: Vec<kernels::Left> = places.iter().map(|place| sketch.left(*place as usize)).collect();
+        let least = sketch.units(f64::from(self.least));
         // Where all meet all, each pair is found from its lower place.
         let from = if self.is_self && is_whole { list.start.max(places[0] as usize) } else { list.start };
         let panels = from / PANEL_ROWS..list.end.div_ceil(PANEL_ROWS);
         let (mut hits, mut waiting, mut found) = (Vec::new(), Vec::new(), Vec::new());
         for first in panels.clone().step_by(STEP_PANELS) {
             let step = first..(first + STEP_PANELS).min(panels.end);
-            self.kernel.products(&rows, &right.panels()[step.clone()], &limits[step], &mut hits);
+            self.kernel.products(&rows, right.panels(step.clone()), &limits[step], &mut hits);
             let base = (first * PANEL_ROWS) as u32;
             for Hit { left, right: at, sum } in hits.drain(..) {
                 let (place, other) = (places[left as usize], base + at);
                 let is_wanted = list.contains(&(other as usize)) && !(self.is_self && is_whole && other <= place);
-                if is_wanted && sketch.is_possible(place as usize, right, other as usize, sum, f64::from(self.least)) {
+                if is_wanted && sketch.is_possible(place as usize, right, other as usize, sum, least, self.kernel) {
                     waiting.push((self.left.floats.number(place), self.right.floats.number(other)));
                 }
             }

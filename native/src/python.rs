@@ -12,10 +12,9 @@ use pyo3::types::PyBytes;
 
 use crate::codes::Layout;
 use crate::error::Error;
-use crate::join::{Model, Pairs, Sides};
 use crate::kernels::Kernel;
 use crate::search::{Cascade, Found, Stage, Wanted};
-use crate::{BOUND_VALUES, Result, checksums, hamming, index, join, projection, search};
+use crate::{BOUND_VALUES, Result, checksums, hamming, index, projection, search};
 
 type FoundArrays<'py> =
     (Bound<'py, PyArray2<i32>>, Bound<'py, PyArray2<i64>>, Bound<'py, PyArray2<f32>>, Bound<'py, PyArray2<u64>>);
@@ -45,7 +44,7 @@ mod _native {
     #[pymodule_export]
     use super::{
         CorruptBlock, PyIndex, PyProjection, PySketch, checksum_block, crc32c, crc32c_blocks, hamming_distances,
-        join_indexes, join_sketches, kernel, kernels, search_indexes, use_kernel,
+        join_sketches, kernel, kernels, search_indexes, use_kernel,
     };
     #[pymodule_export]
     const CHECKSUM_BLOCK: usize = super::checksums::CHECKSUM_BLOCK;
@@ -368,32 +367,8 @@ fn search_indexes<'py>(
     ))
 }
 
-/// Pairs of rows of one or two indexes.
+/// Pairs of rows of one or two sketches.
 type PairArrays<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>);
-
-/// A model as it comes from Python: projection, lines and knee.
-type ModelArgument<'py> = (Bound<'py, PyProjection>, [(f64, f64); 3], f32);
-
-/// Pairs of rows that score at least `least`.
-#[pyfunction(name = "join")]
-fn join_indexes<'py>(
-    py: Python<'py>,
-    left: &Bound<'py, PyIndex>,
-    right: Option<&Bound<'py, PyIndex>>,
-    rows: (i64, i64),
-    model: Option<ModelArgument<'py>>,
-    least: f32,
-) -> PyResult<PairArrays<'py>> {
-    let rows = count(rows.0, "rows[0]")?..count(rows.1, "rows[1]")?;
-    let sides = Sides { left: &left.get().0, right: right.map(|right| &right.get().0) };
-    let model = model.as_ref().map(|(projection, lines, knee)| Model {
-        projection: &projection.get().0,
-        lines: *lines,
-        knee: *knee,
-    });
-    let Pairs { left, right, scores } = py.detach(|| join::join(sides, rows, model, least, Kernel::in_use()))?;
-    Ok((PyArray1::from_vec(py, left), PyArray1::from_vec(py, right), PyArray1::from_vec(py, scores)))
-}
 
 /// Bounds of the cosines of rows.
 #[pyclass(name = "Sketch", module = "shard._native")]
@@ -402,8 +377,9 @@ struct PySketch(crate::Sketch);
 #[pymethods]
 impl PySketch {
     #[new]
-    fn new(scale: f64, tail_bytes: i64) -> PyResult<Self> {
-        Ok(Self(crate::Sketch::new(scale, count(tail_bytes, "tail_bytes")?)?))
+    fn new(scale: f64, head: i64, tail: i64) -> PyResult<Self> {
+        let widths = crate::Widths { head: count(head, "head")?, tail: count(tail, "tail")? };
+        Ok(Self(crate::Sketch::new(scale, widths)?))
     }
 
     #[getter]
@@ -413,12 +389,16 @@ impl PySketch {
 
     #[getter]
     fn coordinates(&self) -> usize {
-        self.0.coordinates()
+        self.0.widths().coordinates()
     }
 
     #[getter]
     fn nbytes(&self) -> usize {
         self.0.bytes()
+    }
+
+    fn possible(&self, py: Python<'_>, least: f64) -> (usize, usize) {
+        py.detach(|| crate::possible(&self.0, least, Kernel::in_use()))
     }
 
     fn append(&mut self, py: Python<'_>, coordinates: &Bound<'_, PyAny>, squares: &Bound<'_, PyAny>) -> PyResult<()> {

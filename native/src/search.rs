@@ -81,8 +81,6 @@ pub struct Target<'a> {
     filter: Option<&'a [u8]>,
     /// Rows that may be candidates, deleted ones included.
     allowed: usize,
-    /// Segments before it are passed over by cascades.
-    pub first_segment: usize,
     /// Which of the distinct cascades of the search is its; None scans all floats.
     cascade: Option<usize>,
 }
@@ -118,7 +116,7 @@ pub fn search(
         .map(|(number, ((state, cascade), &filter))| {
             let parts = if is_fanned { state.held.div_ceil(share).max(1) } else { 1 };
             let allowed = filter.map_or(state.held, |bits| bits.iter().map(|byte| byte.count_ones() as usize).sum());
-            Target { number, state, kernel, parts, filter, allowed, first_segment: 0, cascade }
+            Target { number, state, kernel, parts, filter, allowed, cascade }
         })
         .collect();
     let listed: Vec<Vec<u32>> = (0..cascades.len()).map(|cascade| list_rows(&targets, cascade)).collect();
@@ -280,31 +278,7 @@ fn search_group(
     Ok(best)
 }
 
-/// The best of one group of n probes in one index.
-pub fn one_group(
-    target: &Target,
-    stage: &Stage,
-    list_rows: &[u32],
-    probes: &[f32],
-    n: usize,
-    empty: &TopK,
-) -> Result<Vec<TopK>> {
-    if n == 0 {
-        return Ok(Vec::new());
-    }
-    let plans = match stage {
-        Stage::Exact => Vec::new(),
-        Stage::Cascade(cascade) => vec![Plan::new(cascade, n, 0..n, list_rows)],
-    };
-    search_group(std::slice::from_ref(target), plans, probes, empty, false)
-}
-
 impl<'a> Target<'a> {
-    /// All rows of an index, for one core.
-    pub fn whole(number: u32, state: &'a State, kernel: Kernel, cascade: Option<usize>) -> Self {
-        Self { number, state, kernel, parts: 1, filter: None, allowed: state.held, first_segment: 0, cascade }
-    }
-
     /// The rows that are there in ranges to be run in parallel, in order; see `State::pieces`.
     pub fn ranges(&self) -> Vec<Range<usize>> {
         let step = self.state.held.div_ceil(self.parts).max(1);

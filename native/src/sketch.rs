@@ -6,15 +6,36 @@
 //! rounding itself is bounded the same way, by the length of each row's rounding error, its **slack**. So with s units
 //! to one, `s² cosine <= sum of the products of all bytes + the slacks of both rows`, always.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
-use crate::kernels::{HEAD_BYTES, Left, Limits, PANEL_ROWS, Panel};
+use crate::kernels::{Kernel, Left, Limits, PANEL_ROWS, Panels, Quad};
 
 /// Bytes of a head that are lengths of what it leaves out; the others are coordinates.
 const HEAD_LENGTHS: usize = 4;
-const HEAD_DIMS: usize = HEAD_BYTES - HEAD_LENGTHS;
 
-/// Bytes of a tail come in whole registers.
-const TAIL_STEP: usize = 64;
+/// Heads and tails come in whole registers.
+const STEP: usize = 64;
+const MOST_BYTES: usize = 2048;
+
+/// Bytes of a row's head and tail.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Widths {
+    pub head: usize,
+    pub tail: usize,
+}
+
+impl Widths {
+    /// Coordinates in a head.
+    fn head_coordinates(self) -> usize {
+        self.head - HEAD_LENGTHS
+    }
+
+    /// Coordinates in both.
+    pub fn coordinates(self) -> usize {
+        self.head_coordinates() + self.tail.saturating_sub(1)
+    }
+}
 
 /// More than what single precision can be wrong by, in rows of any length that there may be.
 const PRECISION: f64 = 1e-5;
@@ -31,46 +52,47 @@ struct Slack {
 
 pub struct Sketch {
     scale: f64,
-    tail_bytes: usize,
+    widths: Widths,
     rows: usize,
-    heads: Vec<[i8; HEAD_BYTES]>,
+    heads: Vec<[i8; 4]>,
     totals: Vec<i32>,
-    panels: Vec<Panel>,
+    quads: Vec<Quad>,
     tails: Vec<i8>,
     slacks: Vec<Slack>,
 }
 
 impl Sketch {
-    /// An empty sketch. scale: units to one. tail_bytes: a multiple of 64, or none.
-    pub fn new(scale: f64, tail_bytes: usize) -> Result<Self> {
+    /// An empty sketch. scale: units to one. `Error::Value` unless the head has 64, 128, ... and the tail 0, 64, ... bytes.
+    pub fn new(scale: f64, widths: Widths) -> Result<Self> {
         if !(scale.is_finite() && (1.0..=4096.0).contains(&scale)) {
             return Err(Error::value(format!("scale: expected 1 to 4096 units, got {scale}")));
         }
-        if !tail_bytes.is_multiple_of(TAIL_STEP) || tail_bytes > 4096 {
-            return Err(Error::value(format!("tail: expected 0, 64, 128, ... 4096 bytes, got {tail_bytes}")));
+        let Widths { head, tail } = widths;
+        if head == 0 || [head, tail].iter().any(|bytes| !bytes.is_multiple_of(STEP) || *bytes > MOST_BYTES) {
+            return Err(Error::value(format!("head and tail: expected multiples of 64 bytes, got {head} and {tail}")));
         }
-        let (heads, totals, panels, tails, slacks) = Default::default();
-        Ok(Self { scale, tail_bytes, rows: 0, heads, totals, panels, tails, slacks })
+        let (heads, totals, quads, tails, slacks) = Default::default();
+        Ok(Self { scale, widths, rows: 0, heads, totals, quads, tails, slacks })
     }
 
-    /// How many coordinates of a row are looked at: those of head and tail.
-    pub fn coordinates(&self) -> usize {
-        HEAD_DIMS + self.tail_bytes.saturating_sub(1)
+    pub fn widths(&self) -> Widths {
+        self.widths
     }
 
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Bytes of memory by capacity.
     pub fn bytes(&self) -> usize {
-        let of_rows = size_of::<[i8; HEAD_BYTES]>() + size_of::<i32>() + size_of::<Slack>() + self.tail_bytes;
-        self.heads.capacity() * of_rows + self.panels.capacity() * size_of::<Panel>()
+        let rows = self.totals.capacity() * size_of::<i32>() + self.slacks.capacity() * size_of::<Slack>();
+        self.heads.capacity() * 4 + self.quads.capacity() * size_of::<Quad>() + self.tails.capacity() + rows
     }
 
     /// Add rows: `width` coordinates of each, and the squares of their norms. `Error::Value` for rows that are not of unit
     /// norm or not finite; nothing is added then.
     pub fn append(&mut self, coordinates: &[f32], width: usize, squares: &[f32]) -> Result<()> {
-        let most = self.coordinates();
+        let most = self.widths.coordinates();
         if width == 0 || width > most || coordinates.len() != width * squares.len() {
             let (values, rows) = (coordinates.len(), squares.len());
             return Err(Error::value(format!(
@@ -94,51 +116,57 @@ impl Sketch {
         let rows = self.rows + more;
         u32::try_from(rows).map_err(|_| Error::value(format!("{rows} rows are too many for a sketch")))?;
         let none = |_| Error::Memory(format!("no memory for sketches of {rows} rows"));
-        self.heads.try_reserve_exact(more).map_err(none)?;
+        let quads = self.widths.head / 4;
+        self.heads.try_reserve_exact(more * quads).map_err(none)?;
         self.totals.try_reserve_exact(more).map_err(none)?;
         self.slacks.try_reserve_exact(more).map_err(none)?;
-        self.tails.try_reserve_exact(more * self.tail_bytes).map_err(none)?;
-        self.panels.try_reserve_exact(rows.div_ceil(PANEL_ROWS) - self.panels.len()).map_err(none)
+        self.tails.try_reserve_exact(more * self.widths.tail).map_err(none)?;
+        self.quads.try_reserve_exact(rows.div_ceil(PANEL_ROWS) * quads - self.quads.len()).map_err(none)
     }
 
     fn push(&mut self, row: &[f32], square: f64) {
-        let (head_row, tail_row) = row.split_at(row.len().min(HEAD_DIMS));
-        let rest =
-            (square - row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>()).max(0.0) + PRECISION.powi(2);
-        let mut head = [0; HEAD_BYTES];
-        let (coordinates, lengths) = head.split_at_mut(HEAD_DIMS);
-        let mut error = self.round(head_row, coordinates);
-        // The lengths of several stretches bound the product better than that of all.
-        let stretch = tail_row.len().div_ceil(HEAD_LENGTHS).max(1);
-        let mut excess = 0.0;
-        for (at, length) in lengths.iter_mut().enumerate() {
-            let (from, to) = (at * stretch, (at + 1) * stretch);
-            let part = &tail_row[from.min(tail_row.len())..to.min(tail_row.len())];
-            let left_out = if at + 1 == HEAD_LENGTHS { rest } else { 0.0 };
-            let sum = part.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>() + left_out;
-            excess += self.round_up(sum.sqrt(), length);
-        }
-        let head_slack = self.slack(error, excess);
-        let start = self.tails.len();
-        self.tails.resize(start + self.tail_bytes, 0);
-        let mut whole_slack = head_slack;
-        if self.tail_bytes > 0 {
-            let mut tail = std::mem::take(&mut self.tails);
-            let (length, coordinates) = tail[start..].split_last_mut().expect("a tail has bytes");
-            error += self.round(tail_row, coordinates);
-            whole_slack = self.slack(error, self.round_up(rest.sqrt(), length));
-            self.tails = tail;
-        }
-        if self.rows.is_multiple_of(PANEL_ROWS) {
-            self.panels.push(Panel::ZERO);
-        }
-        if let Some(panel) = self.panels.last_mut() {
-            panel.set(self.rows % PANEL_ROWS, &head);
-        }
+        let (head_row, tail_row) = row.split_at(row.len().min(self.widths.head_coordinates()));
+        let rest = (square - squares(row)).max(0.0) + PRECISION.powi(2);
+        let mut head = vec![0; self.widths.head];
+        let (coordinates, lengths) = head.split_at_mut(self.widths.head_coordinates());
+        let head_error = self.round(head_row, coordinates);
+        let excess = self.round_lengths(tail_row, rest, lengths);
+        let slack = self.slack(head_error, excess);
+        let mut tail = vec![0; self.widths.tail];
+        let whole = match tail.split_last_mut() {
+            None => slack,
+            Some((length, coordinates)) => {
+                let error = head_error + self.round(tail_row, coordinates);
+                self.slack(error, self.round_up(rest.sqrt(), length))
+            }
+        };
         self.totals.push(head.iter().map(|byte| i32::from(*byte)).sum());
-        self.heads.push(head);
-        self.slacks.push(Slack { head: head_slack, whole: whole_slack });
+        self.push_head(head.as_chunks::<4>().0);
+        self.tails.extend(tail);
+        self.slacks.push(Slack { head: slack, whole });
         self.rows += 1;
+    }
+
+    fn push_head(&mut self, head: &[[i8; 4]]) {
+        let (panel, lane) = (self.rows / PANEL_ROWS * head.len(), self.rows % PANEL_ROWS);
+        self.quads.resize(panel + head.len(), Quad::ZERO);
+        for (quad, bytes) in self.quads[panel..].iter_mut().zip(head) {
+            quad.set(lane, *bytes);
+        }
+        self.heads.extend_from_slice(head);
+    }
+
+    /// Lengths of what a head leaves out: several stretches bound a product better than all of it does. The last one has
+    /// the rest too, of that squared length, that has no coordinates. Returns what they are too short by.
+    fn round_lengths(&self, left_out: &[f32], rest: f64, lengths: &mut [i8]) -> f64 {
+        let stretch = left_out.len().div_ceil(lengths.len()).max(1);
+        let mut parts = left_out.chunks(stretch);
+        let count = lengths.len();
+        let of_part = |(at, length): (usize, &mut i8)| {
+            let more = if at + 1 == count { rest } else { 0.0 };
+            self.round_up((squares(parts.next().unwrap_or_default()) + more).sqrt(), length)
+        };
+        lengths.iter_mut().enumerate().map(of_part).sum()
     }
 
     /// Round coordinates to bytes; returns the square of the error's length.
@@ -168,56 +196,63 @@ impl Sketch {
 
     /// The row as it meets panels: what its sums start with is its own slack.
     pub fn left(&self, row: usize) -> Left<'_> {
-        Left { bytes: &self.heads[row], total: self.totals[row], start: self.slacks[row].head }
+        Left { bytes: self.head(row), total: self.totals[row], start: self.slacks[row].head }
     }
 
-    pub fn panels(&self) -> &[Panel] {
-        &self.panels
+    /// Some of the panels, by their numbers.
+    pub fn panels(&self, panels: Range<usize>) -> Panels<'_> {
+        let width = self.widths.head / 4;
+        Panels { quads: &self.quads[panels.start * width..panels.end * width], width }
+    }
+
+    fn head(&self, row: usize) -> &[[i8; 4]] {
+        &self.heads[row * (self.widths.head / 4)..][..self.widths.head / 4]
     }
 
     /// What the sum of a row on the left, slack included, has to reach with each row of these panels for a cosine of
     /// `least` to be possible. Rows that are not there reach nothing.
     pub fn limits(&self, least: f64) -> Vec<Limits> {
         let least = self.units(least);
-        let mut limits = vec![[i32::MAX; PANEL_ROWS]; self.panels.len()];
+        let mut limits = vec![[i32::MAX; PANEL_ROWS]; self.rows.div_ceil(PANEL_ROWS)];
         for (limit, slack) in limits.as_flattened_mut().iter_mut().zip(&self.slacks) {
             *limit = least - slack.head;
         }
         limits
     }
 
-    fn units(&self, score: f64) -> i32 {
+    /// A cosine in squared units, rounded down.
+    pub fn units(&self, score: f64) -> i32 {
         (score * self.scale * self.scale).floor() as i32 - 1
     }
 
-    /// Whether two rows whose heads have that sum, slack of the left one included, can have a cosine of `least`.
-    pub fn is_possible(&self, row: usize, other: &Sketch, other_row: usize, sum: i32, least: f64) -> bool {
-        if self.tail_bytes == 0 {
+    /// Whether the whole of two rows can reach `least` units, see `units`. sum: of their heads, slack of the left one
+    /// included.
+    pub fn is_possible(&self, row: usize, right: &Sketch, other: usize, sum: i32, least: i32, kernel: Kernel) -> bool {
+        if self.widths.tail == 0 {
             return true;
         }
-        let (mine, its) = (&self.heads[row], &other.heads[other_row]);
-        let lengths = products(&mine[HEAD_DIMS..], &its[HEAD_DIMS..]);
-        let tails = products(self.tail(row), other.tail(other_row));
-        let slack = self.slacks[row].whole - self.slacks[row].head + other.slacks[other_row].whole;
-        sum - lengths + tails + slack >= self.units(least)
+        let mine = self.head(row).last().into_iter().flatten();
+        let its = right.head(other).last().into_iter().flatten();
+        let lengths: i32 = mine.zip(its).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum();
+        let tails = kernel.bytes(self.tail(row), right.tail(other));
+        let slack = self.slacks[row].whole - self.slacks[row].head + right.slacks[other].whole;
+        sum - lengths + tails + slack >= least
     }
 
     fn tail(&self, row: usize) -> &[i8] {
-        &self.tails[row * self.tail_bytes..][..self.tail_bytes]
+        &self.tails[row * self.widths.tail..][..self.widths.tail]
     }
 
     /// `Error::Value` unless bounds between the rows of both mean something.
     pub fn check_alike(&self, other: &Sketch) -> Result<()> {
-        if (self.scale, self.tail_bytes) == (other.scale, other.tail_bytes) {
+        if (self.scale, self.widths) == (other.scale, other.widths) {
             return Ok(());
         }
-        Err(Error::value(format!(
-            "sketches: expected one scale and tail, got ({}, {}) and ({}, {})",
-            self.scale, self.tail_bytes, other.scale, other.tail_bytes
-        )))
+        let (mine, its) = ((self.scale, self.widths), (other.scale, other.widths));
+        Err(Error::value(format!("sketches: expected one scale and widths, got {mine:?} and {its:?}")))
     }
 }
 
-fn products(left: &[i8], right: &[i8]) -> i32 {
-    left.iter().zip(right).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum()
+fn squares(values: &[f32]) -> f64 {
+    values.iter().map(|value| f64::from(*value).powi(2)).sum()
 }

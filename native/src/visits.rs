@@ -46,18 +46,18 @@ impl Visits {
         self.unlisted == 0 && self.lists.iter().all(|mask| *mask == 0)
     }
 
-    /// The pieces of an index, in order, of segments from the `first` on.
-    pub fn pieces(&self, state: &State, first: usize) -> Vec<Piece> {
-        self.pieces_for(state, first, Mask::MAX)
+    /// The pieces of an index, in order.
+    pub fn pieces(&self, state: &State) -> Vec<Piece> {
+        self.pieces_for(state, Mask::MAX)
     }
 
     /// The pieces that some of the probes visit.
-    pub fn pieces_for(&self, state: &State, first: usize, wanted: Mask) -> Vec<Piece> {
+    pub fn pieces_for(&self, state: &State, wanted: Mask) -> Vec<Piece> {
         let mut pieces: Vec<Piece> = Vec::new();
         if wanted == 0 || self.is_empty() {
             return pieces;
         }
-        for (number, segment) in state.segments.iter().enumerate().skip(first) {
+        for (number, segment) in state.segments.iter().enumerate() {
             let Some(order) = segment.codes.order() else {
                 let mask = self.unlisted & wanted;
                 if mask != 0 && segment.rows > 0 {

@@ -303,7 +303,6 @@ def test_a_wrong_block_is_an_error_with_path_and_offset(tmp_path: Path) -> None:
     calls = (
         lambda: _native.search([gallery.index], probes, [None], 5),
         lambda: _native.search([gallery.index], probes, [cascade(values, -1e9)], 5),
-        lambda: _native.join(gallery.index, None, (0, 100), None, 0.5),
         lambda: gallery.index.gather(np.array([0, row], np.int64)),
     )
     for call in calls * 2:
@@ -343,9 +342,6 @@ def test_a_dropped_segment_is_unmapped_and_found_no_more(tmp_path: Path) -> None
             _, rows, _, _ = _native.search([index], probes, [stage], 12, filters=filters)
             allowed = np.arange(3_000, 3_008 if filters and len(filters[0]) == 376 else 5_010)
             assert [got[got >= 0].tolist() for got in rows] == [best(gallery, probe, allowed, 12) for probe in probes]
-    left, right, _ = _native.join(index, None, (0, 5_010), None, 0.5)
-    assert len(left) > 10
-    assert min(left.min(), right.min()) >= 3_000
 
 
 def test_skipped_rows_keep_the_numbers_of_those_after_them(tmp_path: Path) -> None:

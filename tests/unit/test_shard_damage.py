@@ -19,7 +19,6 @@ from shard.check import check_shard
 from shard.damage import Span
 from shard.errors import CorruptData
 from shard.index import CHECKSUM_BLOCK, crc32c_blocks
-from shard.join import join_rows
 from shard.search import search_shards
 from shard.shard import Shard
 from shard.training import train
@@ -76,11 +75,6 @@ def search(shard: Shard, probes: npt.NDArray[np.float32], *, exact: bool) -> Ans
     return [found.scores, found.keys, np.array(found.template_ids)]
 
 
-def join(shard: Shard, start: int, stop: int, *, exact: bool) -> Answer:
-    pairs = join_rows(shard, None, start, stop, threshold=0.45, recall=0.99, exact=exact)
-    return [pairs.left, pairs.right, pairs.scores]
-
-
 CALLS: dict[str, Callable[[Shard, int], Answer]] = {
     "exact search": lambda shard, _: search(shard, ROWS[:20], exact=True),
     "search for a row of the block": lambda shard, row: search(shard, ROWS[row : row + 1], exact=False),
@@ -88,16 +82,11 @@ CALLS: dict[str, Callable[[Shard, int], Answer]] = {
     "search for a row of the tail": lambda shard, _: search(shard, ROWS[SEGMENT + 5 : SEGMENT + 6], exact=False),
     "sample of all": lambda shard, _: [shard.sample(len(ROWS), 1)],
     "sample of few": lambda shard, _: [shard.sample(4, 1)],
-    "exact join": lambda shard, _: join(shard, 0, 30, exact=True),
-    "join of rows of the block": lambda shard, row: join(shard, row, row + 20, exact=False),
-    "join of the tail": lambda shard, _: join(shard, SEGMENT, len(ROWS), exact=False),
 }
 ALWAYS_REFUSED = {
     "exact search",
     "search for a row of the block",
     "sample of all",
-    "exact join",
-    "join of rows of the block",
 }
 
 

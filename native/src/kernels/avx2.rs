@@ -16,6 +16,7 @@ pub(super) const OPS: Ops = Ops {
     dots: dot::avx2,
     widen,
     products: panels::avx2,
+    bytes,
 };
 
 /// Blocks of one step of `head`, which share the loads of the tables.
@@ -171,4 +172,9 @@ fn load128(bytes: &[u8; 16]) -> __m128i {
 #[target_feature(enable = "avx2")]
 fn widen(narrow: &[u16], wide: &mut [f32]) {
     rows::widen(narrow, wide);
+}
+
+#[target_feature(enable = "avx2")]
+fn bytes(left: &[i8], right: &[i8]) -> i32 {
+    panels::bytes(left, right)
 }

@@ -21,6 +21,7 @@ pub(super) const OPS: Ops = Ops {
     dots: dot::avx512,
     widen,
     products: panels::avx512,
+    bytes,
 };
 
 /// Two bytes of 32 rows fill a register, so half of the tables' registers serve the one and half the other byte. All
@@ -128,4 +129,9 @@ fn below(distances: &[u16], limit: u16, base: u32, out: &mut Vec<Pick>) {
 #[target_feature(enable = "avx512f,avx512bw")]
 fn widen(narrow: &[u16], wide: &mut [f32]) {
     rows::widen(narrow, wide);
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+fn bytes(left: &[i8], right: &[i8]) -> i32 {
+    panels::bytes(left, right)
 }

@@ -25,7 +25,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::error::{Error, Result};
 
 pub use dot::LANES;
-pub use panels::{HEAD_BYTES, Hit, Left, Limits, PANEL_ROWS, Panel};
+pub use panels::{Hit, Left, Limits, PANEL_ROWS, Panels, Quad};
 pub use rows::fetch;
 
 /// Bytes of one code plane: 128 bits.
@@ -114,7 +114,8 @@ struct Ops {
     below: unsafe fn(&[u16], u16, u32, &mut Vec<Pick>),
     dots: unsafe fn(&[f32], &[f32], usize, &mut [f32]),
     widen: unsafe fn(&[u16], &mut [f32]),
-    products: unsafe fn(&[Left], &[Panel], &[Limits], &mut Vec<Hit>),
+    products: unsafe fn(&[Left], Panels, &[Limits], &mut Vec<Hit>),
+    bytes: unsafe fn(&[i8], &[i8]) -> i32,
 }
 
 /// Fastest first.
@@ -214,10 +215,19 @@ impl Kernel {
 
     /// Append the pairs of a row on the left and one on the right whose sum of products is at least what the right row
     /// asks for, in no order. Bytes are from -127 to 127.
-    pub fn products(&self, left: &[Left], panels: &[Panel], least: &[Limits], out: &mut Vec<Hit>) {
-        assert_eq!(panels.len(), least.len(), "one limit per row");
+    pub fn products(&self, left: &[Left], panels: Panels, least: &[Limits], out: &mut Vec<Hit>) {
+        assert!(panels.width > 0 && panels.width.is_multiple_of(panels::STEP), "whole steps");
+        assert!(panels.quads.len() == least.len() * panels.width, "one limit per row");
+        assert!(left.iter().all(|row| row.bytes.len() == panels.width), "rows of one width");
         // SAFETY: a Kernel exists only where its features were detected.
         unsafe { (self.0.products)(left, panels, least, out) }
+    }
+
+    /// The sum of products of two rows of bytes.
+    pub fn bytes(&self, left: &[i8], right: &[i8]) -> i32 {
+        assert_eq!(left.len(), right.len(), "rows of one width");
+        // SAFETY: a Kernel exists only where its features were detected.
+        unsafe { (self.0.bytes)(left, right) }
     }
 
     /// bfloat16 to float32.

@@ -17,6 +17,7 @@ pub(super) const OPS: Ops = Ops {
     dots: dot::baseline,
     widen: rows::widen,
     products: panels::baseline,
+    bytes: panels::bytes,
 };
 
 #[target_feature(enable = "neon")]

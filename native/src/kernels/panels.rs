@@ -8,36 +8,39 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-/// Bytes of a row.
-pub const HEAD_BYTES: usize = 128;
-
 /// Rows of a panel.
 pub const PANEL_ROWS: usize = 16;
 
-/// Four bytes of a row are multiplied at once.
-const QUADS: usize = HEAD_BYTES / 4;
+/// Rows are whole steps of so many times four bytes.
+pub const STEP: usize = 16;
 
-/// Sixteen rows: bytes 4 q to 4 q + 3 of row r are `panel.0[q][4 * r..][..4]`. Their highest bits are flipped, which adds
-/// 128: the instruction that multiplies bytes wants those of one side unsigned.
+/// Four bytes of each of sixteen rows: a register. Their highest bits are flipped, which adds 128: the instruction that
+/// multiplies bytes wants those of one side unsigned.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub struct Panel(pub [[u8; 4 * PANEL_ROWS]; QUADS]);
+pub struct Quad([[u8; 4]; PANEL_ROWS]);
 
 const FLIP: u8 = 0x80;
 
-impl Panel {
-    /// Rows of zeros.
-    pub const ZERO: Panel = Panel([[FLIP; 4 * PANEL_ROWS]; QUADS]);
+impl Quad {
+    /// Of rows of zeros.
+    pub const ZERO: Quad = Quad([[FLIP; 4]; PANEL_ROWS]);
 
-    pub fn set(&mut self, row: usize, bytes: &[i8; HEAD_BYTES]) {
-        for (quad, bytes) in self.0.iter_mut().zip(bytes.as_chunks::<4>().0) {
-            quad[4 * row..][..4].copy_from_slice(&bytes.map(|byte| byte as u8 ^ FLIP));
-        }
+    pub fn set(&mut self, row: usize, bytes: [i8; 4]) {
+        self.0[row] = bytes.map(|byte| byte as u8 ^ FLIP);
     }
 
-    fn get(&self, row: usize, at: usize) -> i8 {
-        (self.0[at / 4][4 * row + at % 4] ^ FLIP) as i8
+    fn get(&self, row: usize) -> [i8; 4] {
+        self.0[row].map(|byte| (byte ^ FLIP) as i8)
     }
+}
+
+/// Panels of sixteen rows: quad q of a panel has bytes 4 q to 4 q + 3 of its rows, and has as many quads as its rows have.
+#[derive(Clone, Copy)]
+pub struct Panels<'a> {
+    pub quads: &'a [Quad],
+    /// Quads of a panel.
+    pub width: usize,
 }
 
 /// What the sum with each row of a panel has to reach.
@@ -46,7 +49,7 @@ pub type Limits = [i32; PANEL_ROWS];
 /// A row on the left. total: the sum of its bytes. start: is added to all its sums.
 #[derive(Clone, Copy)]
 pub struct Left<'a> {
-    pub bytes: &'a [i8; HEAD_BYTES],
+    pub bytes: &'a [[i8; 4]],
     pub total: i32,
     pub start: i32,
 }
@@ -59,18 +62,29 @@ pub struct Hit {
     pub sum: i32,
 }
 
-pub(super) fn baseline(left: &[Left], panels: &[Panel], least: &[Limits], out: &mut Vec<Hit>) {
-    for ((panel, least), base) in panels.iter().zip(least).zip((0..).step_by(PANEL_ROWS)) {
+/// The sum of products of two rows of bytes; vectorized for whatever it is inlined into.
+#[inline(always)]
+pub(super) fn bytes(left: &[i8], right: &[i8]) -> i32 {
+    left.iter().zip(right).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum()
+}
+
+pub(super) fn baseline(left: &[Left], panels: Panels, least: &[Limits], out: &mut Vec<Hit>) {
+    for ((panel, least), base) in panels.quads.chunks_exact(panels.width).zip(least).zip((0..).step_by(PANEL_ROWS)) {
         for (row, number) in left.iter().zip(0..) {
-            let sums: [i32; PANEL_ROWS] = std::array::from_fn(|lane| {
-                let products =
-                    row.bytes.iter().enumerate().map(|(at, byte)| i32::from(*byte) * i32::from(panel.get(lane, at)));
-                row.start + products.sum::<i32>()
-            });
-            let reached = (0..PANEL_ROWS).filter(|&lane| sums[lane] >= least[lane]);
-            out.extend(reached.map(|lane| Hit { left: number, right: base + lane as u32, sum: sums[lane] }));
+            let sum = |lane: usize| -> i32 {
+                let of_quad = |(bytes, quad): (&[i8; 4], &Quad)| self::bytes(bytes, &quad.get(lane));
+                row.start + row.bytes.iter().zip(panel).map(of_quad).sum::<i32>()
+            };
+            let sums: Limits = std::array::from_fn(sum);
+            push(&sums, least, number, base, out);
         }
     }
+}
+
+#[inline(always)]
+fn push(sums: &Limits, least: &Limits, left: u32, base: u32, out: &mut Vec<Hit>) {
+    let reached = (0..PANEL_ROWS).filter(|&lane| sums[lane] >= least[lane]);
+    out.extend(reached.map(|lane| Hit { left, right: base + lane as u32, sum: sums[lane] }));
 }
 
 /// Rows on the left whose sums with four panels fit into the registers.
@@ -79,24 +93,26 @@ const ROWS_512: usize = 6;
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) fn avx512(left: &[Left], panels: &[Panel], least: &[Limits], out: &mut Vec<Hit>) {
-    let (fours, rest) = panels.as_chunks::<4>();
-    let (least_fours, least_rest) = least.as_chunks::<4>();
-    let mut base = 0;
-    for (panels, least) in fours.iter().zip(least_fours) {
-        meet_512(left, panels, least, base, out);
-        base += 4 * PANEL_ROWS as u32;
+pub(super) fn avx512(left: &[Left], panels: Panels, least: &[Limits], out: &mut Vec<Hit>) {
+    let (fours, rest) = least.as_chunks::<4>();
+    let mut panel = 0;
+    for least in fours {
+        meet_512(left, panels, panel, least, out);
+        panel += 4;
     }
-    for (panel, least) in rest.iter().zip(least_rest) {
-        meet_512(left, std::array::from_ref(panel), std::array::from_ref(least), base, out);
-        base += PANEL_ROWS as u32;
+    for least in rest {
+        meet_512(left, panels, panel, std::array::from_ref(least), out);
+        panel += 1;
     }
 }
 
+/// All rows on the left with P panels from one on.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn meet_512<const P: usize>(left: &[Left], panels: &[Panel; P], least: &[Limits; P], base: u32, out: &mut Vec<Hit>) {
+fn meet_512<const P: usize>(left: &[Left], panels: Panels, first: usize, least: &[Limits; P], out: &mut Vec<Hit>) {
+    let base = (first * PANEL_ROWS) as u32;
+    let panels = std::array::from_fn(|p| &panels.quads[(first + p) * panels.width..][..panels.width]);
     // SAFETY: sixteen integers are 64 bytes.
     let least = least.map(|least| unsafe { _mm512_loadu_si512(least.as_ptr().cast()) });
     let (groups, rest) = left.as_chunks::<ROWS_512>();
@@ -116,24 +132,30 @@ fn meet_512<const P: usize>(left: &[Left], panels: &[Panel; P], least: &[Limits;
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn tile_512<const L: usize, const P: usize>(
     left: &[Left; L],
-    panels: &[Panel; P],
+    panels: [&[Quad]; P],
     least: &[__m512i; P],
     number: u32,
     base: u32,
     out: &mut Vec<Hit>,
 ) {
+    let panels: [&[[Quad; STEP]]; P] = panels.map(|panel| panel.as_chunks().0);
+    let rows: [&[[[i8; 4]; STEP]]; L] = std::array::from_fn(|l| left[l].bytes.as_chunks().0);
     // What flipping the bits on the right has added to every product is taken off beforehand.
     let mut sums: [[__m512i; P]; L] =
         std::array::from_fn(|l| [_mm512_set1_epi32(left[l].start - i32::from(FLIP) * left[l].total); P]);
-    for quad in 0..QUADS {
-        // SAFETY: a quad of a panel is 64 bytes.
-        let rights: [__m512i; P] =
-            std::array::from_fn(|p| unsafe { _mm512_load_si512(panels[p].0[quad].as_ptr().cast()) });
-        for (sums, row) in sums.iter_mut().zip(left) {
-            let bytes = bytemuck::cast::<[i8; 4], i32>(row.bytes.as_chunks::<4>().0[quad]);
-            let value = _mm512_set1_epi32(bytes);
-            for (sum, right) in sums.iter_mut().zip(rights) {
-                *sum = _mm512_dpbusd_epi32(*sum, right, value);
+    for step in 0..panels[0].len() {
+        let panels = panels.map(|panel| &panel[step]);
+        let rows = rows.map(|row| &row[step]);
+        // Of a fixed length, or else the sums do not stay in registers.
+        for quad in 0..STEP {
+            // SAFETY: a quad is 64 bytes.
+            let rights: [__m512i; P] =
+                std::array::from_fn(|p| unsafe { _mm512_load_si512(std::ptr::from_ref(&panels[p][quad]).cast()) });
+            for (sums, row) in sums.iter_mut().zip(rows) {
+                let value = _mm512_set1_epi32(i32::from_ne_bytes(row[quad].map(|byte| byte as u8)));
+                for (sum, right) in sums.iter_mut().zip(rights) {
+                    *sum = _mm512_dpbusd_epi32(*sum, right, value);
+                }
             }
         }
     }
@@ -143,7 +165,7 @@ fn tile_512<const L: usize, const P: usize>(
             continue;
         }
         for (p, mut mask) in masks.into_iter().enumerate() {
-            let mut values = [0_i32; PANEL_ROWS];
+            let mut values: Limits = [0; PANEL_ROWS];
             // SAFETY: sixteen integers are 64 bytes.
             unsafe { _mm512_storeu_si512(values.as_mut_ptr().cast(), sums[p]) };
             while mask != 0 {
@@ -162,9 +184,9 @@ const ROWS_256: usize = 4;
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-pub(super) fn avx2(left: &[Left], panels: &[Panel], least: &[Limits], out: &mut Vec<Hit>) {
+pub(super) fn avx2(left: &[Left], panels: Panels, least: &[Limits], out: &mut Vec<Hit>) {
     let (groups, rest) = left.as_chunks::<ROWS_256>();
-    for ((panel, least), base) in panels.iter().zip(least).zip((0..).step_by(PANEL_ROWS)) {
+    for ((panel, least), base) in panels.quads.chunks_exact(panels.width).zip(least).zip((0..).step_by(PANEL_ROWS)) {
         let mut number = 0;
         for group in groups {
             tile_256(group, panel, least, number, base, out);
@@ -184,7 +206,7 @@ pub(super) fn avx2(left: &[Left], panels: &[Panel], least: &[Limits], out: &mut 
 #[target_feature(enable = "avx2")]
 fn tile_256<const L: usize>(
     left: &[Left; L],
-    panel: &Panel,
+    panel: &[Quad],
     least: &Limits,
     number: u32,
     base: u32,
@@ -192,14 +214,15 @@ fn tile_256<const L: usize>(
 ) {
     let flip = _mm256_set1_epi8(FLIP as i8);
     let ones = _mm256_set1_epi16(1);
+    let rows: [&[[i8; 4]]; L] = std::array::from_fn(|l| &left[l].bytes[..panel.len()]);
     let mut sums: [[__m256i; 2]; L] = std::array::from_fn(|l| [_mm256_set1_epi32(left[l].start); 2]);
-    for quad in 0..QUADS {
+    for (at, quad) in panel.iter().enumerate() {
         // SAFETY: each half of a quad is 32 bytes.
-        let load = |half: usize| unsafe { _mm256_load_si256(panel.0[quad][32 * half..][..32].as_ptr().cast()) };
+        let load = |half: usize| unsafe { _mm256_load_si256(quad.0[8 * half..][..8].as_ptr().cast()) };
         let rights = [0, 1].map(|half| _mm256_xor_si256(load(half), flip));
         let amounts = rights.map(|right| _mm256_abs_epi8(right));
-        for (sums, row) in sums.iter_mut().zip(left) {
-            let value = _mm256_set1_epi32(bytemuck::cast::<[i8; 4], i32>(row.bytes.as_chunks::<4>().0[quad]));
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            let value = _mm256_set1_epi32(i32::from_ne_bytes(row[at].map(|byte| byte as u8)));
             for half in 0..2 {
                 let pairs = _mm256_maddubs_epi16(amounts[half], _mm256_sign_epi8(value, rights[half]));
                 sums[half] = _mm256_add_epi32(sums[half], _mm256_madd_epi16(pairs, ones));
@@ -207,12 +230,11 @@ fn tile_256<const L: usize>(
         }
     }
     for (sums, number) in sums.iter().zip(number..) {
-        let mut values = [0_i32; PANEL_ROWS];
+        let mut values: Limits = [0; PANEL_ROWS];
         for (half, values) in values.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             // SAFETY: eight integers are 32 bytes.
             unsafe { _mm256_storeu_si256(values.as_mut_ptr().cast(), sums[half]) };
         }
-        let reached = (0..PANEL_ROWS).filter(|&lane| values[lane] >= least[lane]);
-        out.extend(reached.map(|lane| Hit { left: number, right: base + lane as u32, sum: values[lane] }));
+        push(&values, least, number, base, out);
     }
 }

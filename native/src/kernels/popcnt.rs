@@ -12,6 +12,7 @@ pub(super) const OPS: Ops = Ops {
     dots: dot::baseline,
     widen: rows::widen,
     products: panels::baseline,
+    bytes: panels::bytes,
 };
 
 #[target_feature(enable = "popcnt")]

@@ -12,6 +12,7 @@ pub(super) const OPS: Ops = Ops {
     dots: dot::baseline,
     widen: rows::widen,
     products: panels::baseline,
+    bytes: panels::bytes,
 };
 
 pub(super) fn head(table: &HeadTable, blocks: &[&Block], out: &mut [[u16; BLOCK_ROWS]]) {

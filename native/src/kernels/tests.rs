@@ -191,3 +191,76 @@ fn a_kernel_is_chosen_once() {
         assert!(Kernel::choose(other.name()).unwrap_err().to_string().contains("is in use"));
     }
 }
+
+/// Rows of signed bytes as they are in sketches.
+fn signed(len: usize, seed: u64) -> Vec<i8> {
+    bytes(len, seed).into_iter().map(|byte| (byte as i8).max(-127)).collect()
+}
+
+#[test]
+fn products_of_any_number_of_rows_and_panels() {
+    for (steps, rows, panels, seed) in
+        [(1, 1, 1, 1), (1, 6, 4, 2), (2, 7, 5, 3), (2, 13, 8, 4), (3, 25, 11, 5), (2, 0, 3, 6)]
+    {
+        let width = steps * panels::STEP;
+        let (left, right) = (signed(rows * width * 4, seed), signed(panels * PANEL_ROWS * width * 4, seed ^ 9));
+        let mut quads = vec![Quad::ZERO; panels * width];
+        for (row, bytes) in right.as_chunks::<4>().0.chunks_exact(width).enumerate() {
+            let panel = &mut quads[row / PANEL_ROWS * width..][..width];
+            panel.iter_mut().zip(bytes).for_each(|(quad, bytes)| quad.set(row % PANEL_ROWS, *bytes));
+        }
+        let lefts: Vec<Left> = left
+            .as_chunks::<4>()
+            .0
+            .chunks_exact(width)
+            .zip(-9..)
+            .map(|(bytes, start)| {
+                let total = bytes.as_flattened().iter().map(|byte| i32::from(*byte)).sum();
+                Left { bytes, total, start }
+            })
+            .collect();
+        let limits: Vec<Limits> =
+            (0..panels as i32).map(|panel| std::array::from_fn(|lane| panel * 900 - lane as i32 * 700)).collect();
+        let mut expected = Vec::new();
+        for (number, row) in lefts.iter().enumerate() {
+            for (at, other) in right.chunks_exact(width * 4).enumerate() {
+                let product = |(a, b): (&i8, &i8)| i32::from(*a) * i32::from(*b);
+                let sum = row.start + row.bytes.as_flattened().iter().zip(other).map(product).sum::<i32>();
+                if sum >= limits.as_flattened()[at] {
+                    expected.push(Hit { left: number as u32, right: at as u32, sum });
+                }
+            }
+        }
+        assert!(rows == 0 || !expected.is_empty());
+        for kernel in Kernel::available() {
+            let mut got = Vec::new();
+            kernel.products(&lefts, Panels { quads: &quads, width }, &limits, &mut got);
+            got.sort_unstable();
+            assert_eq!(got, expected, "{kernel:?} {steps} steps, {rows} rows, {panels} panels");
+        }
+    }
+}
+
+#[test]
+fn the_largest_products_do_not_overflow() {
+    let ends = [[-127_i8; 4], [127; 4]];
+    for (left, right) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let mut quads = vec![Quad::ZERO; panels::STEP];
+        quads.iter_mut().for_each(|quad| (0..PANEL_ROWS).for_each(|row| quad.set(row, ends[right])));
+        let bytes = [ends[left]; panels::STEP];
+        let total = 64 * i32::from(ends[left][0]);
+        let sum = 64 * 127 * 127 * if left == right { 1 } else { -1 };
+        for kernel in Kernel::available() {
+            let mut got = Vec::new();
+            let row = Left { bytes: &bytes, total, start: 0 };
+            let panels = Panels { quads: &quads, width: panels::STEP };
+            kernel.products(&[row], panels, &[[i32::MIN; PANEL_ROWS]], &mut got);
+            assert_eq!(got.iter().map(|hit| hit.sum).collect::<Vec<_>>(), [sum; PANEL_ROWS], "{kernel:?}");
+            assert_eq!(
+                kernel.bytes(bytes.as_flattened(), [ends[right]; panels::STEP].as_flattened()),
+                sum,
+                "{kernel:?}"
+            );
+        }
+    }
+}

@@ -1,5 +1,5 @@
 //! Segments that were dropped: their rows keep their numbers, and nothing of them is visited, held or given out. That scans
-//! find the rest is a part of the tests of searches and joins.
+//! find the rest is a part of the tests of searches.
 
 use crate::gallery::{Gallery, LISTS, Random};
 use _native::kernels::Kernel;

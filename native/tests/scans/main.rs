@@ -3,5 +3,5 @@
 mod damage;
 mod drops;
 mod gallery;
-mod join;
+mod pairs;
 mod search;
