@@ -105,7 +105,7 @@ def test_spare_hosts_of_many_shards_are_spread() -> None:
 
 
 def test_a_thousand_hosts_are_placed_evenly_and_the_same_as_ever() -> None:
-    """Golden: where replicas are is in the catalog, so another answer loses nothing, but nobody should get it unawares."""
+    """Golden: another answer would lose nothing, replicas are in the catalog, but nobody should get it unawares."""
     placed = place_replicas("0123456789abcdef", 1_024, 2, {f"host-{i}": 0 for i in range(1_000)})
     held = Counter(host for hosts in placed for host in hosts)
     assert set(held.values()) == {2, 3}
