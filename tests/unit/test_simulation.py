@@ -111,8 +111,8 @@ def test_queries_are_all_answered_and_the_same_seed_tells_the_same(costs: Costs)
 
 
 def test_a_host_that_stands_still_is_hedged(costs: Costs) -> None:
-    pauses = replace(STRAGGLERS, slow_share=0.0, pause_s=0.3, pauses_s=15.0)
-    traffic = Traffic(1_000_000, 2, 1, 2, routers=1, queries=1_500, utilisation=0.02, trouble=pauses)
+    pauses = replace(STRAGGLERS, slow_share=0.0, pause_s=0.3, pauses_s=12.0)
+    traffic = Traffic(1_000_000, 2, 1, 2, routers=1, queries=1_500, utilisation=0.002, trouble=pauses)
     hedged, alone = (simulate_queries(replace(traffic, is_hedged=is_hedged), costs) for is_hedged in (True, False))
     assert hedged["hedges"] > 0
     assert alone["hedges"] == 0
