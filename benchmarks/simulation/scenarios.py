@@ -65,7 +65,7 @@ def replace_group(plan: Plan, **changes: Any) -> Plan:
 
 TROUBLES: dict[str, dict[str, Any]] = {
     "nothing happens": {},
-    "blocks handed out one by one": {"group": 1},
+    "squares of 4 × 4 blocks are handed out": {"group": 4},
     "1 % of the workers take 3 times as long": {"slow_share": 0.01, "slow_factor": 3.0},
     "160 of 1,600 workers die once": {"deaths": 160},
 }
