@@ -6,7 +6,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 RUST_SOURCES := $(shell find native/src native/benches -name '*.rs' 2>/dev/null) native/Cargo.toml native/Cargo.lock
 
-.PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest bench-restart bench-service bench-galleries bench-photos
+.PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest bench-restart bench-service bench-galleries bench-photos bench-simulate
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -45,6 +45,10 @@ bench-restart: .stamp/dev ## Seconds until N templates (1,000,000) in SHARDS sha
 
 bench-galleries: .stamp/dev ## N galleries (10,000) of 100 templates in one home: made, opened, each asked once
 	$(BIN)/python -m benchmarks.galleries --galleries $(or $(N),10000) --dim $(or $(DIM),128)
+
+bench-simulate: .stamp/bench ## A thousand hosts in virtual time, from costs measured here first; writes docs/sizing.md
+	$(BIN)/python -m benchmarks.simulate --measure
+	$(BIN)/python -m benchmarks.simulate
 
 bench-photos: .stamp/dev ## Photos a second through the service, in batches and one by one; needs FACEGRID_DATA
 	$(BIN)/python -m benchmarks.photos

@@ -12,9 +12,10 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
+from heapq import heappop, heappush
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
@@ -53,8 +54,17 @@ Sent: TypeAlias = tuple[str, tuple[int, ...], float, float, "Future[Reply]"]
 class ReadDesk:
     """What all reads of a process share. Thread-safe."""
 
-    def __init__(self, runtime: Runtime, routes: RouteTable, health: HealthTable, policy: ReadPolicy) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        routes: RouteTable,
+        health: HealthTable,
+        policy: ReadPolicy,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """clock: seconds, by which deadlines are meant; that of time.monotonic() but in simulations."""
         self.runtime, self.routes, self.health, self.policy = runtime, routes, health, policy
+        self.clock = clock
         self.budget = HedgeBudget(policy.hedge_share, policy.hedge_burst)
         self.turns = itertools.count()
 
@@ -89,6 +99,9 @@ class FanOut:
         self._arrivals: SimpleQueue[tuple[Attempt, Future[Reply]]] | None = None
         self._at_once: deque[tuple[Attempt, Future[Reply]]] = deque()
         self._live: set[Attempt] = set()
+        # Of every attempt when it is to be hedged and when it is late, the next first: (time, number, attempt).
+        self._timers: list[tuple[float, int, Attempt]] = []
+        self._numbers = itertools.count()
         self._spent: dict[int, set[str]] = {}
         self._alone: dict[int, set[str]] = {}
         self._stale: set[int] = set()
@@ -98,16 +111,34 @@ class FanOut:
 
     def run(self, sent: list[Sent]) -> None:
         """Ask, unless the requests were sent already, and wait until nothing more can come."""
-        progress = self.progress
+        self.begin(sent)
+        while self.advance():
+            pass
+
+    def begin(self, sent: list[Sent]) -> None:
+        """Ask, unless the requests were sent already; waits for nothing."""
         for host, shards, began, _, future in sent:
-            self._track(Attempt(progress.add(shards), host, began), future)
+            self._track(Attempt(self.progress.add(shards), host, began), future)
         if not sent:
             self._ask_all()
-        while progress.open:
+
+    def advance(self, longest_s: float = LONGEST_WAIT_S) -> bool:
+        """Take the next answer or, if none comes in time, do what is due, after `longest_s` at most; False if that was
+        all. Who knows that something has come, or that it is `wake_at`, need not wait at all."""
+        if self.progress.open:
             if self._at_once:
                 self._settle(*self._at_once.popleft())
-            elif not self._wait():
-                break
+            else:
+                return self._wait(longest_s)
+        return self.progress.open > 0
+
+    @property
+    def wake_at(self) -> float:
+        """When something is due if no answer comes."""
+        timers = self._timers
+        while timers and not self._is_set(timers[0]):
+            heappop(timers)
+        return min(self._deadline, self._resume_at, timers[0][0] if timers else math.inf)
 
     def leave(self) -> None:
         """Let go of what is still under way: its answers will be noted by `_arrive` and dropped."""
@@ -129,7 +160,7 @@ class FanOut:
 
     def _send(self, group: Group, host: str, purpose: Purpose) -> None:
         request = self._question.request(group.shards, self.route.epochs_of(group.shards))
-        attempt = Attempt(group, host, time.monotonic())
+        attempt = Attempt(group, host, self._desk.clock())
         self._track(attempt, self._desk.submit(host, request, self._deadline, purpose))
 
     def _track(self, attempt: Attempt, future: Future[Reply]) -> None:
@@ -137,7 +168,7 @@ class FanOut:
         self.progress.sent(attempt.group)
         question = self._question
         if future.done():
-            _note(self._health, question.kind, question.probes, attempt, future)
+            _note(self._desk, question.kind, question.probes, attempt, future)
             self._at_once.append((attempt, future))
             return
         self._time(attempt)
@@ -145,7 +176,7 @@ class FanOut:
         if self._arrivals is None:
             self._arrivals = SimpleQueue()
         # It refers to nothing that is large: the host may take until the deadline and longer.
-        arrive = partial(_arrive, self._arrivals, self._health, question.kind, question.probes, attempt)
+        arrive = partial(_arrive, self._arrivals, self._desk, question.kind, question.probes, attempt)
         future.add_done_callback(arrive)
 
     def _time(self, attempt: Attempt) -> None:
@@ -159,6 +190,13 @@ class FanOut:
         if any(len(self.route.in_sync[shard]) > 1 for shard in attempt.group.shards):
             attempt.hedge_at = attempt.began + max(p95, policy.hedge_floor_s)
             attempt.late_at = attempt.began + attempt.patience_s
+            heappush(self._timers, (attempt.hedge_at, next(self._numbers), attempt))
+            heappush(self._timers, (attempt.late_at, next(self._numbers), attempt))
+
+    def _is_set(self, timer: tuple[float, int, Attempt]) -> bool:
+        """Whether something is to be done then: the attempt is under way, and was not hedged or late before."""
+        when, _, attempt = timer
+        return attempt in self._live and when in (attempt.hedge_at, attempt.late_at)
 
     def _try_opened(self, asked: Container[str]) -> None:
         """Ask hosts whose back-off is over for one shard each, besides those that were chosen for it: nobody waits
@@ -193,7 +231,7 @@ class FanOut:
 
     def _ask_others(self, group: Group, purpose: Purpose) -> None:
         """Ask other replicas for those of the group's shards that have no answer and no request that may bring it."""
-        if time.monotonic() >= self._deadline:
+        if self._desk.clock() >= self._deadline:
             for leaf in self.progress.leaves(group):
                 if not self.progress.is_under_way(leaf):
                     self.progress.fail(leaf)
@@ -235,25 +273,24 @@ class FanOut:
     def _pause(self) -> bool:
         """Whether there is a pause, begun now or before, after which all replicas are asked again."""
         if self._resume_at == math.inf:
-            self._resume_at = time.monotonic() + next(self._pauses, math.inf)
+            self._resume_at = self._desk.clock() + next(self._pauses, math.inf)
         return self._resume_at < math.inf
 
     # What happens
 
-    def _wait(self) -> bool:
-        """Wait for the next answer or the next thing that is due; False once the deadline has passed."""
-        wake = min([self._deadline, self._resume_at, *(min(a.hedge_at, a.late_at) for a in self._live)])
-        left = wake - time.monotonic()
+    def _wait(self, longest_s: float) -> bool:
+        """Wait for the next answer or the next thing that is due; False once the deadline or the last shard is over."""
+        left = self.wake_at - self._desk.clock()
         if self._arrivals is None:
             self._arrivals = SimpleQueue()
         try:
             # Of what is due now and what has come, what has come is taken first.
-            attempt, future = self._arrivals.get(timeout=min(max(left, 0.0), LONGEST_WAIT_S))
+            attempt, future = self._arrivals.get(timeout=min(max(left, 0.0), longest_s))
         except Empty:
-            return self._due(time.monotonic())
+            return self._due(self._desk.clock())
         self._live.discard(attempt)
         self._settle(attempt, future)
-        return True
+        return self.progress.open > 0
 
     def _due(self, now: float) -> bool:
         if now >= self._deadline:
@@ -261,7 +298,12 @@ class FanOut:
             return False
         if now >= self._resume_at:
             self._resume()
-        for attempt in [a for a in self._live if a.late_at <= now or a.hedge_at <= now]:
+        due: list[Attempt] = []
+        while self._timers and self._timers[0][0] <= now:
+            timer = heappop(self._timers)
+            if self._is_set(timer):
+                due.append(timer[2])
+        for attempt in due:
             group = attempt.group
             assert group is not None
             if attempt.late_at <= now:
@@ -270,10 +312,10 @@ class FanOut:
                 attempt.is_late = True
                 self.progress.late(group)
                 self._ask_others(group, "retry")
-            else:
+            elif attempt.hedge_at <= now:
                 attempt.hedge_at = math.inf
                 self._hedge(group)
-        return True
+        return self.progress.open > 0
 
     def _hedge(self, group: Group) -> None:
         for leaf in self.progress.leaves(group):
@@ -323,7 +365,7 @@ class FanOut:
 
     def _refresh(self) -> None:
         """Go on with the newest route; where it differs, every replica of the shard may be asked again."""
-        left_s = self._deadline - time.monotonic()
+        left_s = self._deadline - self._desk.clock()
         before = self.route
         self.route = self._desk.routes.refresh(before, max(0.0, min(self._policy.refresh_s, left_s)))
         if self.route is before:
@@ -346,22 +388,22 @@ class FanOut:
 
 def _arrive(
     arrivals: SimpleQueue[tuple[Attempt, Future[Reply]]],
-    health: HealthTable,
+    desk: ReadDesk,
     kind: str,
     probes: int,
     attempt: Attempt,
     future: Future[Reply],
 ) -> None:
     """An attempt ended, in whatever thread. Nobody takes it from the queue if the read is over by then."""
-    _note(health, kind, probes, attempt, future)
+    _note(desk, kind, probes, attempt, future)
     if attempt.group is not None:
         arrivals.put((attempt, future))
 
 
-def _note(health: HealthTable, kind: str, probes: int, attempt: Attempt, future: Future[Reply]) -> None:
+def _note(desk: ReadDesk, kind: str, probes: int, attempt: Attempt, future: Future[Reply]) -> None:
     """What the end of an attempt says of its host."""
-    error = error_of(future)
-    seconds = time.monotonic() - attempt.began
+    health, error = desk.health, error_of(future)
+    seconds = desk.clock() - attempt.began
     if error is None:
         health.answered(attempt.host, kind, probes, seconds)
     elif isinstance(error, HostUnavailable):

@@ -20,6 +20,8 @@ from shard.errors import ClusterNotReady, InvalidParameter
 from shard.keys import template_keys
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_WEIGHTS_AT_ONCE = 1 << 20
+_TAKEN = np.iinfo(np.int64).max
 
 
 def shards_of(identities: Sequence[str | None], template_ids: Sequence[str], shards: int) -> npt.NDArray[np.int64]:
@@ -34,9 +36,17 @@ def shards_of(identities: Sequence[str | None], template_ids: Sequence[str], sha
 def rendezvous(labels: Sequence[str], places: Sequence[str]) -> npt.NDArray[np.int64]:
     """(n,) int64: for each label the number of the place with the highest weight; ties go to the lower number."""
     keys = template_keys(labels)
-    seeds = template_keys(places)
-    weights = np.stack([_mix(keys ^ _mix(np.full(1, seed))) for seed in seeds])
-    winners: npt.NDArray[np.int64] = np.argmax(weights, axis=0)
+    seeds = _mix(template_keys(places))
+    winners = np.zeros(len(keys), np.int64)
+    best = np.zeros(len(keys), np.uint64)
+    # Some places at a time: weights of a large batch for thousands of shards at once would take gigabytes.
+    step = max(1, _WEIGHTS_AT_ONCE // max(1, len(keys)))
+    for start in range(0, len(seeds), step):
+        weights = _mix(keys ^ seeds[start : start + step, np.newaxis])
+        leaders = np.argmax(weights, axis=0)
+        highest = np.take_along_axis(weights, leaders[np.newaxis], axis=0)[0]
+        is_better = highest > best
+        winners[is_better], best[is_better] = leaders[is_better] + start, highest[is_better]
     return winners
 
 
@@ -67,17 +77,36 @@ def place_replicas(gallery_id: str, shards: int, replicas: int, load: Mapping[st
     if len(load) < replicas:
         present = ", ".join(sorted(load)) or "none"
         raise ClusterNotReady(f"{replicas} replicas of a shard need {replicas} hosts; {len(load)} present: {present}")
-    held = dict(load)
+    held = _Held(load)
     placed = []
     for shard in range(shards):
-        hosts: list[str] = []
+        hosts: list[int] = []
         for _ in range(replicas):
-            host = _least_loaded(f"{gallery_id}:{shard}", held, held.keys() - hosts)
-            held[host] += 1
-            hosts.append(host)
-        placed.append(hosts)
+            hosts.append(held.take(f"{gallery_id}:{shard}", hosts))
+        placed.append([held.names[host] for host in hosts])
     spread = zip(_spread_primaries(placed), placed, strict=True)
     return tuple((primary, *(host for host in hosts if host != primary)) for primary, hosts in spread)
+
+
+class _Held:
+    """How many replicas each host holds, and whose turn is next. Hosts are numbered in the order of their names.
+
+    Kept as arrays: a gallery of thousands of shards on a thousand hosts asks tens of thousands of times.
+    """
+
+    def __init__(self, load: Mapping[str, int]) -> None:
+        self.names = sorted(load)
+        self._held = np.array([load[name] for name in self.names], np.int64)
+        self._seeds = _mix(template_keys(self.names))
+
+    def take(self, label: str, taken: Sequence[int]) -> int:
+        """The host with the fewest that is not among `taken`, ties by rendezvous; it holds one more from now on."""
+        held = self._held.copy()
+        held[list(taken)] = _TAKEN
+        among = np.flatnonzero(held == held.min())
+        host = int(among[np.argmax(_mix(template_keys([label]) ^ self._seeds[among]))])
+        self._held[host] += 1
+        return host
 
 
 def spare_host(config: ShardConfig, load: Mapping[str, int], eligible: Collection[str]) -> str | None:
@@ -123,8 +152,12 @@ def _relieving_path(
     shards_led: dict[str, list[int]] = {host: [] for host in leads}
     for shard, host in enumerate(primaries):
         shards_led[host].append(shard)
+    came_from: dict[str, tuple[str, int] | None] = {}
+    # From what a busier host has reached in vain nothing leads to a host that is low enough for one less busy either.
     for busiest in sorted(leads, key=lambda host: -leads[host]):
-        came_from: dict[str, tuple[str, int] | None] = {busiest: None}
+        if busiest in came_from:
+            continue
+        came_from[busiest] = None
         queue = deque([busiest])
         while queue:
             host = queue.popleft()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from heapq import heapify, heappop, heapreplace
 
 
 def choose_hosts(
@@ -14,18 +15,27 @@ def choose_hosts(
     host with the least load for each shard it would take, so that few hosts are asked and busy ones last. `turn` says
     who is first among equals; a caller that counts it up spreads its requests.
     """
-    left = {shard: hosts for shard, hosts in options.items() if hosts}
-    names = sorted({host for hosts in left.values() for host in hosts})
+    held: dict[str, list[int]] = {}
+    for shard, hosts in options.items():
+        for host in hosts:
+            held.setdefault(host, []).append(shard)
+    names = sorted(held)
     place = {name: (number - turn) % len(names) for number, name in enumerate(names)}
     loads = {name: load(name) + 1 for name in names}
+    # What a host would take only ever shrinks, so its place in the heap is at worst too early: then it is put back.
+    heap = [(loads[name] / len(held[name]), place[name], name) for name in names]
+    heapify(heap)
     chosen: dict[str, tuple[int, ...]] = {}
-    while left:
-        held: dict[str, list[int]] = {}
-        for shard, hosts in left.items():
-            for host in hosts:
-                held.setdefault(host, []).append(shard)
-        best = min(held, key=lambda name: (loads[name] / len(held[name]), place[name]))
-        chosen[best] = tuple(held[best])
-        for shard in held[best]:
-            del left[shard]
+    taken: set[int] = set()
+    while heap:
+        _, _, name = heap[0]
+        rest = [shard for shard in held[name] if shard not in taken]
+        if len(rest) == len(held[name]):
+            chosen[name] = tuple(rest)
+            taken.update(rest)
+        held[name] = rest if name not in chosen else []
+        if held[name]:
+            heapreplace(heap, (loads[name] / len(rest), place[name], name))
+        else:
+            heappop(heap)
     return chosen

@@ -24,6 +24,7 @@ from coordinator.messages import (
     CheckShard,
     ConfiguredReply,
     ConfigureShards,
+    ControlRequest,
     CreateShard,
     DigestReply,
     DigestRequest,
@@ -55,6 +56,8 @@ PROBE_S = 1.0
 """How long a host may take to say that it is there."""
 DIGEST_S = 60.0
 """How long a host may take to read all records of a shard."""
+CONTROL_AT_ONCE = 64
+"""Hosts that are told something side by side."""
 SCRUB_ALL_S = 24 * 3_600.0
 """Time in which every replica's files are read once."""
 SCRUB_PAUSE_S = 30.0
@@ -190,9 +193,7 @@ class Replication:
             return
         names = tuple(sorted(addresses))
         message = SetPeers(names, tuple(addresses[n][0] for n in names), tuple(addresses[n][1] for n in names))
-        for host in told:
-            with contextlib.suppress(FacegridError):  # silent by now; it is told when it is seen again
-                self._runtime.control([(host, message)])
+        self._control_each([(host, message) for host in told])  # one silent by now is told when it is seen again
 
     def _hand_keys(self, replies: dict[str, HealthReply]) -> None:
         """Give the hosts the keys of encrypted tenants: those that have just started, and all if there are others."""
@@ -348,11 +349,7 @@ class Replication:
             (host, ConfigureShards(tuple(told), tuple(minima.get(c.gallery_id, 1) for c in told), released))
             for host, told in news.items()
         ]
-        if len(requests) == 1:
-            replies = [self._control(*requests[0])]
-        else:
-            with ThreadPoolExecutor(len(requests)) as pool:
-                replies = list(pool.map(lambda asked: self._control(*asked), requests))
+        replies = self._control_each(requests)
         for host, reply in zip(news, replies, strict=True):
             if not isinstance(reply, ConfiguredReply):
                 continue
@@ -368,11 +365,18 @@ class Replication:
         """It answered when it was asked last."""
         return host in self._present
 
-    def _control(self, host: str, request: ConfigureShards) -> Reply | None:
+    def _control_each(self, calls: Sequence[tuple[str, ControlRequest]]) -> list[Reply | None]:
+        """Tell each host its own, CONTROL_AT_ONCE side by side: one that is silent holds up few others."""
+        if len(calls) < 2:
+            return [self._control(*call) for call in calls]
+        with ThreadPoolExecutor(min(len(calls), CONTROL_AT_ONCE)) as pool:
+            return list(pool.map(lambda call: self._control(*call), calls))
+
+    def _control(self, host: str, request: ControlRequest) -> Reply | None:
         try:
             (reply,) = self._runtime.control([(host, request)])
         except FacegridError as error:
-            _LOG.warning("shard host %s could not be told its configuration: %s", host, error)
+            _LOG.warning("shard host %s could not be told (%s): %s", host, type(request).__name__, error)
             return None
         return reply
 
