@@ -184,6 +184,11 @@ class Jobs:
         self._check_open()
         self._runner.start()
 
+    def take_over(self) -> None:
+        """For the process that has just opened the home: whoever ran jobs had it open, or had joined who had."""
+        self.control.disown()
+        self.control.sweep()
+
     def files(self, job_id: str) -> JobFiles:
         """Where a job keeps its files, which are on the machine that has the home. Nothing is looked up."""
         return JobFiles(self.directory / job_id)
