@@ -19,7 +19,8 @@ from cluster import Cluster
 from coordinator.job_types import JobState
 from shard.errors import HomeLocked
 from tests.integration.conftest import SharedRay, ray_nodes
-from tests.integration.test_jobs import contents, home, open_gates, parameters, runs, until  # noqa: F401 - a fixture
+from tests.integration.test_jobs import contents, is_there, open_gates, parameters, runs, until
+from tests.integration.test_jobs import home as home  # a fixture
 from tests.integration.test_service_ray import free_port
 from tests.job_kinds import block_name, register_kinds
 
@@ -33,13 +34,13 @@ def _kinds() -> None:
 
 
 @pytest.fixture
-def grid(ray_cluster: SharedRay, home: Path) -> Iterator[Any]:  # noqa: F811
+def grid(ray_cluster: SharedRay, home: Path) -> Iterator[Any]:
     with Cluster.open(home, runtime="ray", ray_address=ray_cluster.address) as opened:
         opened.gallery("acme/staff", create=True, dim=64)
         yield opened
 
 
-def test_blocks_are_tasks_whose_processes_may_die(grid: Any, home: Path) -> None:  # noqa: F811
+def test_blocks_are_tasks_whose_processes_may_die(grid: Any, home: Path) -> None:
     killers = {block_name(2): 2, block_name(5): 1}
     plain = grid.jobs.submit("sum", "acme/staff", parameters(home, size=100_000))
     assert grid.jobs.run(plain.job_id).state is JobState.SUCCEEDED
@@ -58,7 +59,7 @@ def test_blocks_are_tasks_whose_processes_may_die(grid: Any, home: Path) -> None
     assert grid.jobs.run(broken.job_id).error_code == "invalid_parameter"
 
 
-def test_tasks_are_cancelled_with_their_job(grid: Any, home: Path) -> None:  # noqa: F811
+def test_tasks_are_cancelled_with_their_job(grid: Any, home: Path) -> None:
     job = grid.jobs.submit("sum", "acme/staff", parameters(home, gates=str(home.parent / "gates")), is_ours=True)
     assert grid.jobs.control.claim("other", job.job_id) is None
     grid.jobs.start()
@@ -72,12 +73,13 @@ def test_tasks_are_cancelled_with_their_job(grid: Any, home: Path) -> None:  # n
     assert grid.jobs.run(job.job_id).state is JobState.SUCCEEDED
 
 
-def test_ray_job_submit_and_the_death_of_the_whole_cluster(home: Path) -> None:  # noqa: F811
+def test_ray_job_submit_and_the_death_of_the_whole_cluster(home: Path) -> None:
     import ray
     from ray.job_submission import JobSubmissionClient
 
     port = free_port()
-    environment = {"PYTHONPATH": str(ROOT)}
+    # The agents of a node, of which the job server is one, take long to start on a machine that is busy.
+    environment = {"PYTHONPATH": str(ROOT), "RAY_agent_register_timeout_ms": "300000"}
     with ray_nodes(("a", "b"), environment, dashboard_port=port) as nodes:
         client = JobSubmissionClient(f"http://127.0.0.1:{port}")
         opener = subprocess.Popen(
@@ -122,7 +124,9 @@ def test_ray_job_submit_and_the_death_of_the_whole_cluster(home: Path) -> None: 
             submitted("resume", job_id)
             checkpoints = home / "jobs" / job_id / "checkpoints"
             until(lambda: len(list(checkpoints.glob("block-*"))) == 3 and runs(home).total() == 7)
+            pids = [pid_of(home, block_name(number)) for number in (3, 4)]
             nodes.remove("b")  # with the block that it had, which is run again on the other
+            until(lambda: not all(is_there(pid) for pid in pids))
             open_gates(home, 3, 4)
             until(lambda: len(list(checkpoints.glob("block-*"))) == 5 and runs(home)[block_name(5)] == 1)
             ray.shutdown()
@@ -146,7 +150,13 @@ def test_ray_job_submit_and_the_death_of_the_whole_cluster(home: Path) -> None: 
     assert begun[5:] == [2, 1, 1]  # and one with the cluster
 
 
-def opened(home: Path) -> Cluster:  # noqa: F811
+def pid_of(home: Path, block: str) -> int:
+    """The process that has begun a block, once."""
+    (path,) = (home.parent / "ran").glob(f"{block}.*")
+    return int(path.name.rpartition(".")[2])
+
+
+def opened(home: Path) -> Cluster:
     """The home, as soon as the actors that had its shards are gone: they end when they miss their node."""
     found: list[Cluster] = []
 
