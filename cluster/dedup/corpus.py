@@ -26,7 +26,7 @@ PART_ROWS = 131_072
 LEAST_PART_ROWS = 8_192
 LEAST_PARTS = 8
 """Parts that a gallery is cut into if they do not get too small by it: 36 blocks, so that all processors have work."""
-LABELS = ("template_id", "identity", "metadata")
+LABELS = ("template_id", "identity", "metadata", "lsn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class Corpus:
         """Labels of rows (n,) int64, ascending, a Table for each block that has some of them.
 
         Columns: row int64, input int8, shard int32, and those asked for of template_id string, identity string,
-        metadata binary. Raises InvalidParameter for rows that are none or not ascending, CorruptData.
+        metadata binary, lsn int64. Raises InvalidParameter for rows that are none or not ascending, CorruptData.
         """
         self._check_rows(rows)
         if len(rows) > 1 and not (np.diff(rows) > 0).all():
@@ -232,7 +232,12 @@ def _parts_of(bounds: Sequence[int], part_rows: int | None) -> tuple[Part, ...]:
 def _label_table(values: list[Any], columns: Sequence[str]) -> Any:
     """A table of labels: rows, (input, shard) and the columns; empty for no values."""
     arrow = pyarrow()
-    kinds = {"template_id": arrow.string(), "identity": arrow.string(), "metadata": arrow.binary()}
+    kinds = {
+        "template_id": arrow.string(),
+        "identity": arrow.string(),
+        "metadata": arrow.binary(),
+        "lsn": arrow.int64(),
+    }
     fields = [("row", arrow.int64()), ("input", arrow.int8()), ("shard", arrow.int32())]
     schema = arrow.schema([*fields, *((name, kinds[name]) for name in columns)])
     if not values:
