@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from coordinator.names import check_gallery_name
 from coordinator.snapshots.manifest import check_snapshot_id
+from coordinator.snapshots.places import public_url
 
 Cosine = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 Threshold = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -38,8 +39,8 @@ class DedupParameters(BaseModel):
     other: GalleryName | None = Field(
         default=None, description="Second gallery: pairs have one face of each, and none are within one of them."
     )
-    store: str | None = Field(default=None, min_length=1, description="Snapshot store to read instead of the gallery.")
-    snapshot: SnapshotId | None = Field(default=None, description="Snapshot of the gallery in the store.")
+    store: str | None = Field(default=None, min_length=1, description="Snapshot store that all workers reach; the job's directory if not given.")
+    snapshot: SnapshotId | None = Field(default=None, description="Snapshot of the gallery in the store; a new one is made if not given.")
     other_snapshot: SnapshotId | None = Field(default=None, description="Snapshot of the second gallery in the store.")
     analyse: bool = Field(default=False, description="No groups: what each threshold would give, to choose one by.")
     floor: Threshold | None = Field(
@@ -48,7 +49,7 @@ class DedupParameters(BaseModel):
     min_group: int = Field(default=2, ge=2, description="Groups of fewer faces are left out.")
     max_group: int = Field(default=1_000, ge=2, description="Groups of more faces are marked for review.")
     cohesion: Cosine | None = Field(
-        default=None, description="Least cosine of a group's faces to its medoid; the threshold if not given."
+        default=None, description="Least cosine of a group's faces to its medoid; 0.6 of the threshold if not given."
     )
     merge_same_photo: bool = Field(default=False, description="Two faces of one photo may be in one group.")
     same_photo_bits: int = Field(
@@ -81,8 +82,10 @@ class DedupParameters(BaseModel):
         return self
 
     def _check_inputs(self) -> None:
-        if (self.store is None) != (self.snapshot is None):
-            raise ValueError("expected both store and snapshot, or neither: the job makes its own snapshot then")
+        if self.store is not None and public_url(self.store) != self.store:
+            raise ValueError("store: parameters are kept, so expected a URL without credentials")
+        if self.snapshot is not None and self.store is None:
+            raise ValueError("snapshot: expected the store that it is in too")
         if self.other_snapshot is not None and (self.other is None or self.snapshot is None):
             raise ValueError("other_snapshot: expected other, store and snapshot with it")
         if self.other is not None and self.snapshot is not None and self.other_snapshot is None:

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from cluster.jobs.drive import Attempt
 from cluster.jobs.files import JobFiles
-from cluster.jobs.kinds import checked_parameters, kind_of
+from cluster.jobs.kinds import ChecksFirst, checked_parameters, kind_of
 from cluster.jobs.runner import Runner
 from coordinator.home import jobs_directory
 from coordinator.job_types import JobRecord, JobState
@@ -82,12 +82,16 @@ class Jobs:
     ) -> JobRecord:
         """Queue a job. key_id: of the API key that asks. max_unfinished: jobs that its tenant may have under way.
 
-        Raises InvalidParameter for a kind or parameters that are none, UnknownGallery, QuotaExceeded, MissingExtra.
+        Raises InvalidParameter for a kind or parameters that are none, UnknownGallery, QuotaExceeded, MissingExtra, and
+        what else the kind refuses at once.
         """
         self._check_open()
-        found = kind_of(kind)
-        values = checked_parameters(found, parameters).model_dump(mode="json")
-        record = self.control.submit(kind, check_gallery_name(gallery), values, key_id, max_unfinished=max_unfinished)
+        found, name = kind_of(kind), check_gallery_name(gallery)
+        checked = checked_parameters(found, parameters)
+        if isinstance(found, ChecksFirst):
+            found.check(self._cluster, name, checked, key_id)
+        values = checked.model_dump(mode="json")
+        record = self.control.submit(kind, name, values, key_id, max_unfinished=max_unfinished)
         self._runner.wake()
         return record
 
