@@ -8,7 +8,7 @@ by block, so memory is what a caller asks for, never the gallery.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -79,13 +79,14 @@ class Corpus:
         self.manifests: tuple[Manifest, ...] = tuple(
             store.snapshot(source.snapshot_id) for store, source in zip(stores, spec.inputs, strict=True)
         )
-        self.spec = spec
         self._objects = [MappedObjects(store) for store in stores]
         self.dim = _one_dim(self.manifests)
         self._blocks = _blocks_of(self.manifests)
         self._starts = np.array([block.start for block in self._blocks], dtype=np.int64)
         self.bounds = tuple(np.cumsum([0, *(manifest.templates for manifest in self.manifests)]).tolist())
-        self.parts = _parts_of(self.bounds, spec.part_rows)
+        # Whoever opens it elsewhere has the same parts.
+        self.spec = replace(spec, part_rows=spec.part_rows or _suited_part_rows(len(self)))
+        self.parts = _parts_of(self.bounds, self.spec.part_rows)
 
     @classmethod
     def open(cls, inputs: Sequence[tuple[str, str]], *, part_rows: int | None = None) -> Corpus:
@@ -98,6 +99,11 @@ class Corpus:
 
     def __len__(self) -> int:
         return int(self.bounds[-1])
+
+    @property
+    def is_cross(self) -> bool:
+        """Whether there are two inputs, of which pairs have a row each."""
+        return len(self.manifests) == 2
 
     @property
     def digests(self) -> list[dict[str, Any]]:
@@ -218,12 +224,16 @@ def _blocks_of(manifests: Sequence[Manifest]) -> list[_Block]:
     return blocks
 
 
+def _suited_part_rows(rows: int) -> int:
+    return min(PART_ROWS, max(LEAST_PART_ROWS, -(-rows // LEAST_PARTS)))
+
+
 def _parts_of(bounds: Sequence[int], part_rows: int | None) -> tuple[Part, ...]:
-    """Parts of about equal size of each input, none across two of them."""
-    suited = min(PART_ROWS, max(LEAST_PART_ROWS, -(-bounds[-1] // LEAST_PARTS)))
+    """Parts of about equal size of each input, none across two of them. part_rows: most that one may have."""
+    suited = part_rows or _suited_part_rows(bounds[-1])
     parts: list[Part] = []
     for number, (begin, end) in enumerate(pairwise(bounds)):
-        count = -(-(end - begin) // (part_rows or suited))
+        count = -(-(end - begin) // suited)
         edges = [begin + (end - begin) * i // count for i in range(count + 1)] if count else []
         parts += [Part(len(parts) + i, number, *edge) for i, edge in enumerate(pairwise(edges))]
     return tuple(parts)

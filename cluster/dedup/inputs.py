@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.dedup.corpus import Corpus, CorpusSpec, Input
+from cluster.dedup.corpus import Corpus
 from cluster.dedup.parameters import DEFAULT_FLOOR, DedupParameters
 from shard.errors import InvalidParameter, ModelMismatch, NotEnoughData, PermissionDenied, UnknownSnapshot
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 STORE = "input"
 """Below the job's directory: where its own snapshots are."""
+PARTS = "parts"
+"""Checkpoint of how many rows a part has at most."""
 THRESHOLD = "threshold"
 """Checkpoint of a threshold that was taken from a calibration."""
 
@@ -64,13 +66,18 @@ def _check_rights(gallery: str, values: DedupParameters) -> None:
         raise PermissionDenied(f"other: expected a gallery of {tenant}")
 
 
-def take_inputs(job: JobContext, values: DedupParameters) -> CorpusSpec:
+def take_inputs(job: JobContext, values: DedupParameters) -> Corpus:
     """The snapshots of the job: those given, or new ones, made once and for good."""
     names = [job.record.gallery] if values.other is None else [job.record.gallery, values.other]
     if values.snapshot is not None and values.store is not None:
-        return _open_given(values.store, _given(values), names).spec
-    store = str((job.directory / STORE).absolute()) if values.store is None else values.store
-    return CorpusSpec(tuple(Input(store, _snapshot(job, store, number, name)) for number, name in enumerate(names)))
+        spec = _open_given(values.store, _given(values), names).spec
+    else:
+        store = str((job.directory / STORE).absolute()) if values.store is None else values.store
+        spec = Corpus.open([(store, _snapshot(job, store, number, name)) for number, name in enumerate(names)]).spec
+    if not job.checkpoints.has(PARTS):
+        job.checkpoints.write(PARTS, str(spec.part_rows).encode())
+    # Another version may cut it otherwise, and names of blocks mean these parts.
+    return Corpus(replace(spec, part_rows=int(job.checkpoints.read(PARTS))))
 
 
 def remove_own(cluster: Cluster, directory: Path) -> None:

@@ -39,8 +39,14 @@ class DedupParameters(BaseModel):
     other: GalleryName | None = Field(
         default=None, description="Second gallery: pairs have one face of each, and none are within one of them."
     )
-    store: str | None = Field(default=None, min_length=1, description="Snapshot store that all workers reach; the job's directory if not given.")
-    snapshot: SnapshotId | None = Field(default=None, description="Snapshot of the gallery in the store; a new one is made if not given.")
+    store: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Snapshot store that all workers reach; the job's directory if not given.",
+    )
+    snapshot: SnapshotId | None = Field(
+        default=None, description="Snapshot of the gallery in the store; a new one is made if not given."
+    )
     other_snapshot: SnapshotId | None = Field(default=None, description="Snapshot of the second gallery in the store.")
     analyse: bool = Field(default=False, description="No groups: what each threshold would give, to choose one by.")
     floor: Threshold | None = Field(

@@ -29,21 +29,16 @@ class PartPair:
         return f"{PREFIX}{self.left.number:04}-{self.right.number:04}"
 
 
-def part_pairs(parts: Sequence[Part], *, tile: int = TILE) -> Iterator[PartPair]:
+def part_pairs(parts: Sequence[Part], *, is_cross: bool = False, tile: int = TILE) -> Iterator[PartPair]:
     """Every pair of parts that may have pairs of rows, each once, tile by tile.
 
-    Parts of one input: all i <= j. Parts of two: those of the first with those of the second.
+    All i <= j, or with is_cross those of the first input with those of the second.
     """
-    if parts and parts[-1].input != parts[0].input:
-        lefts = [part for part in parts if part.input == parts[0].input]
-        rights = [part for part in parts if part.input != parts[0].input]
-        is_within = False
-    else:
-        lefts = rights = list(parts)
-        is_within = True
+    lefts = [part for part in parts if part.input == 0] if is_cross else parts
+    rights = [part for part in parts if part.input == 1] if is_cross else parts
     for first_left in range(0, len(lefts), tile):
-        for first_right in range(first_left if is_within else 0, len(rights), tile):
+        for first_right in range(0 if is_cross else first_left, len(rights), tile):
             for left in lefts[first_left : first_left + tile]:
                 for right in rights[first_right : first_right + tile]:
-                    if not is_within or left.number <= right.number:
+                    if is_cross or left.number <= right.number:
                         yield PartPair(left, right)

@@ -44,7 +44,7 @@ def strategy_of(values: DedupParameters) -> Strategy:
 
 def join_exact(job: JobContext, corpus: Corpus, threshold: float, max_pairs: int) -> list[PartPair]:
     """Every pair of parts, joined without loss."""
-    blocks = list(part_pairs(corpus.parts))
+    blocks = list(part_pairs(corpus.parts, is_cross=corpus.is_cross))
     basis = _basis(job, corpus) if blocks else b""
     tasks = {
         block.name: JoinTask(corpus.spec, basis, block.left.number, block.right.number, threshold, max_pairs)

@@ -30,9 +30,13 @@ def test_parts_of_one_input_meet_once(count: int, tile: int) -> None:
 
 
 def test_parts_of_two_inputs_meet_across_only() -> None:
-    found = [(p.left.number, p.right.number) for p in part_pairs(parts(9, 4), tile=2)]
+    found = [(p.left.number, p.right.number) for p in part_pairs(parts(9, 4), is_cross=True, tile=2)]
     assert sorted(found) == list(itertools.product(range(9), range(9, 13)))
-    assert next(iter(part_pairs(parts(9, 4)))).name == "pairs-0000-0009"
+    assert next(iter(part_pairs(parts(9, 4), is_cross=True))).name == "pairs-0000-0009"
+
+
+def test_an_empty_input_meets_nothing() -> None:
+    assert list(part_pairs(parts(3), is_cross=True)) == []
 
 
 def test_blocks_that_follow_each_other_have_few_parts() -> None:
