@@ -1,6 +1,6 @@
 """Writing the result of a dedup job: pairs.parquet, groups.parquet, members.parquet, and what summary.json says.
 
-Rows come as global row numbers and leave as template ids. Groups are numbered by their first template, so that
+Rows come as global row numbers and leave as template ids, members of a group in the order of theirs, so that
 groups.parquet is the same however the gallery is cut into shards. Pairs are written batch by batch in the order they
 come in, and are never all in memory; labels of all templates that have a pair are.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.dedup.borderline import Borderline
-from cluster.dedup.disagreements import disagreements
+from cluster.dedup.label_disagreements import disagreements
 from cluster.dedup.result_columns import (
     DUPLICATE,
     GROUPS,
@@ -33,6 +33,7 @@ from cluster.dedup.result_columns import (
 )
 from cluster.dedup.row_labels import RowLabels
 from coordinator.snapshots.places import pyarrow
+from shard.errors import InvalidParameter
 from shard.types import FloatArray, RowArray
 
 RESULT_FORMAT = 1
@@ -72,7 +73,7 @@ class PairChunk:
 class GroupRows:
     """Members of all groups, in any order: arrays of the same length, one entry a member.
 
-    group: int32, any numbers; row: int64 global; is_keep, is_medoid: bool; quality: float32, NaN where it is not known;
+    group: int32, from 0 on; row: int64 global; is_keep, is_medoid: bool; quality: float32, NaN where it is not known;
     medoid_score: float32. reasons: group to why it needs review; those that need none are not in it.
     """
 
@@ -141,17 +142,11 @@ def _grouped(groups: GroupRows, known: RowLabels) -> tuple[Any, Any, npt.NDArray
     """groups.parquet and members.parquet as tables, and for each row of `known` its group's number, -1 for none."""
     arrow = pyarrow()
     at = known.positions(groups.row)
-    order = known.order_of(at)
-    ordered = groups.group[order]
-    # Numbers by first appearance in the order of (gallery, template id).
-    values, first, inverse = np.unique(ordered, return_index=True, return_inverse=True)
-    rank = np.empty(len(values), np.int32)
-    rank[np.argsort(first)] = np.arange(len(values), dtype=np.int32)
-    number = rank[inverse.reshape(-1)]
-    by_number = np.argsort(number, kind="stable")
-    order, number = order[by_number], number[by_number]
-    at = at[order]
-    reasons = [groups.reasons.get(group) for group in groups.group[order].tolist()]
+    order = known.order_of(at, groups.group)
+    at, number = at[order], groups.group[order]
+    if len(number) and not np.array_equal(np.unique(number), np.arange(number[-1] + 1)):
+        raise InvalidParameter("groups: expected numbers from 0 on, each of at least one member")
+    reasons = [groups.reasons.get(group) for group in number.tolist()]
     quality = groups.quality[order]
     taken = known.table.take(arrow.array(at))
     columns = {
