@@ -57,6 +57,7 @@ class Review:
 
     @property
     def version(self) -> int:
+        """Number of decisions."""
         return len(self.decisions)
 
     def in_force(self) -> dict[int, Decision]:

@@ -55,10 +55,13 @@ class DedupResult:
 
     @classmethod
     def open(cls, directory: Path | str) -> DedupResult:
-        """The result in a job's directory. NotFound if there is none yet, InvalidParameter if it is another job's or
-        an analysis, which has no groups; FormatTooNew, CorruptData.
+        """The result in a job's directory, or in its `result`.
+
+        NotFound if there is none yet, InvalidParameter if it is another job's or an analysis, which has no groups;
+        FormatTooNew, CorruptData.
         """
         directory = Path(directory)
+        directory = directory.parent if directory.name == "result" else directory
         path = directory / "result" / SUMMARY
         try:
             summary = json.loads(path.read_bytes())

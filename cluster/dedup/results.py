@@ -1,6 +1,6 @@
 """Writing the result of a dedup job: pairs.parquet, groups.parquet, members.parquet, and what summary.json says.
 
-Rows come as global row numbers and leave as template ids. Groups are numbered by their first template, so that
+Rows come as global row numbers and leave as template ids, members of a group in the order of theirs, so that
 groups.parquet is the same however the gallery is cut into shards. Pairs are written batch by batch in the order they
 come in, and are never all in memory; labels of all templates that have a pair are.
 """
@@ -16,13 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.dedup.borderline import Borderline
-from cluster.dedup.disagreement_summary import disagreements
+from cluster.dedup.label_disagreements import disagreements
+from cluster.dedup.report import pictures_from, report_html
 from cluster.dedup.result_columns import (
     DUPLICATE,
     GROUPS,
     KEEP,
     MEMBERS,
     PAIRS,
+    REPORT,
     ROW_GROUP,
     SAME_PERSON,
     SAME_PHOTO,
@@ -33,6 +35,8 @@ from cluster.dedup.result_columns import (
 )
 from cluster.dedup.row_labels import RowLabels
 from coordinator.snapshots.places import pyarrow
+from shard.errors import InvalidParameter
+from shard.files import write_file
 from shard.types import FloatArray, RowArray
 
 RESULT_FORMAT = 1
@@ -72,7 +76,7 @@ class PairChunk:
 class GroupRows:
     """Members of all groups, in any order: arrays of the same length, one entry a member.
 
-    group: int32, any numbers; row: int64 global; is_keep, is_medoid: bool; quality: float32, NaN where it is not known;
+    group: int32, from 0 on; row: int64 global; is_keep, is_medoid: bool; quality: float32, NaN where it is not known;
     medoid_score: float32. reasons: group to why it needs review; those that need none are not in it.
     """
 
@@ -97,13 +101,13 @@ def write_results(
     pairs: Iterable[PairChunk],
     groups: GroupRows,
 ) -> dict[str, Any]:
-    """Write the Parquet files into a directory that is there; returns what summary.json is to say.
+    """Write the Parquet files and the report into a directory that is there; returns what summary.json is to say.
 
-    rows: (m,) int64 ascending, every row that is in a pair. recall: what is said of it, as it stands in the summary.
-    The report is made from these files by `cluster.dedup.report`.
+    rows: (m,) int64 ascending, every row that is in a pair. recall: what is said of it, as it stands in the summary;
+    `statement` is shown in the report.
     """
     known = RowLabels.read(rows, labels, [entry.gallery for entry in inputs], with_digests=groups.row)
-    table, members, numbers = _grouped(groups, known)
+    table, members, numbers, ordered = _grouped(groups, known)
     _write(directory / GROUPS, groups_schema(), table)
     _write(directory / MEMBERS, members_schema(), members)
     counted = _PairCounts(threshold)
@@ -112,7 +116,7 @@ def write_results(
             batch = _pair_batch(chunk, known, numbers)
             writer.write_batch(batch, row_group_size=ROW_GROUP)
             counted.add(chunk, batch)
-    return {
+    summary = {
         "format": RESULT_FORMAT,
         "kind": "dedup",
         "inputs": [asdict(entry) for entry in inputs],
@@ -130,6 +134,9 @@ def write_results(
         "borderline": counted.borderline.summary(),
         "disagreements": disagreements(table),
     }
+    page = report_html(summary, table, ordered, counted.borderline.rows(), pictures_from(labels))
+    write_file(directory / REPORT, page.encode())
+    return summary
 
 
 def _write(path: Path, schema: Any, table: Any) -> None:
@@ -137,21 +144,17 @@ def _write(path: Path, schema: Any, table: Any) -> None:
         writer.write_table(table, row_group_size=ROW_GROUP)
 
 
-def _grouped(groups: GroupRows, known: RowLabels) -> tuple[Any, Any, npt.NDArray[np.int32]]:
-    """groups.parquet and members.parquet as tables, and for each row of `known` its group's number, -1 for none."""
+def _grouped(groups: GroupRows, known: RowLabels) -> tuple[Any, Any, npt.NDArray[np.int32], RowArray]:
+    """groups.parquet and members.parquet as tables, for each row of `known` its group's number, -1 for none, and the
+    global row of each row of the tables.
+    """
     arrow = pyarrow()
     at = known.positions(groups.row)
-    order = known.order_of(at)
-    ordered = groups.group[order]
-    # Numbers by first appearance in the order of (gallery, template id).
-    values, first, inverse = np.unique(ordered, return_index=True, return_inverse=True)
-    rank = np.empty(len(values), np.int32)
-    rank[np.argsort(first)] = np.arange(len(values), dtype=np.int32)
-    number = rank[inverse.reshape(-1)]
-    by_number = np.argsort(number, kind="stable")
-    order, number = order[by_number], number[by_number]
-    at = at[order]
-    reasons = [groups.reasons.get(group) for group in groups.group[order].tolist()]
+    order = known.order_of(at, groups.group)
+    at, number = at[order], groups.group[order]
+    if len(number) and not np.array_equal(np.unique(number), np.arange(number[-1] + 1)):
+        raise InvalidParameter("groups: expected numbers from 0 on, each of at least one member")
+    reasons = [groups.reasons.get(group) for group in number.tolist()]
     quality = groups.quality[order]
     taken = known.table.take(arrow.array(at))
     columns = {
@@ -172,7 +175,7 @@ def _grouped(groups: GroupRows, known: RowLabels) -> tuple[Any, Any, npt.NDArray
     members = arrow.table({**shared, **own}, schema=members_schema())
     numbers = np.full(len(known), -1, np.int32)
     numbers[at] = number
-    return table, members, numbers
+    return table, members, numbers, groups.row[order]
 
 
 def _even(pairs: Iterable[PairChunk]) -> Iterator[PairChunk]:
@@ -241,7 +244,7 @@ class _PairCounts:
         for kind in range(len(KINDS)):
             self._bars[kind] += np.bincount(at[chunk.kinds == kind], minlength=bars)
         self._across += batch.column("group").null_count
-        self.borderline.add(chunk.scores, batch)
+        self.borderline.add(batch, chunk.left, chunk.right, chunk.scores)
 
     def counts(self) -> dict[str, int]:
         by_kind = self._bars.sum(axis=1).tolist()

@@ -113,7 +113,7 @@ class ReviewQueue:
         return ReviewItem(group, self.result.reason_of(group), self.result.members_of(group), decided.get(group))
 
     def borderline(self, limit: int = 50) -> tuple[BorderlinePair, ...]:
-        """The pairs nearest the threshold, of the lowest score first; what is wrong with one is decided of its group."""
+        """The pairs nearest the threshold, lowest score first. What is wrong with one is decided of its group."""
         found = self.result.summary["borderline"]["nearest"][:limit]
         return tuple(
             BorderlinePair(

@@ -26,7 +26,7 @@ class RowLabels:
     """Labels of ascending global rows; `positions` says where a row stands in them."""
 
     def __init__(self, rows: RowArray, table: Any) -> None:
-        """table: columns gallery, template_id, identity, shard, lsn, metadata_digest, one entry for each row."""
+        """table: columns input, gallery, template_id, identity, shard, lsn, metadata_digest, one entry for each row."""
         self.rows, self.table = rows, table
 
     def __len__(self) -> int:
@@ -48,6 +48,7 @@ class RowLabels:
             tables.append(_slim(found, galleries, np.isin(asked, wanted, assume_unique=True)))
         schema = arrow.schema(
             [
+                ("input", arrow.int8()),
                 ("gallery", arrow.string()),
                 ("template_id", arrow.large_string()),
                 ("identity", arrow.large_string()),
@@ -67,11 +68,13 @@ class RowLabels:
             raise CorruptData("a group or a pair names a row that is in no pair")
         return at.astype(np.int64)
 
-    def order_of(self, at: RowArray) -> npt.NDArray[np.int64]:
-        """The permutation that puts these positions into the order of (gallery, template id), by bytes."""
+    def order_of(self, at: RowArray, group: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """The permutation that puts these positions into the order of group, input and template id, ids by bytes."""
         arrow = pyarrow()
-        taken = self.table.select(["gallery", "template_id"]).take(arrow.array(at))
-        keys = [("gallery", "ascending"), ("template_id", "ascending")]
+        taken = (
+            self.table.select(["input", "template_id"]).take(arrow.array(at)).append_column("group", arrow.array(group))
+        )
+        keys = [("group", "ascending"), ("input", "ascending"), ("template_id", "ascending")]
         order: npt.NDArray[np.int64] = arrow.compute.sort_indices(taken, sort_keys=keys).to_numpy().astype(np.int64)
         return order
 
@@ -84,6 +87,7 @@ def _slim(found: Any, galleries: Sequence[str], is_wanted: npt.NDArray[np.bool_]
         digests[at] = metadata_digest(value)
     return arrow.table(
         {
+            "input": found.column("input"),
             "gallery": arrow.array(galleries, arrow.string()).take(found.column("input")),
             "template_id": found.column("template_id"),
             "identity": found.column("identity"),
