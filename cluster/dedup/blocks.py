@@ -15,7 +15,9 @@ import numpy as np
 from cluster.dedup.corpus import Corpus, CorpusSpec, Part
 from cluster.dedup.pairs import encode_pairs
 from shard.errors import InvalidParameter
-from shard.pairs import Basis, Sketch, basis, join_sketches, sketch
+from shard.join import Pairs
+from shard.pairs import join_sketches
+from shard.sketch import Basis, Sketch, make_basis, sketch
 
 CACHE_BYTES = 256 << 20
 """Sketches that a worker keeps."""
@@ -54,9 +56,9 @@ def join_block(task: JoinTask) -> bytes:
     corpus = _corpus(task.corpus)
     left = _SKETCHES.get(task, corpus.parts[task.left])
     right = None if task.left == task.right else _SKETCHES.get(task, corpus.parts[task.right])
-    found = join_sketches(left, right, task.threshold, threads=1)
+    found = join_sketches(left, right, task.threshold)
     check_count(len(found.left), task.max_pairs)
-    return encode_pairs(found)
+    return encode_pairs(Pairs(found.left, found.right, found.scores))
 
 
 def check_count(found: int, max_pairs: int) -> None:
@@ -68,11 +70,11 @@ def check_count(found: int, max_pairs: int) -> None:
         )
 
 
-def basis_of(corpus: Corpus) -> bytes:
-    """What all sketches of a corpus are made with: of SAMPLE_ROWS rows, evenly spread, the same each time."""
+def basis_of(corpus: Corpus, threshold: float) -> bytes:
+    """What all sketches of a corpus are made with, for joins at a threshold: of SAMPLE_ROWS rows, evenly spread."""
     count = min(SAMPLE_ROWS, len(corpus))
-    rows = np.arange(count, dtype=np.int64) * len(corpus) // max(count, 1)
-    return basis(corpus.floats(rows)).to_bytes()
+    rows = np.arange(count, dtype=np.int64) * len(corpus) // count
+    return make_basis(corpus.floats(rows), threshold).to_bytes()
 
 
 class _SketchCache:

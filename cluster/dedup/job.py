@@ -30,7 +30,7 @@ from cluster.dedup.parameters import DedupParameters
 from cluster.dedup.photos import pair_kinds
 from cluster.dedup.results import RESULT_FORMAT, GroupRows, PairChunk, ResultInput, write_results
 from cluster.dedup.rules import Rules
-from cluster.dedup.strategies import found_pairs, strategy_of, verify
+from cluster.dedup.strategies import STATEMENTS, found_pairs, strategy_of, verify
 from cluster.thumbnails import KEY
 from coordinator.snapshots.manifest import manifest_digest
 from coordinator.snapshots.places import public_url, pyarrow
@@ -115,7 +115,11 @@ class _Work:
             inputs=self._inputs(),
             parameters=self._about()["parameters"],
             threshold=rules.threshold,
-            recall={"mode": self.values.mode, "target": self.values.target_recall},
+            recall={
+                "mode": self.values.mode,
+                "target": self.values.target_recall,
+                "statement": STATEMENTS[self.values.mode],
+            },
             rows=rows,
             labels=self.corpus.labels,
             pairs=_chunks(pairs, faces, rules.same_photo_bits),

@@ -38,7 +38,8 @@ def part_pairs(parts: Sequence[Part], *, is_cross: bool = False, tile: int = TIL
     rights = [part for part in parts if part.input == 1] if is_cross else parts
     for first_left in range(0, len(lefts), tile):
         for first_right in range(0 if is_cross else first_left, len(rights), tile):
-            for left in lefts[first_left : first_left + tile]:
-                for right in rights[first_right : first_right + tile]:
+            for turn, left in enumerate(lefts[first_left : first_left + tile]):
+                # There and back, so that what was used last is used next.
+                for right in rights[first_right : first_right + tile][:: -1 if turn % 2 else 1]:
                     if is_cross or left.number <= right.number:
                         yield PartPair(left, right)

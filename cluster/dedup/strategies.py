@@ -45,7 +45,7 @@ def strategy_of(values: DedupParameters) -> Strategy:
 def join_exact(job: JobContext, corpus: Corpus, threshold: float, max_pairs: int) -> list[PartPair]:
     """Every pair of parts, joined without loss."""
     blocks = list(part_pairs(corpus.parts, is_cross=corpus.is_cross))
-    basis = _basis(job, corpus) if blocks else b""
+    basis = _basis(job, corpus, threshold) if blocks else b""
     tasks = {
         block.name: JoinTask(corpus.spec, basis, block.left.number, block.right.number, threshold, max_pairs)
         for block in blocks
@@ -63,11 +63,13 @@ def join_exact(job: JobContext, corpus: Corpus, threshold: float, max_pairs: int
     return blocks
 
 
-def _basis(job: JobContext, corpus: Corpus) -> bytes:
+def _basis(job: JobContext, corpus: Corpus, threshold: float) -> bytes:
     if not job.checkpoints.has(BASIS):
         job.progress(0, 1, "blocks", "sampling")
-        job.checkpoints.write(BASIS, basis_of(corpus))
+        job.checkpoints.write(BASIS, basis_of(corpus, threshold))
     return job.checkpoints.read(BASIS)
 
 
 STRATEGIES: dict[str, Strategy] = {"exact": join_exact}
+STATEMENTS = {"exact": "Every pair was compared, or a bound on its score proves that it is below the threshold."}
+"""What a mode's recall rests on, for the summary and the report."""

@@ -35,7 +35,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[str,
 
 
 def joined(corpus: Corpus, threshold: float, max_pairs: int = 10**6) -> FoundPairs:
-    basis = basis_of(corpus)
+    basis = basis_of(corpus, threshold)
     planned = list(part_pairs(corpus.parts, is_cross=corpus.is_cross))
     tasks = {p.name: JoinTask(corpus.spec, basis, p.left.number, p.right.number, threshold, max_pairs) for p in planned}
     return FoundPairs(planned, {name: join_block(task) for name, task in tasks.items()}.__getitem__)

@@ -73,7 +73,7 @@ def true_pairs(rows: FloatArray, threshold: float) -> set[tuple[str, str]]:
 def test_pairs_and_groups_of_a_gallery(grid: Cluster) -> None:
     enroll_doubled(grid, "acme/staff", PEOPLE)
     job_id = finished(grid, "acme/staff", {"threshold": THRESHOLD})
-    assert {"pairs.parquet", "groups.parquet", "summary.json"} <= set(grid.jobs.result(job_id).files)
+    assert {"pairs.parquet", "groups.parquet", "summary.json", "report.html"} <= set(grid.jobs.result(job_id).files)
     pairs = table(grid, job_id, "pairs.parquet").to_pydict()
     found = list(zip(pairs["left_id"], pairs["right_id"], strict=True))
     assert set(found) == true_pairs(doubled_rows(PEOPLE, seed=1), THRESHOLD)
