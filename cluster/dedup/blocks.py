@@ -18,11 +18,14 @@ from shard.errors import InvalidParameter
 from shard.join import Pairs
 from shard.pairs import join_sketches
 from shard.sketch import Basis, Sketch, make_basis, sketch
+from shard.types import FloatArray
 
 CACHE_BYTES = 256 << 20
 """Sketches that a worker keeps."""
 SAMPLE_ROWS = 16_384
 """Rows that the basis is made of."""
+LIKELY_ROWS, LIKELY_HITS = 8_192, 2_000
+"""Rows of the sample that says how many pairs there may be, and pairs in it from which on it is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +68,36 @@ def check_count(found: int, max_pairs: int) -> None:
     """InvalidParameter, which says what to do, if there are more pairs than asked for."""
     if found > max_pairs:
         raise InvalidParameter(
-            f"max_pairs: expected at most {max_pairs:,} pairs, found {found:,} or more: the threshold is among the"
+            f"max_pairs: expected at most {max_pairs:,} pairs, found some {found:,} or more: the threshold is among the"
             " scores of strangers. Raise it (an analysis of a smaller gallery shows where), or raise max_pairs"
         )
 
 
+def sample_of(corpus: Corpus, count: int = SAMPLE_ROWS) -> FloatArray:
+    """(m, dim) float32: rows evenly spread over a corpus that has some, at most `count`; the same each time."""
+    count = min(count, len(corpus))
+    return corpus.floats(np.arange(count, dtype=np.int64) * len(corpus) // count)
+
+
 def basis_of(corpus: Corpus, threshold: float) -> bytes:
-    """What all sketches of a corpus are made with, for joins at a threshold: of SAMPLE_ROWS rows, evenly spread."""
-    count = min(SAMPLE_ROWS, len(corpus))
-    rows = np.arange(count, dtype=np.int64) * len(corpus) // count
-    return make_basis(corpus.floats(rows), threshold).to_bytes()
+    """What all sketches of a corpus are made with, for joins at a threshold."""
+    return make_basis(sample_of(corpus), threshold).to_bytes()
+
+
+def check_likely(corpus: Corpus, threshold: float, max_pairs: int) -> None:
+    """As `check_count`, before anything is joined, where a sample says beyond doubt that there are far more pairs.
+
+    One block of them could be more than memory holds.
+    """
+    sample = sample_of(corpus, LIKELY_ROWS)
+    hits = -len(sample)  # a row with itself
+    for start in range(0, len(sample), 1_024):
+        hits += int(np.count_nonzero(sample[start : start + 1_024] @ sample.T >= threshold))
+    sizes = [manifest.templates for manifest in corpus.manifests]
+    compared = sizes[0] * sizes[1] if corpus.is_cross else sizes[0] ** 2 / 2
+    likely = hits / len(sample) ** 2 * compared
+    if hits > LIKELY_HITS and likely > 4 * max_pairs:
+        check_count(int(likely), max_pairs)
 
 
 class _SketchCache:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from cluster.dedup.blocks import JoinTask, VerifyTask, basis_of, check_count, join_block, verify_block
+from cluster.dedup.blocks import JoinTask, VerifyTask, basis_of, check_count, check_likely, join_block, verify_block
 from cluster.dedup.corpus import Corpus
 from cluster.dedup.pairs import FoundPairs, pairs_in
 from cluster.dedup.parameters import DedupParameters
@@ -45,7 +45,7 @@ def strategy_of(values: DedupParameters) -> Strategy:
 def join_exact(job: JobContext, corpus: Corpus, threshold: float, max_pairs: int) -> list[PartPair]:
     """Every pair of parts, joined without loss."""
     blocks = list(part_pairs(corpus.parts, is_cross=corpus.is_cross))
-    basis = _basis(job, corpus, threshold) if blocks else b""
+    basis = _basis(job, corpus, threshold, max_pairs) if blocks else b""
     tasks = {
         block.name: JoinTask(corpus.spec, basis, block.left.number, block.right.number, threshold, max_pairs)
         for block in blocks
@@ -63,9 +63,10 @@ def join_exact(job: JobContext, corpus: Corpus, threshold: float, max_pairs: int
     return blocks
 
 
-def _basis(job: JobContext, corpus: Corpus, threshold: float) -> bytes:
+def _basis(job: JobContext, corpus: Corpus, threshold: float, max_pairs: int) -> bytes:
     if not job.checkpoints.has(BASIS):
         job.progress(0, 1, "blocks", "sampling")
+        check_likely(corpus, threshold, max_pairs)
         job.checkpoints.write(BASIS, basis_of(corpus, threshold))
     return job.checkpoints.read(BASIS)
 

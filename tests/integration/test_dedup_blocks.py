@@ -12,7 +12,7 @@ pytest.importorskip("shard.pairs", reason="the native join of sketches is not th
 
 from cluster import Cluster
 from cluster.dedup import blocks
-from cluster.dedup.blocks import JoinTask, VerifyTask, basis_of, join_block, verify_block
+from cluster.dedup.blocks import JoinTask, VerifyTask, basis_of, check_likely, join_block, verify_block
 from cluster.dedup.corpus import Corpus
 from cluster.dedup.pairs import FoundPairs
 from cluster.dedup.plan import part_pairs
@@ -75,6 +75,14 @@ def test_what_is_kept_of_parts_is_bounded(inputs: list[tuple[str, str]], monkeyp
 def test_too_many_pairs_are_an_error_that_says_what_to_do(inputs: list[tuple[str, str]]) -> None:
     with pytest.raises(InvalidParameter, match="threshold"):
         joined(Corpus.open(inputs[:1]), 0.5, max_pairs=10)
+
+
+def test_far_too_many_pairs_are_known_before_anything_is_joined(inputs: list[tuple[str, str]]) -> None:
+    for corpus in (Corpus.open(inputs[:1]), Corpus.open(inputs)):
+        check_likely(corpus, 0.9, 100_000)
+        check_likely(corpus, 0.01, 10**6)
+        with pytest.raises(InvalidParameter, match="found some"):
+            check_likely(corpus, 0.01, 1_000)
 
 
 def test_parts_are_verified(inputs: list[tuple[str, str]]) -> None:
