@@ -8,7 +8,7 @@ from typing import Any
 from coordinator.actors import Actor
 from coordinator.job_types import JobRecord, JobState
 
-SIGN_S = 5.0
+SIGN_S = 3.0
 """How long a sign may take: a driver that hears nothing has to find out before another takes its job."""
 Records = list[JobRecord]
 
@@ -73,6 +73,10 @@ class RayJobs:
     def resume(self, job_id: str, owner: str | None = None) -> JobRecord:
         """See JobCatalog.resume."""
         return self._record("resume", job_id, owner)
+
+    def disown(self) -> int:
+        """See JobCatalog.disown."""
+        return int(self._call("disown"))
 
     def forget(self, job_id: str) -> None:
         """See JobCatalog.forget."""

@@ -30,6 +30,7 @@ from coordinator.jobs import JobCatalog
 from coordinator.names import check_gallery_name
 from coordinator.ray_jobs import RayJobs
 from shard.errors import (
+    HostUnavailable,
     JobCancelled,
     JobFailed,
     JobTaken,
@@ -142,13 +143,16 @@ class Jobs:
     def logs(self, job_id: str, *, skip: int = 0) -> Iterator[dict[str, Any]]:
         """Lines of a job's log, oldest first, without the first `skip`; each has `at` (unix seconds) and `message`.
 
-        UnknownJob.
+        UnknownJob; HostUnavailable where the home's directory is on another machine.
         """
-        self.get(job_id)
-        return self.files(job_id).lines(skip)
+        return self._files_here(self.get(job_id)).lines(skip)
 
     def result(self, job_id: str) -> JobResult:
-        """What a job has left. Raises JobUnfinished before it has ended, JobFailed or JobCancelled; UnknownJob."""
+        """What a job has left.
+
+        Raises JobUnfinished before it has ended, JobFailed or JobCancelled; UnknownJob; HostUnavailable where the
+        home's directory is on another machine.
+        """
         record = self.get(job_id)
         if not record.state.has_ended:
             raise JobUnfinished(f"job {job_id} is {record.state.value}; it has no result yet")
@@ -156,7 +160,7 @@ class Jobs:
             raise JobCancelled(f"job {job_id} was cancelled and has no result")
         if record.state is JobState.FAILED:
             raise JobFailed(f"job {job_id} has no result; it failed by {record.error_code}: {record.error}")
-        files = self.files(job_id)
+        files = self._files_here(record)
         summary, run = files.summary(), files.run()
         paths = sorted(str(path.relative_to(files.result)) for path in files.result.rglob("*") if path.is_file())
         return JobResult(files.result, tuple(paths), summary, run)
@@ -187,9 +191,22 @@ class Jobs:
         self._check_open()
         self._runner.start()
 
+    def take_over(self) -> None:
+        """For the process that has just opened the home: whoever ran jobs had it open, or had joined who had."""
+        self.control.disown()
+        self.control.sweep()
+
     def files(self, job_id: str) -> JobFiles:
         """Where a job keeps its files, which are on the machine that has the home. Nothing is looked up."""
         return JobFiles(self.directory / job_id)
+
+    def _files_here(self, record: JobRecord) -> JobFiles:
+        files = self.files(record.job_id)
+        if record.attempts and not files.directory.is_dir():
+            raise HostUnavailable(
+                f"job {record.job_id} has its files in {files.directory}, which is not on this machine"
+            )
+        return files
 
     def claim(self) -> JobRecord | None:
         """The next job to run, which is this process's then; None if there is none."""

@@ -238,7 +238,8 @@ def test_workers_step_back_and_end_with_the_job(grid: Any, home: Path) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
-def test_a_driver_that_is_killed_costs_a_block_for_each_worker(home: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
+def test_a_driver_that_is_killed_costs_a_block_for_each_worker(home: Path, by: signal.Signals) -> None:
     gates = str(home.parent / "gates")
     with Cluster.open(home) as grid:
         grid.gallery("acme/staff", create=True, dim=64)
@@ -253,17 +254,19 @@ def test_a_driver_that_is_killed_costs_a_block_for_each_worker(home: Path) -> No
     checkpoints = home / "jobs" / job.job_id / "checkpoints"
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as driver:
         until(lambda: checkpoints.is_dir() and len(list(checkpoints.glob("block-*"))) == 3 and len(runs(home)) == 5)
-        driver.kill()
+        driver.send_signal(by)
     pids = {int(path.name.rpartition(".")[2]) for path in (home.parent / "ran").iterdir()}
     until(lambda: not any(is_there(pid) for pid in pids))  # workers do not outlive who gave them work
     open_gates(home, *range(8))
     with Cluster.open(home) as grid:
-        assert grid.jobs.get(job.job_id).state is JobState.RUNNING
+        left = JobState.RUNNING if by == signal.SIGKILL else JobState.QUEUED
+        assert grid.jobs.get(job.job_id).state is left
         ended = grid.jobs.run(job.job_id)  # at once: whoever ran it had the home open
         assert (ended.state, ended.attempts) == (JobState.SUCCEEDED, 2)
         result = grid.jobs.result(job.job_id)
         assert contents(result.directory) == expected
-        assert [attempt["state"] for attempt in result.run["attempts"]] == [None, "succeeded"]
+        ended_as = {signal.SIGKILL: None, signal.SIGINT: "queued"}
+        assert [attempt["state"] for attempt in result.run["attempts"]] == [ended_as[by], "succeeded"]
     begun = runs(home)
     assert [begun[block_name(i)] for i in range(8)] == [1, 1, 1, 2, 2, 1, 1, 1]
 
