@@ -65,10 +65,13 @@ def pieces_of(
 
 
 def _whole(links: Links, component: RowArray, rules: Rules) -> npt.NDArray[np.bool_]:
-    """(m,) bool, at a component's label: whether all its faces are pairs of each other, and no more than max_group."""
+    """(m,) bool, at a component's label: whether all its faces are pairs of each other, near enough and not too many."""
     size = np.bincount(component, minlength=len(component))
     edges = np.bincount(component[links.left], minlength=len(component))
-    return np.asarray((edges == size * (size - 1) // 2) & (size <= rules.max_group))
+    least = np.ones(len(component), np.float32)
+    np.minimum.at(least, component[links.left], links.scores)
+    is_near = least >= rules.least_cohesion
+    return np.asarray((edges == size * (size - 1) // 2) & (size <= rules.max_group) & is_near)
 
 
 def _fill(found: Piece, nodes: RowArray, component: RowArray, links: Links, edges: npt.NDArray[np.bool_]) -> None:

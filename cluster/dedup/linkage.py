@@ -1,9 +1,9 @@
 """Agglomeration of faces that are linked by pairs, by how near the mean embeddings of two groups are.
 
 Near is what one person's means would be: with w the cosine of two photos of a person, means of a and b photos have the
-cosine w / sqrt((w + (1 - w) / a) (w + (1 - w) / b)), which is w for two photos and nears 1 for many. The **nearness** of
-two groups is the cosine of their means over that. Groups merge when a pair links them, each is the other's nearest, and
-they are near enough. So a person with varied photos comes together, though photos may be far apart, while a pair of
+cosine w / sqrt((w + (1 - w) / a) (w + (1 - w) / b)), which is w for two photos and nears 1 for many. The **nearness**
+of two groups is the cosine of their means over that. Groups merge when a pair links them, each is the other's nearest,
+and they are near enough. So a person with varied photos comes together, though photos may be far apart, while a pair of
 strangers that look alike does not tie two people: of many photos each, their means would have to be alike too.
 
 Coordinates are rounded to multiples of 2^-14 and summed as whole numbers, which float64 does without error up to 2^53:
