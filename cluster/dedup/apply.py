@@ -36,6 +36,7 @@ from cluster.dedup.apply_plan import (
     check_options,
     records_of,
     routes_of,
+    untagged,
     with_metadata,
 )
 from cluster.dedup.apply_steps import ApplySteps
@@ -200,12 +201,14 @@ def _last(result: DedupResult) -> ApplyJournal:
 def _known(result: DedupResult) -> dict[TemplateKey, Known]:
     """What earlier applies made of templates, as far as their journals have it."""
     found: dict[TemplateKey, Known] = {}
-    for journal, phase in _events(ApplyJournal.all(result.directory)):
+    journals = ApplyJournal.all(result.directory)
+    keys = _tag_keys(journals)
+    for journal, phase in _events(journals):
         for batch in range(journal.batches()):
             outcomes = journal.outcomes(phase, batch)
             for row, outcome in zip(journal.rows(batch), outcomes, strict=True) if outcomes else ():
                 if not outcome.skip and outcome.lsn >= 0:
-                    found[row.change.key] = _after(row.change, outcome.lsn, phase)
+                    found[row.change.key] = _after(row.change, outcome.lsn, phase, keys)
     return found
 
 
@@ -220,9 +223,14 @@ def _events(journals: Sequence[ApplyJournal]) -> list[tuple[ApplyJournal, Phase]
     return [(journal, phase) for _, journal, phase in sorted(events, key=itemgetter(0))]
 
 
-def _after(change: Change, lsn: int, phase: Phase) -> Known:
+def _after(change: Change, lsn: int, phase: Phase, tag_keys: frozenset[str]) -> Known:
     identity = change.identity if phase == "undo" else change.identity_after
-    return Known(lsn, identity, metadata_digest(change.metadata))
+    return Known(lsn, identity, metadata_digest(untagged(change.metadata, tag_keys)))
+
+
+def _tag_keys(journals: Sequence[ApplyJournal]) -> frozenset[str]:
+    """Keys that tags may have set."""
+    return frozenset({TAG_KEY, *(journal.record.key for journal in journals)})
 
 
 # Planning
@@ -231,7 +239,7 @@ def _after(change: Change, lsn: int, phase: Phase) -> Known:
 def _plan(
     cluster: Cluster, result: DedupResult, review: Review, options: ApplyOptions, progress: Tell | None
 ) -> ApplyPlan:
-    keys = frozenset(journal.record.key for journal in ApplyJournal.all(result.directory))
+    keys = _tag_keys(ApplyJournal.all(result.directory))
     return Planner(cluster, result, effective_groups(result, review), options, _known(result), keys).plan(progress)
 
 
