@@ -20,6 +20,7 @@ from cluster.dedup.apply_plan import TAG_KEY
 from cluster.dedup.result_files import DedupResult
 from cluster.dedup.retention import remove_copies, undo_seconds
 from cluster.dedup.review import ReviewQueue
+from cluster.dedup.sweeping import sweep
 from cluster.gallery import Gallery
 from coordinator.router import Router
 from shard.errors import FacegridError, InvalidParameter, NotFound, ResultBusy, UndoExpired
@@ -444,6 +445,27 @@ def test_copies_of_deleted_templates_are_gone_by_the_deadline(
     assert remove_copies(result.directory, hours, now=done.undo_until + 2).applies == ()
     gallery.erase()
     assert floats not in bytes_below(grid.settings.home)
+
+
+def test_an_open_home_removes_them_and_completes_what_was_begun(
+    grid: Cluster, result: DedupResult, look: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.dedup.apply.BATCH", 2)
+    before = look()
+    with monkeypatch.context() as patch:
+        crash_at(patch, "do", "changed", batch=0)
+        with pytest.raises(Crash):
+            apply(grid, result, "merge", dry_run=False)
+    assert len(look()) == len(before) - 2
+    jobs = result.directory.parent
+    assert sweep(grid, jobs) == 0
+    (record,) = applied(result)
+    assert record.undo_until is not None
+    assert sweep(grid, jobs, now=record.undo_until) == 1
+    assert len(look()) == len(before)
+    assert [entry.state for entry in applied(result)] == ["expired"]
+    assert sweep(grid, jobs, now=record.undo_until) == 0
+    assert apply(grid, result, "delete", dry_run=False).number == 2
 
 
 def test_undo_is_refused_in_time_even_if_the_copies_are_there(grid: Cluster, result: DedupResult) -> None:
