@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cluster.dedup.apply_journal import ApplyJournal, ApplyRecord, Phase, Row, State
+from cluster.dedup.apply_lock import only_apply
 from cluster.dedup.apply_plan import (
     BATCH,
     TAG_KEY,
@@ -47,8 +48,7 @@ from cluster.dedup.retention import undo_seconds
 from cluster.dedup.review import ReviewQueue
 from cluster.dedup.row_labels import metadata_digest
 from cluster.dedup.template_floats import float_sources
-from shard.errors import HomeLocked, InvalidParameter, NotFound, ResultBusy, UndoExpired
-from shard.files import DirectoryLock, make_directory
+from shard.errors import InvalidParameter, NotFound, UndoExpired
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
@@ -105,7 +105,7 @@ def apply(
     options = check_options(result, ApplyOptions(_action(action), gallery, key, accept_all))
     if dry_run:
         return _dry_run(cluster, result, options, progress)
-    with _locked(result):
+    with only_apply(result.directory):
         left = _interrupted(result)
         if left is None:
             left = _begun(cluster, result, options, by)
@@ -134,7 +134,7 @@ def undo(
     now: unix seconds, for tests. Raises NotFound if there is nothing to take back, UndoExpired after its time,
     ResultBusy.
     """
-    with _locked(result):
+    with only_apply(result.directory):
         last = _last(result)
         record = last.record
         if last.state == "expired" or (record.undo_until is not None and (now or time.time()) >= record.undo_until):
@@ -159,8 +159,11 @@ def applied(result: DedupResult) -> tuple[ApplyReport, ...]:
 
 
 def settle(cluster: Cluster, result: DedupResult) -> None:
-    """Complete the batch at which an interrupted apply or undo stopped, so that no template is half changed."""
-    with _locked(result):
+    """Complete the batch at which an interrupted apply or undo stopped, so that no template is half changed.
+
+    Raises ResultBusy if somebody is at it.
+    """
+    with only_apply(result.directory, wait_s=0):
         left = _interrupted(result)
         if left is not None and left.has_rows:
             _settle(cluster, result, left)
@@ -171,15 +174,6 @@ def _action(action: str) -> ApplyAction:
         return ApplyAction(action)
     except ValueError:
         raise InvalidParameter(f"action: expected delete, merge or tag, got {action!r:.80}") from None
-
-
-def _locked(result: DedupResult) -> DirectoryLock:
-    directory = result.directory / "apply"
-    make_directory(directory)
-    try:
-        return DirectoryLock(directory)
-    except HomeLocked:
-        raise ResultBusy(f"somebody else applies the result of {result.job_id}, or takes it back") from None
 
 
 # What there is already

@@ -151,6 +151,18 @@ class ApplyJournal:
         found: State = self._read("state.json")["state"] if path.exists() else "applying"
         return "expired" if not self.has_rows and found != "undone" and self.record.undo_until is not None else found
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether rows of a batch may have been changed of which that is not written down yet."""
+        if self.state not in ("applying", "undoing"):
+            return False
+        phases: tuple[Phase, ...] = ("do", "undo")
+        return any(
+            not path.with_suffix(".json").exists()
+            for phase in phases
+            for path in (self.directory / phase).glob("*.begun")
+        )
+
     def enter(self, state: State, newest: int) -> None:
         """Write down that it is so far. newest: number of the newest apply there is then."""
         write_file(self.directory / "state.json", _json({"state": state, "newest": newest}))

@@ -459,7 +459,9 @@ def test_an_open_home_removes_them_and_completes_what_was_begun(
     assert len(look()) == len(before) - 2
     jobs = result.directory.parent
     assert sweep(grid, jobs) == 0
+    assert len(look()) == len(before)
     (record,) = applied(result)
+    assert record.state == "applying"
     assert record.undo_until is not None
     assert sweep(grid, jobs, now=record.undo_until) == 1
     assert len(look()) == len(before)
