@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cluster.dedup.apply_journal import ApplyJournal, ApplyRecord, Phase, Row, State
+from cluster.dedup.apply_lock import only_apply
 from cluster.dedup.apply_plan import (
+    BATCH,
     TAG_KEY,
     ApplyAction,
     ApplyOptions,
@@ -34,6 +37,7 @@ from cluster.dedup.apply_plan import (
     check_options,
     records_of,
     routes_of,
+    untagged,
     with_metadata,
 )
 from cluster.dedup.apply_steps import ApplySteps
@@ -44,8 +48,7 @@ from cluster.dedup.retention import undo_seconds
 from cluster.dedup.review import ReviewQueue
 from cluster.dedup.row_labels import metadata_digest
 from cluster.dedup.template_floats import float_sources
-from shard.errors import HomeLocked, InvalidParameter, NotFound, ResultBusy, UndoExpired
-from shard.files import DirectoryLock, make_directory
+from shard.errors import InvalidParameter, NotFound, UndoExpired
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
@@ -102,7 +105,7 @@ def apply(
     options = check_options(result, ApplyOptions(_action(action), gallery, key, accept_all))
     if dry_run:
         return _dry_run(cluster, result, options, progress)
-    with _locked(result):
+    with only_apply(result.directory):
         left = _interrupted(result)
         if left is None:
             left = _begun(cluster, result, options, by)
@@ -112,7 +115,7 @@ def apply(
                 " complete it, or undo it, first"
             )
         _run(cluster, result, left, "do", progress)
-        left.enter("applied")
+        left.enter("applied", left.record.number)
         return _report(left, "do")
 
 
@@ -131,7 +134,7 @@ def undo(
     now: unix seconds, for tests. Raises NotFound if there is nothing to take back, UndoExpired after its time,
     ResultBusy.
     """
-    with _locked(result):
+    with only_apply(result.directory):
         last = _last(result)
         record = last.record
         if last.state == "expired" or (record.undo_until is not None and (now or time.time()) >= record.undo_until):
@@ -143,9 +146,10 @@ def undo(
             return _report(last, "do", dry_run=True)
         if last.state == "applying":
             _settle(cluster, result, last)
-        last.enter("undoing")
+        newest = ApplyJournal.all(result.directory)[-1].record.number
+        last.enter("undoing", newest)
         _run(cluster, result, last, "undo", progress)
-        last.enter("undone")
+        last.enter("undone", newest)
         return _report(last, "undo")
 
 
@@ -155,8 +159,11 @@ def applied(result: DedupResult) -> tuple[ApplyReport, ...]:
 
 
 def settle(cluster: Cluster, result: DedupResult) -> None:
-    """Complete the batch at which an interrupted apply or undo stopped, so that no template is half changed."""
-    with _locked(result):
+    """Complete the batch at which an interrupted apply or undo stopped, so that no template is half changed.
+
+    Raises ResultBusy if somebody is at it.
+    """
+    with only_apply(result.directory, wait_s=0):
         left = _interrupted(result)
         if left is not None and left.has_rows:
             _settle(cluster, result, left)
@@ -167,15 +174,6 @@ def _action(action: str) -> ApplyAction:
         return ApplyAction(action)
     except ValueError:
         raise InvalidParameter(f"action: expected delete, merge or tag, got {action!r:.80}") from None
-
-
-def _locked(result: DedupResult) -> DirectoryLock:
-    directory = result.directory / "apply"
-    make_directory(directory)
-    try:
-        return DirectoryLock(directory)
-    except HomeLocked:
-        raise ResultBusy(f"somebody else applies the result of {result.job_id}, or takes it back") from None
 
 
 # What there is already
@@ -197,21 +195,36 @@ def _last(result: DedupResult) -> ApplyJournal:
 def _known(result: DedupResult) -> dict[TemplateKey, Known]:
     """What earlier applies made of templates, as far as their journals have it."""
     found: dict[TemplateKey, Known] = {}
-    for journal in ApplyJournal.all(result.directory):
-        if not journal.has_rows or journal.record.action is ApplyAction.TAG:
-            continue  # a tag leaves the rest of a template as it is
+    journals = ApplyJournal.all(result.directory)
+    keys = _tag_keys(journals)
+    for journal, phase in _events(journals):
         for batch in range(journal.batches()):
-            rows = journal.rows(batch)
-            for phase in ("do", "undo"):
-                for row, outcome in zip(rows, journal.outcomes(phase, batch) or (), strict=False):
-                    if not outcome.skip and outcome.lsn >= 0:
-                        found[row.change.key] = _after(row.change, outcome.lsn, phase)
+            outcomes = journal.outcomes(phase, batch)
+            for row, outcome in zip(journal.rows(batch), outcomes, strict=True) if outcomes else ():
+                if not outcome.skip and outcome.lsn >= 0:
+                    found[row.change.key] = _after(row.change, outcome.lsn, phase, keys)
     return found
 
 
-def _after(change: Change, lsn: int, phase: Phase) -> Known:
+def _events(journals: Sequence[ApplyJournal]) -> list[tuple[ApplyJournal, Phase]]:
+    """What happened, in its order. The last apply is taken back first. A tag leaves the rest of a template as it is."""
+    events: list[tuple[tuple[int, int, int], ApplyJournal, Phase]] = []
+    for journal in journals:
+        if journal.has_rows and journal.record.action is not ApplyAction.TAG:
+            number = journal.record.number
+            events.append(((number, 0, 0), journal, "do"))
+            events.append(((journal.taken_back_after, 1, -number), journal, "undo"))
+    return [(journal, phase) for _, journal, phase in sorted(events, key=itemgetter(0))]
+
+
+def _after(change: Change, lsn: int, phase: Phase, tag_keys: frozenset[str]) -> Known:
     identity = change.identity if phase == "undo" else change.identity_after
-    return Known(lsn, identity, metadata_digest(change.metadata))
+    return Known(lsn, identity, metadata_digest(untagged(change.metadata, tag_keys)))
+
+
+def _tag_keys(journals: Sequence[ApplyJournal]) -> frozenset[str]:
+    """Keys that tags may have set."""
+    return frozenset({TAG_KEY, *(journal.record.key for journal in journals)})
 
 
 # Planning
@@ -220,7 +233,7 @@ def _after(change: Change, lsn: int, phase: Phase) -> Known:
 def _plan(
     cluster: Cluster, result: DedupResult, review: Review, options: ApplyOptions, progress: Tell | None
 ) -> ApplyPlan:
-    keys = frozenset(journal.record.key for journal in ApplyJournal.all(result.directory))
+    keys = _tag_keys(ApplyJournal.all(result.directory))
     return Planner(cluster, result, effective_groups(result, review), options, _known(result), keys).plan(progress)
 
 
@@ -263,6 +276,7 @@ def _begun(cluster: Cluster, result: DedupResult, options: ApplyOptions, by: str
         templates=len(plan.changes),
         skipped=dict(sorted(Counter(entry.reason.value for entry in plan.skipped).items())),
         left_out=dict(sorted(plan.left_out.items())),
+        batch_rows=BATCH,
     )
     rows = _rows_with_floats(cluster, result, plan) if has_floats else _rows(cluster, result, plan, plan.changes)
     return ApplyJournal.create(result.directory, record, rows, _dim(cluster, result) if has_floats else None)
@@ -272,13 +286,11 @@ def _dim(cluster: Cluster, result: DedupResult) -> int:
     return next(iter(routes_of(cluster, result).values())).dim
 
 
-def _rows(
-    cluster: Cluster, result: DedupResult, plan: ApplyPlan, changes: Sequence[Change], batch: int = 1_000
-) -> Iterator[Row]:
+def _rows(cluster: Cluster, result: DedupResult, plan: ApplyPlan, changes: Sequence[Change]) -> Iterator[Row]:
     """With metadata; without those that were changed since the plan was made."""
     routes = routes_of(cluster, result)
-    for begin in range(0, len(changes), batch):
-        some = changes[begin : begin + batch]
+    for begin in range(0, len(changes), BATCH):
+        some = changes[begin : begin + BATCH]
         records = records_of(cluster, routes, [change.key for change in some])
         for change in some:
             record = records.get(change.key)
@@ -313,31 +325,37 @@ def _scratch(result: DedupResult) -> Path:
 
 def _run(cluster: Cluster, result: DedupResult, journal: ApplyJournal, phase: Phase, progress: Tell | None) -> None:
     """Every batch that was not done yet. Of an undo: every batch that was done."""
-    steps = _steps(cluster, result, journal)
+    steps, known = _steps(cluster, result, journal), _known(result) if phase == "undo" else {}
     for batch in range(journal.batches()):
-        _run_batch(steps, journal, phase, batch)
+        _run_batch(steps, journal, phase, batch, known)
         if progress is not None:
             progress(batch + 1, journal.batches())
 
 
 def _settle(cluster: Cluster, result: DedupResult, journal: ApplyJournal) -> None:
-    steps = _steps(cluster, result, journal)
+    steps, known = _steps(cluster, result, journal), _known(result)
     phases: tuple[Phase, ...] = ("do", "undo")
     for phase in phases:
         for batch in range(journal.batches()):
             if journal.has_begun(phase, batch):
-                _run_batch(steps, journal, phase, batch)
+                _run_batch(steps, journal, phase, batch, known)
 
 
-def _run_batch(steps: ApplySteps, journal: ApplyJournal, phase: Phase, batch: int) -> None:
-    if journal.outcomes(phase, batch) is not None:
-        return
+def _run_batch(
+    steps: ApplySteps, journal: ApplyJournal, phase: Phase, batch: int, known: Mapping[TemplateKey, Known]
+) -> None:
+    """known: of an undo, what templates are since later applies were taken back, which enrolled them again."""
     done = journal.outcomes("do", batch)
-    if phase == "undo" and done is None:
+    if journal.outcomes(phase, batch) is not None or (phase == "undo" and done is None):
         return
     is_retry = journal.begin(phase, batch)
     rows = journal.rows(batch)
-    outcomes = steps.do(rows, is_retry) if phase == "do" else steps.undo(rows, done or (), is_retry)
+    if phase == "do":
+        outcomes = steps.do(rows, is_retry)
+    else:
+        latest = [known.get(row.change.key) for row in rows]
+        was = [old if new is None else replace(old, lsn=new.lsn) for old, new in zip(done or (), latest, strict=True)]
+        outcomes = steps.undo(rows, was, is_retry)
     journal.end(phase, batch, outcomes)
 
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cluster.dedup.apply_plan import BATCH, ApplyAction, ApplyOptions, Change, TemplateKey
+from cluster.dedup.apply_plan import ApplyAction, ApplyOptions, Change, TemplateKey
 from coordinator.snapshots.places import pyarrow
 from shard.errors import CorruptData, FormatTooNew
 from shard.files import make_directory, new_directory, new_file, remove_file, sync_directory, write_file
@@ -37,7 +37,7 @@ State = Literal["applying", "applied", "undoing", "undone", "expired"]
 class ApplyRecord:
     """An apply. by, at: who began it, and when, in unix seconds; undo_until: when what it needs to be undone is
     removed, None for never. groups, templates: how many it set out to change, as the plan and as the journal have it;
-    skipped, left_out: templates by reason.
+    skipped, left_out: templates by reason. batch_rows: templates of a batch.
     """
 
     number: int
@@ -53,6 +53,7 @@ class ApplyRecord:
     templates: int
     skipped: dict[str, int]
     left_out: dict[str, int]
+    batch_rows: int
 
     @property
     def options(self) -> ApplyOptions:
@@ -93,7 +94,8 @@ class ApplyJournal:
         path = job_directory / "apply" / f"{record.number:06d}"
         make_directory(path.parent)
         with new_directory(path) as filled:
-            record = replace(record, templates=_write_rows(filled / "rows.arrow", rows, dim))
+            written = _write_rows(filled / "rows.arrow", rows, dim, record.batch_rows)
+            record = replace(record, templates=written)
             write_file(filled / "about.json", _json({"format": JOURNAL_FORMAT, **asdict(record)}))
             for phase in ("do", "undo"):
                 make_directory(filled / phase)
@@ -120,7 +122,7 @@ class ApplyJournal:
 
     def batches(self) -> int:
         """Number of batches of rows."""
-        return -(-self.record.templates // BATCH)
+        return -(-self.record.templates // self.record.batch_rows)
 
     def rows(self, batch: int) -> list[Row]:
         """The rows of one batch. CorruptData."""
@@ -149,9 +151,27 @@ class ApplyJournal:
         found: State = self._read("state.json")["state"] if path.exists() else "applying"
         return "expired" if not self.has_rows and found != "undone" and self.record.undo_until is not None else found
 
-    def enter(self, state: State) -> None:
-        """Write down that it is so far."""
-        write_file(self.directory / "state.json", _json({"state": state}))
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether rows of a batch may have been changed of which that is not written down yet."""
+        if self.state not in ("applying", "undoing"):
+            return False
+        phases: tuple[Phase, ...] = ("do", "undo")
+        return any(
+            not path.with_suffix(".json").exists()
+            for phase in phases
+            for path in (self.directory / phase).glob("*.begun")
+        )
+
+    def enter(self, state: State, newest: int) -> None:
+        """Write down that it is so far. newest: number of the newest apply there is then."""
+        write_file(self.directory / "state.json", _json({"state": state, "newest": newest}))
+
+    @property
+    def taken_back_after(self) -> int:
+        """Number of the newest apply there was when it was taken back, or when its state was written last."""
+        path = self.directory / "state.json"
+        return int(self._read("state.json")["newest"]) if path.exists() else self.record.number
 
     def begin(self, phase: Phase, batch: int) -> bool:
         """Write down that rows of a batch are going to be changed; whether that was written before."""
@@ -213,13 +233,13 @@ def _schema(dim: int | None) -> Any:
     )
 
 
-def _write_rows(path: Path, rows: Iterable[Row], dim: int | None) -> int:
+def _write_rows(path: Path, rows: Iterable[Row], dim: int | None, batch_rows: int) -> int:
     """How many there were."""
     from pyarrow import ipc
 
     arrow, schema, written = pyarrow(), _schema(dim), 0
     with new_file(path) as file, ipc.new_file(file, schema) as writer:
-        for batch in _batched(rows):
+        for batch in _batched(rows, batch_rows):
             values = [_fields(row.change) for row in batch]
             columns = [arrow.array([v[name] for v in values], schema.field(name).type) for name in schema.names[:-1]]
             if dim is None:
@@ -232,9 +252,9 @@ def _write_rows(path: Path, rows: Iterable[Row], dim: int | None) -> int:
     return written
 
 
-def _batched(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _batched(rows: Iterable[Row], batch_rows: int) -> Iterator[list[Row]]:
     source = iter(rows)
-    while batch := list(islice(source, BATCH)):
+    while batch := list(islice(source, batch_rows)):
         yield batch
 
 

@@ -91,12 +91,13 @@ class Known:
         # The identity decides the shard, in which an LSN is one batch of one enrollment.
         if record.lsn != self.lsn:
             return Skip.ENROLLED_AGAIN
-        if self.digest in (metadata_digest(record.metadata), metadata_digest(_untagged(record.metadata, tag_keys))):
+        if self.digest in (metadata_digest(record.metadata), metadata_digest(untagged(record.metadata, tag_keys))):
             return None
         return Skip.METADATA
 
 
-def _untagged(metadata: bytes | None, tag_keys: frozenset[str]) -> bytes | None:
+def untagged(metadata: bytes | None, tag_keys: frozenset[str]) -> bytes | None:
+    """Metadata without these keys."""
     if metadata is None:
         return None
     rest = {name: value for name, value in json.loads(metadata).items() if name not in tag_keys}
@@ -197,9 +198,9 @@ class Planner:
         known: Mapping[TemplateKey, Known],
         tag_keys: frozenset[str],
     ) -> None:
-        """known: what earlier applies of the result made of templates; tag_keys: keys that they set."""
+        """known: what earlier applies of the result made of templates; tag_keys: keys that tags may have set."""
         self._cluster, self._result, self._effective = cluster, result, effective
-        self._options, self._known, self._tag_keys = options, known, tag_keys | {TAG_KEY}
+        self._options, self._known, self._tag_keys = options, known, tag_keys
         self._routes = routes_of(cluster, result)
         table, members = result.groups, result.members
         self._keys = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.dedup.corpus import Corpus
@@ -78,15 +77,6 @@ def take_inputs(job: JobContext, values: DedupParameters) -> Corpus:
         job.checkpoints.write(PARTS, str(spec.part_rows).encode())
     # Another version may cut it otherwise, and names of blocks mean these parts.
     return Corpus(replace(spec, part_rows=int(job.checkpoints.read(PARTS))))
-
-
-def remove_own(cluster: Cluster, directory: Path) -> None:
-    """Remove the snapshots that a job made in its directory: nobody needs them, and they hold templates."""
-    store = directory / STORE
-    if store.is_dir():
-        snapshots = cluster.snapshots(store)
-        for found in snapshots.list():
-            snapshots.delete(found.snapshot_id)
 
 
 def _snapshot(job: JobContext, store: str, number: int, name: str) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from cluster.dedup.analysis import analyse
 from cluster.dedup.corpus import Corpus
 from cluster.dedup.faces import Faces, faces_of
 from cluster.dedup.grouping import Groups, Role, group, reasons_of
-from cluster.dedup.inputs import Threshold, check_inputs, remove_own, take_inputs, threshold_of
+from cluster.dedup.inputs import Threshold, check_inputs, take_inputs, threshold_of
 from cluster.dedup.pairs import FoundPairs, gathered
 from cluster.dedup.parameters import DedupParameters
 from cluster.dedup.photos import pair_kinds
@@ -71,10 +70,6 @@ class DedupJob:
         job.log("pairs", pairs=len(found))
         work = _Work(job, values, corpus, threshold, found)
         return work.analysis() if values.analyse else work.groups()
-
-    def clean_up(self, cluster: Cluster, directory: Path) -> None:
-        """The job's own snapshots go: a result that is kept must not keep templates that are deleted meanwhile."""
-        remove_own(cluster, directory)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from cluster.dedup.report_style import POLICY, STYLE
 from cluster.dedup.report_svg import scores_svg, sizes_svg
 from cluster.dedup.result_columns import KEEP
 from cluster.thumbnails import thumbnail_of
+from coordinator.snapshots.places import pyarrow
 from shard.types import RowArray
 
 MAX_PICTURES = 300
@@ -112,9 +113,9 @@ def _figures(summary: Mapping[str, Any]) -> str:
 def _histograms(summary: Mapping[str, Any]) -> Iterable[str]:
     yield "<h2>Pairs by score</h2>"
     yield '<p class="soft"><span class="key person"></span>same person <span class="key photo"></span>same photo</p>'
-    yield scores_svg(summary["scores"], summary["threshold"])
+    yield f'<div class="wide">{scores_svg(summary["scores"], summary["threshold"])}</div>'
     yield "<h2>Groups by size</h2>"
-    yield sizes_svg(summary["group_sizes"])
+    yield f'<div class="wide">{sizes_svg(summary["group_sizes"])}</div>'
 
 
 class _Shown:
@@ -127,6 +128,7 @@ class _Shown:
         numbers = groups.column("group").to_numpy()
         count = int(numbers[-1]) + 1 if len(numbers) else 0
         self._starts: npt.NDArray[np.int64] = np.searchsorted(numbers, np.arange(count + 1)).astype(np.int64)
+        self._is_keep = pyarrow().compute.equal(groups.column("role"), KEEP).to_numpy()
         sizes = np.diff(self._starts)
         self._largest = np.lexsort((np.arange(count), -sizes))[:LARGEST].tolist()
         review = groups.column("needs_review").to_numpy(zero_copy_only=False)[self._starts[:-1]]
@@ -140,9 +142,11 @@ class _Shown:
         first = np.array(sorted(list(dict.fromkeys(wanted))[:MAX_PICTURES]), np.int64)
         return pictures(first) if len(first) else {}
 
-    def _members(self, group: int) -> slice:
+    def _members(self, group: int) -> npt.NDArray[np.int64]:
+        """Rows of groups.parquet that are shown of it, the one that is kept first."""
         begin, end = (int(at) for at in self._starts[group : group + 2])
-        return slice(begin, min(end, begin + MEMBERS))
+        rows = np.arange(begin, end)
+        return rows[np.argsort(~self._is_keep[begin:end], kind="stable")][:MEMBERS]
 
     def sections(self) -> Iterable[str]:
         """Groups to review, the largest ones, pairs near the threshold."""
@@ -166,7 +170,7 @@ class _Shown:
     def _group(self, group: int) -> str:
         members = self._members(group)
         size = int(self._starts[group + 1] - self._starts[group])
-        found = self._groups.slice(members.start, members.stop - members.start).to_pylist()
+        found = self._groups.take(members).to_pylist()
         items = [self._member(row, entry) for row, entry in zip(self._rows[members].tolist(), found, strict=True)]
         more = f'<p class="soft">and {size - len(found):,} more</p>' if size > len(found) else ""
         reason = f' <span class="warn">{escape(_in_words(found[0]["reason"]))}</span>' if found[0]["reason"] else ""

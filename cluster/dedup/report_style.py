@@ -30,7 +30,7 @@ p { margin: .25rem 0 .75rem; }
   font-size: .85rem; overflow-wrap: anywhere; min-width: 0; }
 .members img, td img { display: block; width: 72px; height: 72px; object-fit: cover; border-radius: .3rem; }
 .members li.keep { border: 2px solid var(--person); }
-svg { width: 100%; height: auto; }
+svg { display: block; width: 100%; min-width: 34rem; height: auto; }
 svg text { fill: var(--soft); font-size: 12px; }
 svg .person { fill: var(--person); } svg .photo { fill: var(--photo); }
 svg .grid { stroke: var(--line); } svg .axis { stroke: var(--ink); }

@@ -14,7 +14,7 @@ from typing import Any
 from cluster.dedup.result_columns import SAME_PERSON, SAME_PHOTO
 
 _WIDTH, _HEIGHT = 720, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 16, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 24, 16, 44
 SIZES = ((2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 10), (11, 20), (21, 50), (51, 100), (101, 1_000), (1_001, None))
 """Sizes of groups that share a bar."""
 

@@ -8,21 +8,24 @@ deleted.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from cluster.dedup.apply_journal import ApplyJournal
-from cluster.dedup.result_columns import REPORT
-from coordinator.snapshots.manifest import parse_time
-from coordinator.snapshots.store import SnapshotStore
+from cluster.dedup.result_columns import REPORT, SUMMARY
+from shard.errors import CorruptData
 from shard.files import remove_tree, write_file
 
 START_SHARE = 0.75
 """Share of the deadline after which copies are removed, as deleted bytes are (`coordinator.erasure`)."""
 _PICTURE = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]*")
+_PICTURE_START = b"data:image/jpeg;base64,"
 NO_PICTURE = "data:,"
+_ID_TIME = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,37 +42,55 @@ def undo_seconds(erasure_hours: float) -> float:
     return START_SHARE * erasure_hours * 3_600
 
 
+def is_due(job_directory: Path, erasure_hours: float, *, now: float | None = None) -> bool:
+    """Whether a job holds something that `remove_copies` would remove. CorruptData."""
+    now = time.time() if now is None else now
+    if any(_has_due_rows(journal, now) for journal in ApplyJournal.all(job_directory)):
+        return True
+    made_at = _made_at(job_directory)
+    if made_at is None or made_at > now - undo_seconds(erasure_hours):
+        return False
+    report = job_directory / "result" / REPORT
+    return (job_directory / "input").is_dir() or (report.exists() and _PICTURE_START in report.read_bytes())
+
+
+def _has_due_rows(journal: ApplyJournal, now: float) -> bool:
+    until = journal.record.undo_until
+    return journal.has_rows and until is not None and until <= now
+
+
 def remove_copies(job_directory: Path, erasure_hours: float, *, now: float | None = None) -> Removed:
     """Remove what is due of a job that has ended. now: unix seconds. Idempotent.
 
     An apply that was interrupted has to be settled before (`cluster.dedup.apply.settle`). Raises WriteFailed,
-    StoreUnavailable, CorruptData: the next call tries again.
+    CorruptData: the next call tries again.
     """
     now = time.time() if now is None else now
     due = now - undo_seconds(erasure_hours)
-    applies = [
-        journal
-        for journal in ApplyJournal.all(job_directory)
-        if journal.has_rows and journal.record.undo_until is not None and journal.record.undo_until <= now
-    ]
+    applies = [journal for journal in ApplyJournal.all(job_directory) if _has_due_rows(journal, now)]
     for journal in applies:
         journal.expire()
     is_removed, pictures = False, 0
     made_at = _made_at(job_directory)
     if made_at is not None and made_at <= due:
-        # The snapshot last: without it nobody knows any more when the pictures are from.
         pictures = _remove_pictures(job_directory / "result" / REPORT)
-        remove_tree(job_directory / "input")
-        is_removed = True
+        is_removed = (job_directory / "input").is_dir()
+        if is_removed:
+            remove_tree(job_directory / "input")
     return Removed(is_removed, pictures, tuple(journal.record.number for journal in applies))
 
 
 def _made_at(job_directory: Path) -> float | None:
-    """When the job's own snapshot was made, the first of two; None if it has none."""
-    if not (job_directory / "input").is_dir():
+    """When the snapshot was made that the job read, the first of two, which its id says; None without a result."""
+    try:
+        inputs = json.loads((job_directory / "result" / SUMMARY).read_bytes())["inputs"]
+        times = [datetime.strptime(entry["snapshot_id"][:16], _ID_TIME) for entry in inputs]
+    except FileNotFoundError:
         return None
-    found = [parse_time(m.created_at).timestamp() for m in SnapshotStore.open(job_directory / "input").snapshots()]
-    return min(found, default=0.0)
+    except (ValueError, KeyError, TypeError) as error:
+        path = job_directory / "result" / SUMMARY
+        raise CorruptData(f"{path} is not a summary: {error!r}", path=str(path)) from error
+    return min(moment.replace(tzinfo=timezone.utc).timestamp() for moment in times)
 
 
 def _remove_pictures(report: Path) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
@@ -36,14 +35,6 @@ class ChecksFirst(Protocol):
 
     def check(self, cluster: Cluster, gallery: str, parameters: BaseModel, key_id: str | None) -> None:
         """Raises the error that says why not. key_id: of the API key that asks; None for whoever opened the home."""
-
-
-@runtime_checkable
-class CleansUp(Protocol):
-    """A kind whose job needs things that its result does not."""
-
-    def clean_up(self, cluster: Cluster, directory: Path) -> None:
-        """Remove them from the directory of a job that has succeeded. May be called again; also where none are left."""
 
 
 KINDS: dict[str, str] = {

@@ -20,6 +20,7 @@ from cluster.dedup.apply_plan import TAG_KEY
 from cluster.dedup.result_files import DedupResult
 from cluster.dedup.retention import remove_copies, undo_seconds
 from cluster.dedup.review import ReviewQueue
+from cluster.dedup.sweeping import sweep
 from cluster.gallery import Gallery
 from coordinator.router import Router
 from shard.errors import FacegridError, InvalidParameter, NotFound, ResultBusy, UndoExpired
@@ -27,6 +28,8 @@ from shard.files import DirectoryLock
 from tests.dedup_results import DIM, NAME, contents, enroll, faces_of, make_job
 
 PEOPLE = [["a1:ann", "a2:ann", "a3"], ["b1", "b2"], ["c1:carl", "c2:carla"], ["d1:dan", "d2:dan"], ["e1:eve"]]
+SAME = {"done_already": 2}
+"""What a merging skips: a1 and a2 are ann's."""
 GROUPS = [["a1", "a2", "a3"], ["b1", "b2"], ["c1", "c2"], ["d1", "d2"]]
 REVIEW = {3: "split"}
 
@@ -262,7 +265,7 @@ def test_interrupted_anywhere_it_goes_on(
     point: str,
 ) -> None:
     """Batches of two templates, of which the second fails at a point; then the same call completes it."""
-    for module in ("apply_plan", "apply_journal"):
+    for module in ("apply_plan", "apply"):
         monkeypatch.setattr(f"cluster.dedup.{module}.BATCH", 2)
     before = look()
     if phase == "undo":
@@ -278,7 +281,7 @@ def test_interrupted_anywhere_it_goes_on(
         apply(grid, result, others[0], dry_run=False)
     if phase == "do":
         done = apply(grid, result, action, dry_run=False)
-        assert (done.number, done.skipped) == (1, {})
+        assert (done.number, done.skipped) == (1, SAME if action == "merge" else {})
     assert undo(grid, result, dry_run=False).skipped == {}
     assert look() == before
 
@@ -315,7 +318,7 @@ def crash_at(patch: pytest.MonkeyPatch, phase: str, point: str, batch: int) -> N
 def test_an_interrupted_apply_can_be_taken_back(
     grid: Cluster, result: DedupResult, look: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("apply_plan", "apply_journal"):
+    for module in ("apply_plan", "apply"):
         monkeypatch.setattr(f"cluster.dedup.{module}.BATCH", 2)
     before = look()
     with monkeypatch.context() as patch:
@@ -330,7 +333,7 @@ def test_an_interrupted_apply_can_be_taken_back(
 def test_settling_completes_the_batch_and_no_more(
     grid: Cluster, result: DedupResult, look: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("apply_plan", "apply_journal"):
+    for module in ("apply_plan", "apply"):
         monkeypatch.setattr(f"cluster.dedup.{module}.BATCH", 2)
     with monkeypatch.context() as patch:
         crash_at(patch, "do", "changed", batch=0)
@@ -346,7 +349,7 @@ def test_what_is_deleted_while_an_apply_is_interrupted_stays_deleted(
     grid: Cluster, gallery: Gallery, result: DedupResult, look: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A template that a later batch was to change, and one that an earlier batch had changed."""
-    for module in ("apply_plan", "apply_journal"):
+    for module in ("apply_plan", "apply"):
         monkeypatch.setattr(f"cluster.dedup.{module}.BATCH", 1)
     with monkeypatch.context() as patch:
         crash_at(patch, "do", "begin", batch=1)
@@ -355,7 +358,7 @@ def test_what_is_deleted_while_an_apply_is_interrupted_stays_deleted(
     order = [row.change.key.template_id for batch in range(3) for row in journal(result).rows(batch)]
     gallery.delete(template_ids=[order[0], order[2]])
     done = apply(grid, result, "merge", dry_run=False)
-    assert done.skipped == {"deleted": 1}
+    assert done.skipped == {"deleted": 1, **SAME}
     assert not {order[0], order[2]} & set(look())
     undo(grid, result, dry_run=False)
     assert not {order[0], order[2]} & set(look())
@@ -379,13 +382,13 @@ def _apply_and_die(home: Path, job_id: str, number: int) -> None:
         own(*args, **options)
 
     apply_journal.write_file = write
-    apply_journal.BATCH = 1
+    applying.BATCH = 1
     with Cluster.open(home) as grid:
         apply(grid, DedupResult.open(home / "jobs" / job_id), "merge", dry_run=False)
 
 
 def test_killed_again_and_again(tmp_path: Path) -> None:
-    """SIGKILL before each file that an apply writes; what is there afterwards is whole, and the last attempt completes."""
+    """SIGKILL before files that an apply writes; what is there afterwards is whole, and the last attempt completes."""
     home = tmp_path / "home"
     with Cluster.open(home) as grid:
         enroll(grid.gallery(NAME, create=True, shards=3, dim=DIM), faces_of(PEOPLE))
@@ -400,7 +403,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     with Cluster.open(home) as grid:
         result = DedupResult.open(result.directory)
         done = apply(grid, result, "merge", dry_run=False)
-        assert (done.templates, done.skipped, done.number) == (3, {}, 1)
+        assert (done.templates, done.skipped, done.number) == (3, SAME, 1)
         assert len(contents(grid, NAME, tmp_path / "done")) == len(before)
         undo(grid, result, dry_run=False)
         assert contents(grid, NAME, tmp_path / "back") == before
@@ -442,6 +445,29 @@ def test_copies_of_deleted_templates_are_gone_by_the_deadline(
     assert remove_copies(result.directory, hours, now=done.undo_until + 2).applies == ()
     gallery.erase()
     assert floats not in bytes_below(grid.settings.home)
+
+
+def test_an_open_home_removes_them_and_completes_what_was_begun(
+    grid: Cluster, result: DedupResult, look: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.dedup.apply.BATCH", 2)
+    before = look()
+    with monkeypatch.context() as patch:
+        crash_at(patch, "do", "changed", batch=0)
+        with pytest.raises(Crash):
+            apply(grid, result, "merge", dry_run=False)
+    assert len(look()) == len(before) - 2
+    jobs = result.directory.parent
+    assert sweep(grid, jobs) == 0
+    assert len(look()) == len(before)
+    (record,) = applied(result)
+    assert record.state == "applying"
+    assert record.undo_until is not None
+    assert sweep(grid, jobs, now=record.undo_until) == 1
+    assert len(look()) == len(before)
+    assert [entry.state for entry in applied(result)] == ["expired"]
+    assert sweep(grid, jobs, now=record.undo_until) == 0
+    assert apply(grid, result, "delete", dry_run=False).number == 2
 
 
 def test_undo_is_refused_in_time_even_if_the_copies_are_there(grid: Cluster, result: DedupResult) -> None:
