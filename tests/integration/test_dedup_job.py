@@ -325,13 +325,13 @@ def test_the_summary_says_what_was_asked_and_of_what(grid: Cluster) -> None:
 
 @pytest.mark.ray
 def test_on_ray_by_a_bucket_the_files_are_those_of_one_machine(ray_cluster: SharedRay, tmp_path: Path) -> None:
-    home = tmp_path / "home"
     with s3_server() as address:
         store = new_bucket(address)
-        with Cluster.open(home) as grid:
+        with Cluster.open(tmp_path / "home") as grid:
             enroll_doubled(grid, "acme/staff", 200, shards=1)
             given = {"threshold": THRESHOLD, "store": store, "snapshot": snapshot_of(grid, "acme/staff", store)}
             here = files_of(grid, finished(grid, "acme/staff", given))
-        with Cluster.open(home, runtime="ray", ray_address=ray_cluster.address) as grid:
+        with Cluster.open(tmp_path / "other", runtime="ray", ray_address=ray_cluster.address) as grid:
+            grid.gallery("acme/staff", create=True, dim=DIM)
             there = files_of(grid, finished(grid, "acme/staff", given))
     assert here == there
