@@ -34,8 +34,6 @@ from shard.errors import (
 from shard.types import FloatArray
 from tests.brute_pairs import all_pairs
 from tests.dedup import DIM, doubled_rows, enroll_doubled, snapshot_of
-from tests.integration.conftest import SharedRay
-from tests.integration.snapshot_stores import new_bucket, s3_server
 
 PEOPLE = 400
 THRESHOLD = 0.8
@@ -321,17 +319,3 @@ def test_the_summary_says_what_was_asked_and_of_what(grid: Cluster) -> None:
     assert not {"workers", "max_pairs"} & set(summary["parameters"])
     assert len(summary["inputs"][0]["sha256"]) == 64
     assert np.isclose(summary["recall"]["target"], 0.999)
-
-
-@pytest.mark.ray
-def test_on_ray_by_a_bucket_the_files_are_those_of_one_machine(ray_cluster: SharedRay, tmp_path: Path) -> None:
-    with s3_server() as address:
-        store = new_bucket(address)
-        with Cluster.open(tmp_path / "home") as grid:
-            enroll_doubled(grid, "acme/staff", 200, shards=1)
-            given = {"threshold": THRESHOLD, "store": store, "snapshot": snapshot_of(grid, "acme/staff", store)}
-            here = files_of(grid, finished(grid, "acme/staff", given))
-        with Cluster.open(tmp_path / "other", runtime="ray", ray_address=ray_cluster.address) as grid:
-            grid.gallery("acme/staff", create=True, dim=DIM)
-            there = files_of(grid, finished(grid, "acme/staff", given))
-    assert here == there
