@@ -22,6 +22,7 @@ from typing import Any
 from cluster import entry, hosts, images
 from cluster.calibration import Thresholds
 from cluster.config import Settings, key_source, load_settings, pipeline_options
+from cluster.dedup.sweeping import Sweeper
 from cluster.faces import FacePipeline, ImageSource, model_spec
 from cluster.gallery import Gallery
 from cluster.hosts import Progress
@@ -81,6 +82,8 @@ class Cluster(entry.Cluster):
             undo.callback(self.jobs.close)
             if attachment is None:
                 self.jobs.take_over()
+            if attachment is None:
+                undo.callback(Sweeper(self, settings.home / "jobs").close)
             self._closing = undo.pop_all()
         if attachment is None:
             self._submit(self._remove_due, "the cluster was closed meanwhile")

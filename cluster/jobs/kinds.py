@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 
 from shard.errors import InvalidParameter, MissingExtra
 
 if TYPE_CHECKING:
+    from cluster.api import Cluster
     from cluster.jobs.context import JobContext
 
 
@@ -26,6 +27,14 @@ class JobKind(Protocol):
         Called again, by another process, if this one dies. Files go to `job.result` and depend on nothing but input and
         parameters: no times, no hosts, no order in which blocks were done.
         """
+
+
+@runtime_checkable
+class ChecksFirst(Protocol):
+    """A kind that refuses, when a job is submitted, what could only fail later."""
+
+    def check(self, cluster: Cluster, gallery: str, parameters: BaseModel, key_id: str | None) -> None:
+        """Raises the error that says why not. key_id: of the API key that asks; None for whoever opened the home."""
 
 
 KINDS: dict[str, str] = {
