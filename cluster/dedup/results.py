@@ -42,8 +42,8 @@ from shard.types import FloatArray, RowArray
 RESULT_FORMAT = 1
 SCORE_STEP = 0.01
 """Width of a bar of the histogram of scores."""
-KINDS = (SAME_PERSON, SAME_PHOTO)
-"""Kinds of a pair by their codes."""
+KINDS = (SAME_PERSON, SAME_PHOTO, "same_face", "two_faces")
+"""Kinds of a pair by their codes, which are those of `photos.PairKind`."""
 
 LabelReader = Callable[[RowArray], Any]
 """Gets ascending global rows; returns a pyarrow.Table of `row, input, shard, template_id, identity, metadata, lsn`."""
