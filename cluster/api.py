@@ -76,11 +76,10 @@ class Cluster(entry.Cluster):
             claims = None if isinstance(self.coordinator, Coordinator) else self.coordinator.claims
             self.router = Router(self.runtime, self.coordinator.gallery, self.coordinator.report, claims)
             self.thresholds = Thresholds(self)
-            if attachment is None:
-                undo.callback(Sweeper(self, settings.home / "jobs").close)
             self._closing = undo.pop_all()
         if attachment is None:
             self._submit(self._remove_due, "the cluster was closed meanwhile")
+            self._closing.callback(Sweeper(self, settings.home / "jobs").close)
 
     def _opened(self, undo: contextlib.ExitStack) -> tuple[Runtime, Coordinator | RayCoordinator]:
         self._home = Home(self.settings.home)
