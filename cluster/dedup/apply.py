@@ -26,6 +26,7 @@ from cluster.dedup.apply_plan import (
     TAG_KEY,
     ApplyAction,
     ApplyOptions,
+    ApplyPlan,
     Change,
     Known,
     Skipped,
@@ -49,7 +50,7 @@ Action = Literal["delete", "merge", "tag"]
 class ApplyReport:
     """What was done, or would be in a dry run.
 
-    number: of the apply; None for one that is not begun. state: how far it is. groups, templates: that are changed.
+    number: of the apply; None for a dry run, and where there was nothing to do. state: how far it is. groups, templates: that are changed.
     skipped: templates that stay as they are by reason (`apply_plan.Skip`), because they are not what the job saw;
     left_out: those of groups that are not applied, by why (needs_review, rejected, split_off, several_identities).
     changes, skips: one by one, of a dry run.
@@ -93,11 +94,15 @@ def apply(
     """
     options = check_options(result, ApplyOptions(_action(action), gallery, key, accept_all))
     if dry_run:
-        return _dry_run(cluster, result, options, progress)
+        return _planned(make_plan(cluster, result, ReviewQueue(result).review(), options, progress), dry_run=True)
     with only_apply(result.directory):
         left = interrupted(result)
         if left is None:
-            left = begin_apply(cluster, result, options, by)
+            review = ReviewQueue(result).review()
+            plan = make_plan(cluster, result, review, options, None)
+            if not plan.changes:
+                return _planned(plan, dry_run=False)
+            left = begin_apply(cluster, result, plan, review, by)
         elif left.state != "applying" or left.record.options != options:
             raise InvalidParameter(
                 f"apply {left.record.number} of {result.job_id} ({left.record.action.value}) is {left.state};"
@@ -165,14 +170,14 @@ def _action(action: str) -> ApplyAction:
         raise InvalidParameter(f"action: expected delete, merge or tag, got {action!r:.80}") from None
 
 
-def _dry_run(cluster: Cluster, result: DedupResult, options: ApplyOptions, progress: Tell | None) -> ApplyReport:
-    plan = make_plan(cluster, result, ReviewQueue(result).review(), options, progress)
+def _planned(plan: ApplyPlan, *, dry_run: bool) -> ApplyReport:
+    """What would be done; and what was, if there is nothing to do, which leaves nothing to undo either."""
     skipped = Counter(entry.reason.value for entry in plan.skipped)
     return ApplyReport(
-        action=options.action.value,
-        dry_run=True,
+        action=plan.options.action.value,
+        dry_run=dry_run,
         number=None,
-        state="planned",
+        state="planned" if dry_run else "applied",
         groups=plan.groups,
         templates=len(plan.changes),
         skipped=dict(sorted(skipped.items())),

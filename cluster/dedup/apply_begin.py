@@ -27,7 +27,6 @@ from cluster.dedup.decisions import Review
 from cluster.dedup.effective import effective_groups
 from cluster.dedup.result_files import DedupResult
 from cluster.dedup.retention import undo_seconds
-from cluster.dedup.review import ReviewQueue
 from cluster.dedup.template_floats import float_sources
 
 if TYPE_CHECKING:
@@ -44,10 +43,9 @@ def make_plan(
     )
 
 
-def begin_apply(cluster: Cluster, result: DedupResult, options: ApplyOptions, by: str) -> ApplyJournal:
-    """The journal of a new apply."""
-    review = ReviewQueue(result).review()
-    plan = make_plan(cluster, result, review, options, None)
+def begin_apply(cluster: Cluster, result: DedupResult, plan: ApplyPlan, review: Review, by: str) -> ApplyJournal:
+    """The journal of a new apply of a plan that was made by that review."""
+    options = plan.options
     journals = ApplyJournal.all(result.directory)
     at = time.time()
     has_floats = options.action is not ApplyAction.TAG

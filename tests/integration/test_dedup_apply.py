@@ -169,7 +169,8 @@ def test_what_changed_since_is_skipped(grid: Cluster, gallery: Gallery, result: 
     gallery.enroll(np.frombuffer(floats, np.float32)[None], template_ids=["b2"])
     report = apply(grid, result, "delete", dry_run=False)
     assert report.skipped == {"deleted": 1, "enrolled_again": 1, "metadata_changed": 1}
-    assert report.templates == 0
+    assert (report.templates, report.number, report.state) == (0, None, "applied")
+    assert applied(result) == ()
     assert {entry.reason.value for entry in apply(grid, result, "delete").skips} == set(report.skipped)
 
 
