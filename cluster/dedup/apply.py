@@ -50,7 +50,8 @@ Action = Literal["delete", "merge", "tag"]
 class ApplyReport:
     """What was done, or would be in a dry run.
 
-    number: of the apply; None for a dry run, and where there was nothing to do. state: how far it is. groups, templates: that are changed.
+    number: of the apply; None for a dry run, and where there was nothing to do. state: how far it is.
+    groups, templates: that are changed.
     skipped: templates that stay as they are by reason (`apply_plan.Skip`), because they are not what the job saw;
     left_out: those of groups that are not applied, by why (needs_review, rejected, split_off, several_identities).
     changes, skips: one by one, of a dry run.
