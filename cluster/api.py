@@ -82,11 +82,10 @@ class Cluster(entry.Cluster):
             undo.callback(self.jobs.close)
             if attachment is None:
                 self.jobs.take_over()
-            if attachment is None:
-                undo.callback(Sweeper(self, settings.home / "jobs").close)
             self._closing = undo.pop_all()
         if attachment is None:
             self._submit(self._remove_due, "the cluster was closed meanwhile")
+            self._closing.callback(Sweeper(self, settings.home / "jobs").close)
 
     def _opened(self, undo: contextlib.ExitStack) -> tuple[Runtime, Coordinator | RayCoordinator]:
         self._home = Home(self.settings.home)

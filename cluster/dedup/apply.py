@@ -14,41 +14,31 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cluster.dedup.apply_journal import ApplyJournal, ApplyRecord, Phase, Row, State
+from cluster.dedup.apply_begin import begin_apply, make_plan
+from cluster.dedup.apply_history import interrupted, known_templates, last_applied
+from cluster.dedup.apply_journal import ApplyJournal, Phase, State
 from cluster.dedup.apply_lock import only_apply
 from cluster.dedup.apply_plan import (
-    BATCH,
     TAG_KEY,
     ApplyAction,
     ApplyOptions,
     ApplyPlan,
     Change,
     Known,
-    Planner,
     Skipped,
     Tell,
     TemplateKey,
     check_options,
-    records_of,
     routes_of,
-    untagged,
-    with_metadata,
 )
 from cluster.dedup.apply_steps import ApplySteps
-from cluster.dedup.decisions import Review
-from cluster.dedup.effective import effective_groups
 from cluster.dedup.result_files import DedupResult
-from cluster.dedup.retention import undo_seconds
 from cluster.dedup.review import ReviewQueue
-from cluster.dedup.row_labels import metadata_digest
-from cluster.dedup.template_floats import float_sources
-from shard.errors import InvalidParameter, NotFound, UndoExpired
+from shard.errors import InvalidParameter, UndoExpired
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
@@ -60,7 +50,8 @@ Action = Literal["delete", "merge", "tag"]
 class ApplyReport:
     """What was done, or would be in a dry run.
 
-    number: of the apply; None for one that is not begun. state: how far it is. groups, templates: that are changed.
+    number: of the apply; None for a dry run, and where there was nothing to do. state: how far it is.
+    groups, templates: that are changed.
     skipped: templates that stay as they are by reason (`apply_plan.Skip`), because they are not what the job saw;
     left_out: those of groups that are not applied, by why (needs_review, rejected, split_off, several_identities).
     changes, skips: one by one, of a dry run.
@@ -104,11 +95,15 @@ def apply(
     """
     options = check_options(result, ApplyOptions(_action(action), gallery, key, accept_all))
     if dry_run:
-        return _dry_run(cluster, result, options, progress)
+        return _planned(make_plan(cluster, result, ReviewQueue(result).review(), options, progress), dry_run=True)
     with only_apply(result.directory):
-        left = _interrupted(result)
+        left = interrupted(result)
         if left is None:
-            left = _begun(cluster, result, options, by)
+            review = ReviewQueue(result).review()
+            plan = make_plan(cluster, result, review, options, None)
+            if not plan.changes:
+                return _planned(plan, dry_run=False)
+            left = begin_apply(cluster, result, plan, review, by)
         elif left.state != "applying" or left.record.options != options:
             raise InvalidParameter(
                 f"apply {left.record.number} of {result.job_id} ({left.record.action.value}) is {left.state};"
@@ -135,7 +130,7 @@ def undo(
     ResultBusy.
     """
     with only_apply(result.directory):
-        last = _last(result)
+        last = last_applied(result)
         record = last.record
         if last.state == "expired" or (record.undo_until is not None and (now or time.time()) >= record.undo_until):
             raise UndoExpired(
@@ -164,7 +159,7 @@ def settle(cluster: Cluster, result: DedupResult) -> None:
     Raises ResultBusy if somebody is at it.
     """
     with only_apply(result.directory, wait_s=0):
-        left = _interrupted(result)
+        left = interrupted(result)
         if left is not None and left.has_rows:
             _settle(cluster, result, left)
 
@@ -176,75 +171,14 @@ def _action(action: str) -> ApplyAction:
         raise InvalidParameter(f"action: expected delete, merge or tag, got {action!r:.80}") from None
 
 
-# What there is already
-
-
-def _interrupted(result: DedupResult) -> ApplyJournal | None:
-    """The apply that was not completed, of which there is at most one: the last."""
-    journals = ApplyJournal.all(result.directory)
-    return journals[-1] if journals and journals[-1].state in ("applying", "undoing") else None
-
-
-def _last(result: DedupResult) -> ApplyJournal:
-    for journal in reversed(ApplyJournal.all(result.directory)):
-        if journal.state != "undone":
-            return journal
-    raise NotFound(f"nothing of {result.job_id} was applied that could be undone")
-
-
-def _known(result: DedupResult) -> dict[TemplateKey, Known]:
-    """What earlier applies made of templates, as far as their journals have it."""
-    found: dict[TemplateKey, Known] = {}
-    journals = ApplyJournal.all(result.directory)
-    keys = _tag_keys(journals)
-    for journal, phase in _events(journals):
-        for batch in range(journal.batches()):
-            outcomes = journal.outcomes(phase, batch)
-            for row, outcome in zip(journal.rows(batch), outcomes, strict=True) if outcomes else ():
-                if not outcome.skip and outcome.lsn >= 0:
-                    found[row.change.key] = _after(row.change, outcome.lsn, phase, keys)
-    return found
-
-
-def _events(journals: Sequence[ApplyJournal]) -> list[tuple[ApplyJournal, Phase]]:
-    """What happened, in its order. The last apply is taken back first. A tag leaves the rest of a template as it is."""
-    events: list[tuple[tuple[int, int, int], ApplyJournal, Phase]] = []
-    for journal in journals:
-        if journal.has_rows and journal.record.action is not ApplyAction.TAG:
-            number = journal.record.number
-            events.append(((number, 0, 0), journal, "do"))
-            events.append(((journal.taken_back_after, 1, -number), journal, "undo"))
-    return [(journal, phase) for _, journal, phase in sorted(events, key=itemgetter(0))]
-
-
-def _after(change: Change, lsn: int, phase: Phase, tag_keys: frozenset[str]) -> Known:
-    identity = change.identity if phase == "undo" else change.identity_after
-    return Known(lsn, identity, metadata_digest(untagged(change.metadata, tag_keys)))
-
-
-def _tag_keys(journals: Sequence[ApplyJournal]) -> frozenset[str]:
-    """Keys that tags may have set."""
-    return frozenset({TAG_KEY, *(journal.record.key for journal in journals)})
-
-
-# Planning
-
-
-def _plan(
-    cluster: Cluster, result: DedupResult, review: Review, options: ApplyOptions, progress: Tell | None
-) -> ApplyPlan:
-    keys = _tag_keys(ApplyJournal.all(result.directory))
-    return Planner(cluster, result, effective_groups(result, review), options, _known(result), keys).plan(progress)
-
-
-def _dry_run(cluster: Cluster, result: DedupResult, options: ApplyOptions, progress: Tell | None) -> ApplyReport:
-    plan = _plan(cluster, result, ReviewQueue(result).review(), options, progress)
+def _planned(plan: ApplyPlan, *, dry_run: bool) -> ApplyReport:
+    """What would be done; and what was, if there is nothing to do, which leaves nothing to undo either."""
     skipped = Counter(entry.reason.value for entry in plan.skipped)
     return ApplyReport(
-        action=options.action.value,
-        dry_run=True,
+        action=plan.options.action.value,
+        dry_run=dry_run,
         number=None,
-        state="planned",
+        state="planned" if dry_run else "applied",
         groups=plan.groups,
         templates=len(plan.changes),
         skipped=dict(sorted(skipped.items())),
@@ -255,77 +189,12 @@ def _dry_run(cluster: Cluster, result: DedupResult, options: ApplyOptions, progr
     )
 
 
-def _begun(cluster: Cluster, result: DedupResult, options: ApplyOptions, by: str) -> ApplyJournal:
-    """The journal of a new apply."""
-    review = ReviewQueue(result).review()
-    plan = _plan(cluster, result, review, options, None)
-    journals = ApplyJournal.all(result.directory)
-    at = time.time()
-    has_floats = options.action is not ApplyAction.TAG
-    record = ApplyRecord(
-        number=journals[-1].record.number + 1 if journals else 1,
-        action=options.action,
-        gallery=options.gallery,
-        key=options.key,
-        accept_all=options.accept_all,
-        by=by,
-        at=at,
-        undo_until=at + undo_seconds(cluster.settings.erasure_hours) if has_floats else None,
-        review_version=review.version,
-        groups=plan.groups,
-        templates=len(plan.changes),
-        skipped=dict(sorted(Counter(entry.reason.value for entry in plan.skipped).items())),
-        left_out=dict(sorted(plan.left_out.items())),
-        batch_rows=BATCH,
-    )
-    rows = _rows_with_floats(cluster, result, plan) if has_floats else _rows(cluster, result, plan, plan.changes)
-    return ApplyJournal.create(result.directory, record, rows, _dim(cluster, result) if has_floats else None)
-
-
-def _dim(cluster: Cluster, result: DedupResult) -> int:
-    return next(iter(routes_of(cluster, result).values())).dim
-
-
-def _rows(cluster: Cluster, result: DedupResult, plan: ApplyPlan, changes: Sequence[Change]) -> Iterator[Row]:
-    """With metadata; without those that were changed since the plan was made."""
-    routes = routes_of(cluster, result)
-    for begin in range(0, len(changes), BATCH):
-        some = changes[begin : begin + BATCH]
-        records = records_of(cluster, routes, [change.key for change in some])
-        for change in some:
-            record = records.get(change.key)
-            if record is not None and (record.lsn, record.identity) == (change.lsn, change.identity):
-                yield Row(with_metadata(change, record, plan.options, result.job_id), None)
-
-
-def _rows_with_floats(cluster: Cluster, result: DedupResult, plan: ApplyPlan) -> Iterator[Row]:
-    """In the order of the snapshot that has the floats."""
-    changes = {change.key: change for change in plan.changes}
-    galleries = dict.fromkeys(key.gallery for key in changes)
-    with float_sources(cluster, result, galleries, _scratch(result)) as sources:
-        for gallery, source in sources.items():
-            ids = [key.template_id for key in changes if key.gallery == gallery]
-            for found in source.read(ids):
-                some, floats = [], {}
-                for entry in found:
-                    change = changes[TemplateKey(gallery, entry.template_id)]
-                    if entry.lsn == (change.lsn if source.is_fresh else change.source_lsn):
-                        some.append(change)
-                        floats[change.key] = entry.floats
-                for row in _rows(cluster, result, plan, some):
-                    yield Row(row.change, floats[row.change.key])
-
-
-def _scratch(result: DedupResult) -> Path:
-    return result.directory / "apply" / "source"
-
-
 # Doing
 
 
 def _run(cluster: Cluster, result: DedupResult, journal: ApplyJournal, phase: Phase, progress: Tell | None) -> None:
     """Every batch that was not done yet. Of an undo: every batch that was done."""
-    steps, known = _steps(cluster, result, journal), _known(result) if phase == "undo" else {}
+    steps, known = _steps(cluster, result, journal), known_templates(result) if phase == "undo" else {}
     for batch in range(journal.batches()):
         _run_batch(steps, journal, phase, batch, known)
         if progress is not None:
@@ -333,7 +202,7 @@ def _run(cluster: Cluster, result: DedupResult, journal: ApplyJournal, phase: Ph
 
 
 def _settle(cluster: Cluster, result: DedupResult, journal: ApplyJournal) -> None:
-    steps, known = _steps(cluster, result, journal), _known(result)
+    steps, known = _steps(cluster, result, journal), known_templates(result)
     phases: tuple[Phase, ...] = ("do", "undo")
     for phase in phases:
         for batch in range(journal.batches()):

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.dedup.report_style import POLICY, STYLE
-from cluster.dedup.report_svg import scores_svg, sizes_svg
+from cluster.dedup.report_svg import KINDS, scores_svg, sizes_svg
 from cluster.dedup.result_columns import KEEP
 from cluster.thumbnails import thumbnail_of
 from coordinator.snapshots.places import pyarrow
@@ -98,7 +98,7 @@ def _figures(summary: Mapping[str, Any]) -> str:
     figures = {
         "templates": counts["templates"],
         "pairs": counts["pairs"],
-        "of one photo": counts["same_photo_pairs"],
+        "of the same photo or face": counts["same_photo_pairs"] + counts["same_face_pairs"],
         "groups": counts["groups"],
         "templates in groups": counts["templates_in_groups"],
         "duplicates": counts["duplicate"],
@@ -112,7 +112,8 @@ def _figures(summary: Mapping[str, Any]) -> str:
 
 def _histograms(summary: Mapping[str, Any]) -> Iterable[str]:
     yield "<h2>Pairs by score</h2>"
-    yield '<p class="soft"><span class="key person"></span>same person <span class="key photo"></span>same photo</p>'
+    keys = (f'<span class="key {name}"></span>{said} ' for _, name, said in KINDS)
+    yield f'<p class="soft">{"".join(keys)}</p>'
     yield f'<div class="wide">{scores_svg(summary["scores"], summary["threshold"])}</div>'
     yield "<h2>Groups by size</h2>"
     yield f'<div class="wide">{sizes_svg(summary["group_sizes"])}</div>'

@@ -7,9 +7,9 @@ import hashlib
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --soft: #55595f; --paper: #ffffff; --card: #f4f5f7; --line: #d0d3d8;
-  --person: #0b5cad; --photo: #b34700; --warn: #8a3c00; }
+  --person: #0b5cad; --photo: #b34700; --two: #00695c; --warn: #8a3c00; }
 @media (prefers-color-scheme: dark) { :root { --ink: #eceef1; --soft: #a8aeb7; --paper: #15171a; --card: #202429;
-  --line: #3a4048; --person: #6cb0f5; --photo: #f0a060; --warn: #f0b080; } }
+  --line: #3a4048; --person: #6cb0f5; --photo: #f0a060; --two: #5cc8b8; --warn: #f0b080; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 68rem; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
@@ -32,10 +32,10 @@ p { margin: .25rem 0 .75rem; }
 .members li.keep { border: 2px solid var(--person); }
 svg { display: block; width: 100%; min-width: 34rem; height: auto; }
 svg text { fill: var(--soft); font-size: 12px; }
-svg .person { fill: var(--person); } svg .photo { fill: var(--photo); }
+svg .person { fill: var(--person); } svg .photo { fill: var(--photo); } svg .two { fill: var(--two); }
 svg .grid { stroke: var(--line); } svg .axis { stroke: var(--ink); }
-.key { display: inline-block; width: .8em; height: .8em; border-radius: .2em; margin-right: .3em; }
-.key.person { background: var(--person); } .key.photo { background: var(--photo); }
+.key { display: inline-block; width: .8em; height: .8em; border-radius: .2em; margin: 0 .3em 0 .6em; }
+.key.person { background: var(--person); } .key.photo { background: var(--photo); } .key.two { background: var(--two); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line);

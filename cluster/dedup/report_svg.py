@@ -13,6 +13,12 @@ from typing import Any
 
 from cluster.dedup.result_columns import SAME_PERSON, SAME_PHOTO
 
+KINDS = (
+    ((SAME_PERSON,), "person", "same person"),
+    ((SAME_PHOTO, "same_face"), "photo", "same photo or face"),
+    (("two_faces",), "two", "two faces of one photo"),
+)
+"""Kinds of pairs that share a colour, its class, and what they are called."""
 _WIDTH, _HEIGHT = 720, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 24, 16, 44
 SIZES = ((2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 10), (11, 20), (21, 50), (51, 100), (101, 1_000), (1_001, None))
@@ -20,24 +26,24 @@ SIZES = ((2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 10), (11, 20), (21, 50), (5
 
 
 def scores_svg(scores: Mapping[str, Any], threshold: float) -> str:
-    """Bars of the histogram of summary.json, pairs of one photo on top of those of one person."""
+    """Bars of the histogram of summary.json, one kind of pairs on top of the other."""
     begin, step = float(scores["begin"]), float(scores["step"])
-    person, photo = scores[SAME_PERSON], scores[SAME_PHOTO]
-    totals = [a + b for a, b in zip(person, photo, strict=True)]
+    series = [[sum(counts) for counts in zip(*(scores[kind] for kind in kinds), strict=True)] for kinds, _, _ in KINDS]
+    totals = [sum(counts) for counts in zip(*series, strict=True)]
     axes = _Axes(max(totals, default=0))
     width = (_WIDTH - _LEFT - _RIGHT) / max(1, len(totals))
     bars = []
-    for i, (count, total) in enumerate(zip(person, totals, strict=True)):
-        x = _LEFT + i * width
-        said = f"{begin + i * step:.2f} to {begin + (i + 1) * step:.2f}: {count:,} pairs"
-        if total > count:
-            bars.append(axes.bar(x, width, total, "photo", f"{said}, and {total - count:,} of one photo"))
-        bars.append(axes.bar(x, width, count, "person", said))
+    for i, counts in enumerate(zip(*series, strict=True)):
+        for kind in reversed(range(len(KINDS))):  # the lower ones are drawn over the upper ones
+            if counts[kind]:
+                said = f"{begin + i * step:.2f} to {begin + (i + 1) * step:.2f}: {counts[kind]:,} {KINDS[kind][2]}"
+                bars.append(axes.bar(_LEFT + i * width, width, sum(counts[: kind + 1]), KINDS[kind][1], said))
     labels = [
         _text(_LEFT + i * width, _HEIGHT - 24, f"{begin + i * step:.2f}")
         for i in range(0, len(totals) + 1, max(1, len(totals) // 8))
     ]
-    said = f"Scores of {sum(totals):,} pairs from the threshold {threshold:.3f} up, {sum(photo):,} of one photo."
+    each = "; ".join(f"{sum(counts):,} {KINDS[kind][2]}" for kind, counts in enumerate(series))
+    said = f"Scores of {sum(totals):,} pairs from the threshold {threshold:.3f} up: {each}."
     middle = _text((_LEFT + _WIDTH) / 2, _HEIGHT - 6, "score (cosine)")
     return _svg("scores", "Pairs by score", said, [*axes.lines(), *bars, *labels, middle])
 

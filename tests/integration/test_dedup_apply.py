@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from cluster import Cluster
-from cluster.dedup import apply as applying
+from cluster.dedup import apply_plan
 from cluster.dedup.apply import applied, apply, settle, undo
 from cluster.dedup.apply_journal import ApplyJournal
 from cluster.dedup.apply_plan import TAG_KEY
@@ -168,7 +169,8 @@ def test_what_changed_since_is_skipped(grid: Cluster, gallery: Gallery, result: 
     gallery.enroll(np.frombuffer(floats, np.float32)[None], template_ids=["b2"])
     report = apply(grid, result, "delete", dry_run=False)
     assert report.skipped == {"deleted": 1, "enrolled_again": 1, "metadata_changed": 1}
-    assert report.templates == 0
+    assert (report.templates, report.number, report.state) == (0, None, "applied")
+    assert applied(result) == ()
     assert {entry.reason.value for entry in apply(grid, result, "delete").skips} == set(report.skipped)
 
 
@@ -265,8 +267,7 @@ def test_interrupted_anywhere_it_goes_on(
     point: str,
 ) -> None:
     """Batches of two templates, of which the second fails at a point; then the same call completes it."""
-    for module in ("apply_plan", "apply"):
-        monkeypatch.setattr(f"cluster.dedup.{module}.BATCH", 2)
+    monkeypatch.setattr("cluster.dedup.apply_plan.BATCH", 2)
     before = look()
     if phase == "undo":
         apply(grid, result, action, dry_run=False)
@@ -318,8 +319,7 @@ def crash_at(patch: pytest.MonkeyPatch, phase: str, point: str, batch: int) -> N
 def test_an_interrupted_apply_can_be_taken_back(
     grid: Cluster, result: DedupResult, look: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("apply_plan", "apply"):
-        monkeypatch.setattr(f"cluster.dedup.{module}.BATCH", 2)
+    monkeypatch.setattr("cluster.dedup.apply_plan.BATCH", 2)
     before = look()
     with monkeypatch.context() as patch:
         crash_at(patch, "do", "changed", batch=0)
@@ -333,8 +333,7 @@ def test_an_interrupted_apply_can_be_taken_back(
 def test_settling_completes_the_batch_and_no_more(
     grid: Cluster, result: DedupResult, look: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("apply_plan", "apply"):
-        monkeypatch.setattr(f"cluster.dedup.{module}.BATCH", 2)
+    monkeypatch.setattr("cluster.dedup.apply_plan.BATCH", 2)
     with monkeypatch.context() as patch:
         crash_at(patch, "do", "changed", batch=0)
         with pytest.raises(Crash):
@@ -349,8 +348,7 @@ def test_what_is_deleted_while_an_apply_is_interrupted_stays_deleted(
     grid: Cluster, gallery: Gallery, result: DedupResult, look: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A template that a later batch was to change, and one that an earlier batch had changed."""
-    for module in ("apply_plan", "apply"):
-        monkeypatch.setattr(f"cluster.dedup.{module}.BATCH", 1)
+    monkeypatch.setattr("cluster.dedup.apply_plan.BATCH", 1)
     with monkeypatch.context() as patch:
         crash_at(patch, "do", "begin", batch=1)
         with pytest.raises(Crash):
@@ -382,7 +380,7 @@ def _apply_and_die(home: Path, job_id: str, number: int) -> None:
         own(*args, **options)
 
     apply_journal.write_file = write
-    applying.BATCH = 1
+    apply_plan.BATCH = 1
     with Cluster.open(home) as grid:
         apply(grid, DedupResult.open(home / "jobs" / job_id), "merge", dry_run=False)
 
@@ -450,7 +448,7 @@ def test_copies_of_deleted_templates_are_gone_by_the_deadline(
 def test_an_open_home_removes_them_and_completes_what_was_begun(
     grid: Cluster, result: DedupResult, look: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.dedup.apply.BATCH", 2)
+    monkeypatch.setattr("cluster.dedup.apply_plan.BATCH", 2)
     before = look()
     with monkeypatch.context() as patch:
         crash_at(patch, "do", "changed", batch=0)
@@ -480,7 +478,7 @@ def test_undo_is_refused_in_time_even_if_the_copies_are_there(grid: Cluster, res
 
 def test_an_apply_does_not_need_the_snapshot_of_the_job(grid: Cluster, result: DedupResult, look: Home) -> None:
     before = look()
-    later = applying.time.time() + undo_seconds(grid.settings.erasure_hours) + 60
+    later = time.time() + undo_seconds(grid.settings.erasure_hours) + 60
     assert remove_copies(result.directory, grid.settings.erasure_hours, now=later).input
     assert not (result.directory / "input").exists()
     apply(grid, result, "delete", dry_run=False)
@@ -506,7 +504,7 @@ def test_thumbnails_leave_the_report(grid: Cluster, tmp_path: Path) -> None:
     assert text in result.report()
     done = apply(grid, result, "tag", dry_run=False)
     assert done.undo_until is None
-    later = applying.time.time() + undo_seconds(grid.settings.erasure_hours) + 60
+    later = time.time() + undo_seconds(grid.settings.erasure_hours) + 60
     removed = remove_copies(result.directory, grid.settings.erasure_hours, now=later)
     assert removed.pictures >= 1
     assert text not in result.report()
