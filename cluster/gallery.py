@@ -32,6 +32,7 @@ from coordinator.measuring import DEFAULT_SAMPLES
 from coordinator.router import DEFAULT_DEADLINE_MS
 from coordinator.types import GalleryRoute, ReplicaErasure, RolloutStatus, TrainReport
 from shard.drift import Drift
+from cluster.photo_facts import without_photo_facts
 from cluster.thumbnails import with_reserved_of
 from shard.errors import InvalidEmbedding, InvalidParameter, UnknownIdentity, UnknownTemplate
 from shard.types import DEFAULT_RECALL, MAX_K, EnrollBatch, FloatArray, IdentityCount, SearchParams
@@ -309,8 +310,11 @@ class Gallery:
 
         What Facegrid notes there itself (keys that begin with `facegrid:`) stays, unless other values are given. The old metadata leaves the files by the deadline of erasure. Raises UnknownTemplate, InvalidParameter.
         """
-        kept = with_reserved_of(self.get(template_id).metadata, metadata)
-        if not self._cluster.router.amend(self._route, template_id, metadata_json(kept)):
+        metadata_json(metadata)  # refuses what is none, before the template is asked for
+        for record in self._cluster.router.records(self._route, (template_id,)):
+            old = None if record.metadata is None else json.loads(record.metadata)
+            metadata = with_reserved_of(old, metadata)
+        if not self._cluster.router.amend(self._route, template_id, metadata_json(metadata)):
             raise UnknownTemplate(f"{self.name} has no template {template_id!r}")
         return self.get(template_id)
 
@@ -344,7 +348,7 @@ class Gallery:
         """Labels and metadata of those templates that are there, in the order asked."""
         records = {r.template_id: r for r in self._cluster.router.records(self._route, tuple(template_ids))}
         return [
-            Template(r.template_id, r.identity, None if r.metadata is None else json.loads(r.metadata))
+            Template(r.template_id, r.identity, without_photo_facts(None if r.metadata is None else json.loads(r.metadata)))
             for r in (records[i] for i in template_ids if i in records)
         ]
 

@@ -35,3 +35,9 @@ def with_photo_facts(
     if quality is not None and math.isfinite(quality):
         facts[QUALITY] = round(float(quality), 4)
     return {**(metadata or {}), **facts}
+
+
+def without_photo_facts(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Metadata without these facts; None where nothing else is in it."""
+    rest = {name: value for name, value in (metadata or {}).items() if name not in (PHOTO, PHASH, QUALITY)}
+    return None if metadata is None or (metadata and not rest) else rest

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cluster.dedup.components import Components
 from shard.errors import InvalidParameter
-from shard.join import Pairs
+from shard.pairs import Pairs
 from shard.types import RowArray
 
 Counts = npt.NDArray[np.int64]

@@ -65,7 +65,7 @@ def pieces_of(
 
 
 def _whole(links: Links, component: RowArray, rules: Rules) -> npt.NDArray[np.bool_]:
-    """(m,) bool, at a component's label: whether all its faces are pairs of each other, near enough and not too many."""
+    """(m,) bool, at a component's label: whether all its faces are pairs of each other, near enough, not too many."""
     size = np.bincount(component, minlength=len(component))
     edges = np.bincount(component[links.left], minlength=len(component))
     least = np.ones(len(component), np.float32)

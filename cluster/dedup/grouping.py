@@ -20,7 +20,7 @@ from cluster.dedup.disagreements import Disagreements, disagreements_of
 from cluster.dedup.faces import Faces
 from cluster.dedup.links import Links, links_of
 from cluster.dedup.rules import Rules
-from shard.join import Pairs
+from shard.pairs import Pairs
 from shard.types import FloatArray, RowArray
 
 Floats = Callable[[RowArray], FloatArray]

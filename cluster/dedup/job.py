@@ -34,7 +34,7 @@ from cluster.thumbnails import KEY
 from coordinator.snapshots.manifest import manifest_digest
 from coordinator.snapshots.places import public_url, pyarrow
 from shard.errors import CorruptData
-from shard.join import Pairs
+from shard.pairs import Pairs
 from shard.types import RowArray
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from cluster.dedup.faces import Faces
 from cluster.dedup.photos import PairKind, pair_kinds
 from cluster.dedup.rules import Rules
 from shard.errors import InvalidParameter
-from shard.join import Pairs
+from shard.pairs import Pairs
 from shard.types import FloatArray, RowArray
 
 

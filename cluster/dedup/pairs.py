@@ -13,7 +13,7 @@ import numpy as np
 
 from cluster.dedup.plan import PartPair
 from shard.errors import CorruptData
-from shard.join import Pairs
+from shard.pairs import Pairs
 from shard.types import RowArray
 
 _MAGIC = b"FGPAIRS1"

@@ -56,7 +56,7 @@ def decode_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -
 def decode_grey(source: ImageSource, *, least_side: int, limits: ImageLimits = DEFAULT_LIMITS) -> ImageArray:
     """Grey levels of an image, upright, (h, w) uint8, a 2nd, 4th or 8th of it where that has `least_side`.
 
-    For what needs no detail: of a large JPEG it takes a fifth of the time of its pixels. Transparency does not count.
+    For what needs no detail: it takes less than half the time of decoding all pixels. Transparency does not count.
     Raises as `decode_image`.
     """
     cv2 = require_cv2()

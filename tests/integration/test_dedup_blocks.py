@@ -17,7 +17,7 @@ from cluster.dedup.corpus import Corpus
 from cluster.dedup.pairs import FoundPairs
 from cluster.dedup.plan import part_pairs
 from shard.errors import InvalidParameter
-from shard.join import Pairs
+from shard.pairs import Pairs
 from tests.brute_pairs import all_pairs, assert_all_pairs
 from tests.dedup import enroll_doubled, snapshot_of
 

@@ -8,7 +8,7 @@ import pytest
 from cluster.dedup.analysis import analyse, valley
 from cluster.dedup.evaluation import agreement
 from shard.errors import InvalidParameter
-from shard.join import Pairs
+from shard.pairs import Pairs
 
 
 def test_agreement_by_hand() -> None:

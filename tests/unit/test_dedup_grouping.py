@@ -15,7 +15,7 @@ from cluster.dedup.faces import Faces
 from cluster.dedup.grouping import Groups, Review, Role, group, reasons_of
 from cluster.dedup.rules import Rules
 from shard.errors import InvalidParameter
-from shard.join import Pairs
+from shard.pairs import Pairs
 from shard.types import FloatArray, RowArray
 
 DIM = 64

@@ -11,7 +11,7 @@ from cluster.dedup.corpus import Part
 from cluster.dedup.pairs import FoundPairs, decode_pairs, encode_pairs, gathered, pairs_in
 from cluster.dedup.plan import PartPair, part_pairs
 from shard.errors import CorruptData
-from shard.join import Pairs
+from shard.pairs import Pairs
 
 
 def parts(*counts: int, rows: int = 10) -> list[Part]:
