@@ -18,17 +18,20 @@ from cluster.imports.records import RawBatch
 from shard.errors import InvalidEmbedding, InvalidFile
 
 MAX_LINE = 1 << 17
-_FIELDS = ("template_ids", "identities", "labels")
 
 
 @dataclass(frozen=True, slots=True)
 class LabelFile:
-    """Lines of labels. kind: which labels. starts: where the line of each unit's first row begins, and the end."""
+    """Lines of labels. kind: which labels. starts: where the line of each unit's first row begins, and the end.
+
+    unit_rows: rows of a unit.
+    """
 
     kind: str
     url: str
     file: ListedFile
     starts: tuple[int, ...]
+    unit_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ def label_file(files: SourceFiles, kind: str, rows: int, unit_rows: int) -> Labe
         raise InvalidFile(f"{file.path}: expected {rows} lines, one a row, got {lines}")
     if starts[-1] != at:
         starts.append(at)
-    return LabelFile(kind, files.url, file, tuple(starts))
+    return LabelFile(kind, files.url, file, tuple(starts), unit_rows)
 
 
 def read_rows(files: SourceFiles, file: ListedFile, shape: ArrayShape, start: int, stop: int) -> Any:
@@ -89,14 +92,13 @@ def read_rows(files: SourceFiles, file: ListedFile, shape: ArrayShape, start: in
 
 
 def read_array(
-    files: SourceFiles, file: ListedFile, shape: ArrayShape, labels: Sequence[LabelFile], start: int, unit_rows: int
+    files: SourceFiles, file: ListedFile, shape: ArrayShape, labels: Sequence[LabelFile], start: int, stop: int
 ) -> RawBatch:
-    """The records of the unit that begins at a row; places are row numbers."""
-    stop = min(start + unit_rows, shape.rows)
+    """The records of a unit of rows; places are row numbers."""
     rows = read_rows(files, file, shape, start, stop)
     columns: dict[str, list[Any]] = {name: [None] * len(rows) for name in ("template_id", "identity", "metadata")}
     for label in labels:
-        _take_lines(label, start // unit_rows, len(rows), columns)
+        _take_lines(label, start, len(rows), columns)
     return RawBatch(
         embeddings=rows,
         template_ids=columns["template_id"],
@@ -107,7 +109,8 @@ def read_array(
     )
 
 
-def _take_lines(label: LabelFile, unit: int, rows: int, columns: dict[str, list[Any]]) -> None:
+def _take_lines(label: LabelFile, start: int, rows: int, columns: dict[str, list[Any]]) -> None:
+    unit = start // label.unit_rows
     with SourceFiles(label.url).open(label.file) as opened:
         opened.seek(label.starts[unit])
         data = opened.read(label.starts[unit + 1] - label.starts[unit])
@@ -115,7 +118,7 @@ def _take_lines(label: LabelFile, unit: int, rows: int, columns: dict[str, list[
     if len(lines) != rows:
         raise InvalidFile(f"{label.file.path}: has changed since the job listed it")
     for row, line in enumerate(lines):
-        where = f"{label.file.path}: line {unit * rows + row + 1}"
+        where = f"{label.file.path}: line {start + row + 1}"
         try:
             text = line.decode().removesuffix("\r")
             if label.kind == "labels":

@@ -20,8 +20,8 @@ from cluster.imports.records import RawBatch
 from coordinator.snapshots.places import pyarrow
 from shard.errors import FacegridError, InvalidFile
 
-_BATCH = 1_024
-"""Rows that are decoded at once."""
+_BATCH, _IMAGES = 1_024, 32
+"""Rows that are decoded at once: of embeddings, and of images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +96,16 @@ def images_of(batch: Any, columns: Columns, start: int) -> Iterator[ImageRow]:
     for row, values in enumerate(batch.to_pylist(), start=start):
         image = values[columns.value]
         yield ImageRow(
-            row,
-            image.get("bytes") if isinstance(image, dict) else image,
-            *(None if name is None else values[name] for name in (columns.identity, columns.template_id)),
-            None if columns.metadata is None else metadata_value(values[columns.metadata]),
+            row=row,
+            data=image.get("bytes") if isinstance(image, dict) else image,
+            identity=_value(values, columns.identity),
+            template_id=_value(values, columns.template_id),
+            metadata=metadata_value(_value(values, columns.metadata)),
         )
+
+
+def _value(values: dict[str, Any], name: str | None) -> object:
+    return None if name is None else values[name]
 
 
 class ColumnReader:
@@ -134,7 +139,7 @@ class ColumnReader:
             self.close()
             self._opened = _Opened(files, file)
             self._key, self._at = key, 0
-            self._batches = self._opened.batches(group, columns.names)
+            self._batches = self._opened.batches(group, columns)
         while self._at < start:
             self._take(min(_BATCH, start - self._at))
 
@@ -145,7 +150,7 @@ class ColumnReader:
             if self._rest is None or not len(self._rest):
                 self._rest = next(self._batches, None)
                 if self._rest is None:
-                    raise InvalidFile("has fewer rows than the job listed")
+                    raise ValueError("has fewer rows than the job listed")
             found.append(self._rest.slice(0, missing))
             self._rest = self._rest.slice(len(found[-1]))
             missing -= len(found[-1])
@@ -175,11 +180,14 @@ class _Opened:
             return tuple(about.row_group(i).num_rows for i in range(about.num_row_groups))
         return tuple(self.file.get_batch(i).num_rows for i in range(self.file.num_record_batches))
 
-    def batches(self, group: int, names: list[str]) -> Iterator[Any]:
+    def batches(self, group: int, columns: Columns) -> Iterator[Any]:
         """All rows of a part."""
         if not self.is_parquet:
-            return iter([self.file.get_batch(group).select(names)])
-        found: Iterator[Any] = self.file.iter_batches(_BATCH, row_groups=[group], columns=names, use_threads=False)
+            return iter([self.file.get_batch(group).select(columns.names)])
+        rows = _IMAGES if columns.has_images else _BATCH
+        found: Iterator[Any] = self.file.iter_batches(
+            rows, row_groups=[group], columns=columns.names, use_threads=False
+        )
         return found
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from cluster.bulk.items import WHOLE, Item, ItemTables
 from cluster.bulk.places import ListedFile, SourceFiles
-from cluster.bulk.tars import label_fields
+from cluster.bulk.tars import label_fields, labelled
 from cluster.images import source_text
 from shard.errors import InvalidFile
 
@@ -100,6 +100,6 @@ def _csv(text: str, path: str) -> Iterator[Item]:
 def _labelled(name: str, value: object) -> Item:
     item = Item(source_text(name), 0, WHOLE, 0)
     try:
-        return replace(item, **label_fields(value))
+        return labelled(item, label_fields(value))
     except ValueError as error:
         return replace(item, reason="bad_metadata", message=str(error))

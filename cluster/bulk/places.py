@@ -1,7 +1,7 @@
 """Files of sources: of this machine, or of any file system that pyarrow has, such as S3. Read only.
 
-Owns listing, globs and opening; knows nothing of what is in the files. What is read has to be what was listed: a link is
-never followed out of where it was found, and a file of another size or time is said to have changed.
+Owns listing, globs and opening; knows nothing of what is in the files. What is read has to be what was listed: a link
+is never followed, and a file of another size or time is said to have changed.
 """
 
 from __future__ import annotations
@@ -76,14 +76,6 @@ class SourceFiles:
         root = len(self.path.rstrip("/")) + 1
         return sorted((f for f in found if not _is_hidden(f.path[root:])), key=lambda file: file.path.split("/"))
 
-    def beside(self, path: str) -> SourceFiles:
-        """A file named in parameters: a URL or path of its own, of the same file system where it is no URL."""
-        if self.is_local or "://" in path:
-            return SourceFiles(path)
-        other = SourceFiles(self.url)
-        other.path = path
-        return other
-
     def stat(self, path: str) -> ListedFile:
         """A file as it is now; InvalidFile if it is not there."""
         found = self._one(path)
@@ -96,11 +88,16 @@ class SourceFiles:
         if self.is_local:
             return _open_local(file)
         try:
-            return cast(BinaryIO, self._fs.open_input_file(file.path))
+            opened = self._fs.open_input_file(file.path)
+            size = opened.size()
         except FileNotFoundError:
             raise InvalidFile(f"{file.path}: is not there any more") from None
         except (OSError, ValueError) as error:
             raise StoreUnavailable(f"could not read {file.path}: {error}") from error
+        if size != file.size:
+            opened.close()
+            raise InvalidFile(f"{file.path}: has changed since the job listed it")
+        return cast(BinaryIO, opened)
 
     def _one(self, path: str) -> list[ListedFile]:
         if not self.is_local:

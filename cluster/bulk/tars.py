@@ -13,7 +13,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -43,7 +43,7 @@ class TarStream:
         self.is_compressed = is_gzip(file.path)
         self._data = self._raw
         if self.is_compressed:
-            self._data = cast(BinaryIO, self._closing.enter_context(gzip.open(self._raw)))
+            self._data = cast(BinaryIO, self._closing.enter_context(gzip.GzipFile(fileobj=self._raw)))
         self._max_ratio, self._size = max_ratio, file.size
         self.position = 0
 
@@ -167,7 +167,7 @@ def _sample(entries: list[_Entry], number: int, shown: str) -> Iterator[Item]:
             yield replace(item, reason="bad_metadata", message=fault)
         else:
             folder, slash, _ = entry.name.partition("/")
-            yield replace(item, **{"identity": folder if slash else None, **label})
+            yield labelled(replace(item, identity=folder if slash else None), label)
     if not photos:
         for entry in sidecars:
             at = entry.member
@@ -189,6 +189,16 @@ def _label(sidecars: list[_Entry]) -> tuple[dict[str, str], str | None]:
         except (ValueError, RecursionError) as error:
             return {}, f"{source_text(entry.name)}: {error}"
     return found, None
+
+
+def labelled(item: Item, label: Mapping[str, str]) -> Item:
+    """The item with what `label_fields` found."""
+    return replace(
+        item,
+        identity=label.get("identity", item.identity),
+        template_id=label.get("template_id"),
+        metadata=label.get("metadata"),
+    )
 
 
 def label_fields(value: object) -> dict[str, str]:

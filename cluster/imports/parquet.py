@@ -105,7 +105,10 @@ def _checked(path: Path, dim: int) -> tuple[int, str | None]:
 
 
 def check_sizes(path: Path | str, about: Any, column_name: str = "embedding") -> None:
-    """InvalidFile if a footer promises more values for its rows than embeddings may have. about: the file's metadata."""
+    """InvalidFile if a footer promises more values for its rows than embeddings may have.
+
+    about: the file's metadata.
+    """
     for number in range(about.num_row_groups):
         group = about.row_group(number)
         for column in (group.column(i) for i in range(group.num_columns)):
