@@ -98,17 +98,23 @@ def _pipeline(data: Any, stages: Sequence[Stage], reference: Any, numbers: Seque
     context.enable_progress_bars = False
     context.max_errored_blocks = 0
     for number, stage in enumerate(stages):
-        found = found.map_batches(
-            _StageActor,
-            fn_constructor_args=(stage.function, [reference], number == 0),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=data.ActorPoolStrategy(size=min(stage.actors, len(numbers)), max_tasks_in_flight_per_actor=BUSY),
-            num_cpus=stage.cpus,
-            num_gpus=stage.gpus,
-            max_restarts=-1,
-            max_task_retries=MAX_DEATHS - 1,
-        )
+        with warnings.catch_warnings():
+            # Only so can a value that kills every process that has it be told from one that was unlucky; Ray 2.64 is to
+            # have another way.
+            warnings.simplefilter("ignore")
+            found = found.map_batches(
+                _StageActor,
+                fn_constructor_args=(stage.function, [reference], number == 0),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=data.ActorPoolStrategy(
+                    size=min(stage.actors, len(numbers)), max_tasks_in_flight_per_actor=BUSY
+                ),
+                num_cpus=stage.cpus,
+                num_gpus=stage.gpus,
+                max_restarts=-1,
+                max_task_retries=MAX_DEATHS - 1,
+            )
     return found
 
 

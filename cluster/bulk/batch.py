@@ -1,4 +1,4 @@
-"""A unit's items on their way into a gallery, as they travel between processes: labels of all, vectors of the accepted."""
+"""A unit's items on their way into a gallery, as processes hand them on: labels of all, vectors of the accepted."""
 
 from __future__ import annotations
 

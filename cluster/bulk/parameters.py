@@ -19,7 +19,7 @@ class Source(BaseModel):
 
     url: a path, a glob of paths, or a URL (`s3://bucket/prefix`, `file:///…`) that may have a glob too. kind: told
     from names if "auto". manifest: of a folder, a file of the items it has (JSON lines, or CSV with a header).
-    labels, identities, template_ids: of a .npy array, files of a line a row. The columns are those of Parquet and Arrow.
+    labels, identities, template_ids: of a .npy array, files of a line a row. Columns are those of Parquet and Arrow.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
