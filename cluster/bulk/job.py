@@ -59,11 +59,17 @@ def enroll(
     listing: Listing,
     gallery: Gallery,
     *,
+    embedder: str | None = None,
     keep_thumbnails: bool = False,
     change: Change | None = None,
 ) -> Writer:
-    """Have all units of a listing worked on and written; the writer, with its counts."""
-    options = _options(job, gallery) if listing.has_photos else None
+    """Have all units of a listing worked on and written; the writer, with its counts.
+
+    embedder: what makes the embeddings of photos; by the gallery and the settings if None (ModelMismatch).
+    """
+    options = None
+    if listing.has_photos:
+        options = _options(job, embedder or job.cluster.embedder_of(gallery))
     plan = Plan(listing.to_bytes(), gallery.dim, options, work.max_ratio, keep_thumbnails)
     writer = Writer(job, gallery, listing.units, listing.items, change)
     writer.tell()
@@ -76,9 +82,8 @@ def enroll(
     return writer
 
 
-def _options(job: JobContext, gallery: Gallery) -> PipelineOptions:
-    """The pipeline that makes a gallery's embeddings, for a process with one thread. Its networks are fetched now."""
-    embedder = job.cluster.embedder_of(gallery)
+def _options(job: JobContext, embedder: str) -> PipelineOptions:
+    """The pipeline with an embedder, for a process with one thread. Its networks are fetched now."""
     options = pipeline_options(job.cluster.settings)
     for spec in (model_spec(options.detector, "detector"), model_spec(embedder, "embedder")):
         locate(spec, options.places, allow_download=options.allow_download)

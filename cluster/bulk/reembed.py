@@ -36,7 +36,7 @@ class ReembedJob:
         listing = listing_of(job, values, new.dim)
         if listing.has_rows:
             raise InvalidParameter("reembed: expected sources of photos, found one of embeddings")
-        writer = enroll(job, values, listing, new, change=lambda batch: _labelled(batch, old))
+        writer = enroll(job, values, listing, new, embedder=new.embedder, change=lambda batch: _labelled(batch, old))
         write_tables(job, listing)
         text = pyarrow().string()
         rows = list(_missing(job, old, new))

@@ -1,4 +1,4 @@
-"""Bulk enrollment of a home in this process: sources of every kind, killed drivers and workers, quotas, tenants' keys."""
+"""Bulk enrollment of a home in this process: sources of every kind, killed drivers and workers, quotas, keys."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def gallery_bytes(grid: Any, name: str) -> list[Any]:
             break
     probes = np.random.default_rng(1).standard_normal((5, gallery.dim)).astype(np.float32)
     scores = gallery.search(probes, 20, exact=True)
-    return [found, scores.template_ids, scores.scores.tolist()]
+    return [found, scores.template_ids, scores.scores.tobytes()]
 
 
 def result_bytes(result: Any) -> list[bytes]:
