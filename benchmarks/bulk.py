@@ -25,7 +25,8 @@ def make_photos(source: Path, target: Path, count: int) -> None:
     """JPEG files of 250 pixels in folders of ten."""
     import cv2
 
-    pictures = [cv2.imread(str(path)) for path in sorted(source.glob("img*.jpg"))]
+    found = [cv2.imread(str(path)) for path in sorted(source.glob("img*.jpg"))]
+    pictures = [picture for picture in found if picture is not None]
     for number in range(count):
         picture = pictures[number % len(pictures)]
         scale = 250 / max(picture.shape[:2])

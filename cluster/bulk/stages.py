@@ -23,7 +23,7 @@ from cluster.bulk.listing import Unit
 from cluster.bulk.places import SourceFiles
 from cluster.bulk.tars import TarReader, is_gzip
 from cluster.faces import FacePipeline, PipelineOptions, read_image, thumbnail
-from cluster.images import box_of, owner_face, template_id_of
+from cluster.images import box_of, owner_face, template_id_of, with_facts
 from cluster.imports.checks import checked, label_fault
 from cluster.imports.records import RawBatch
 from cluster.thumbnails import check_own, with_thumbnail
@@ -139,6 +139,7 @@ def _find(photo: _Photo, work: UnitWork, pipeline: FacePipeline, builder: BatchB
     crop = next(crop for one, crop in zip(faces.faces, faces.crops, strict=True) if one is face)
     box = box_of(face)
     about = {"source": photo.item, "box": [box.x, box.y, box.width, box.height], **(photo.metadata or {})}
+    about = with_facts(about, data, face, limits=pipeline.options.limits)
     jpeg = thumbnail(data, face.box, limits=pipeline.options.limits) if work.keep_thumbnails else None
     about = with_thumbnail(about, jpeg) or {}
     fault = label_fault(None, None, about)
