@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ def cores() -> int:
 def _wave(
     data: Any, ray: Any, stages: Sequence[Stage], reference: Any, numbers: Sequence[int], check: Callable[[], None]
 ) -> Iterator[tuple[int, bytes]]:
-    rows = _pipeline(data, stages, reference, numbers).iter_rows()
+    rows = _rows(_pipeline(data, stages, reference, numbers))
     errors = ray.exceptions
     try:
         for row in rows:
@@ -74,6 +74,12 @@ def _wave(
         raise WorkerLost(f"{MAX_DEATHS} processes have died over one unit: {_reason(error)}") from error
     except errors.RayError as error:
         raise HostUnavailable(f"Ray Data: {_reason(error)}") from error
+    finally:
+        rows.close()  # ends the pipeline and its actors, whoever stopped taking rows
+
+
+def _rows(pipeline: Any) -> Generator[dict[str, Any], None, None]:
+    yield from pipeline.iter_rows()
 
 
 def _pipeline(data: Any, stages: Sequence[Stage], reference: Any, numbers: Sequence[int]) -> Any:

@@ -16,6 +16,7 @@ from cluster.faces import PipelineOptions, locate, model_spec
 from cluster.gallery import Gallery
 from cluster.jobs.context import JobContext
 from coordinator.names import tenant_name
+from shard.errors import PermissionDenied
 
 _LISTING = ("listing-files", "listing-items", "listing")
 """Checkpoints; the last is there when all are."""
@@ -34,10 +35,19 @@ class EnrollJob:
         values = job.parameters
         assert isinstance(values, EnrollParameters)
         gallery = job.cluster.gallery(job.record.gallery)
+        _check_thumbnails(job, values)
         listing = listing_of(job, values, gallery.dim)
         writer = enroll(job, values, listing, gallery, keep_thumbnails=values.keep_thumbnails)
         write_tables(job, listing)
         return summary(gallery, listing, writer)
+
+
+def _check_thumbnails(job: JobContext, values: EnrollParameters) -> None:
+    """PermissionDenied if an API key asks for pictures that its tenant does not keep."""
+    if values.keep_thumbnails and job.record.key_id is not None:
+        tenant = job.cluster.tenants.get(tenant_name(job.record.gallery))
+        if not tenant.keeps_thumbnails:
+            raise PermissionDenied(f"tenant {tenant.name!r} keeps no thumbnails")
 
 
 def listing_of(job: JobContext, work: Work, dim: int) -> Listing:

@@ -18,7 +18,7 @@ from cluster.gallery import MAX_LISTED, Gallery
 from cluster.jobs.context import JobContext
 from coordinator.names import check_gallery_name, tenant_name
 from coordinator.snapshots.places import pyarrow
-from shard.errors import InvalidParameter
+from shard.errors import InvalidParameter, UnknownGallery
 
 
 class ReembedJob:
@@ -50,6 +50,12 @@ def _new_gallery(job: JobContext, values: ReembedParameters, old: Gallery) -> Ga
         raise InvalidParameter(f"into: expected a gallery of {tenant_name(old.name)!r}, got {values.into!r}")
     if values.into == old.name:
         raise InvalidParameter(f"into: expected another gallery than {old.name!r}")
+    try:
+        return job.cluster.gallery(
+            values.into, embedder=values.embedder, shards=values.shards, code_bits=values.code_bits
+        )
+    except UnknownGallery:
+        pass
     return job.cluster.gallery(
         values.into,
         create=True,

@@ -72,14 +72,27 @@ class Writer:
     def _outcomes(self, number: int, batch: Batch) -> Outcomes:
         if number in self._kept:
             outcomes = Outcomes.from_bytes(self._job.checkpoints.read(_name(number)))
-            if (outcomes.items, outcomes.accepted_ids) != (batch.items, _subset(batch, outcomes)):
-                raise InvalidFile(f"unit {number} is not what it was when the job came to it first: its source changed")
-            return outcomes
+            return self._again(number, batch, outcomes)
         ids = [batch.template_ids[i] for i in batch.accepted]
         outcomes = decided(batch, self._there([i for i in ids if i is not None]), self._seen)
         self._check_room(sum(outcomes.is_new))
         self._job.checkpoints.write(_name(number), outcomes.to_bytes())
         self._kept.add(number)
+        return outcomes
+
+    def _again(self, number: int, batch: Batch, outcomes: Outcomes) -> Outcomes:
+        """Outcomes of the first time that the job came to a unit. What cannot be had any more is refused now."""
+        ids = zip(batch.template_ids, outcomes.template_ids, strict=False)
+        if outcomes.items != batch.items or any(now != then for now, then in ids if None not in (now, then)):
+            raise InvalidFile(f"unit {number} is not what it was when the job came to it first: its source changed")
+        lost = {
+            i: (reason, batch.messages[i] or "")
+            for i, reason in enumerate(batch.reasons)
+            if reason is not None and outcomes.reasons[i] is None
+        }
+        if lost:
+            outcomes = outcomes.refusing(lost)
+            self._job.checkpoints.write(_name(number), outcomes.to_bytes())
         return outcomes
 
     def _check_room(self, templates: int) -> None:
@@ -149,15 +162,6 @@ def outcomes_of(job: JobContext, number: int) -> Outcomes:
 
 def _name(number: int) -> str:
     return f"unit-{number:09d}"
-
-
-def _subset(batch: Batch, outcomes: Outcomes) -> list[str]:
-    """Ids of a batch's items that the outcomes accepted; what is new among the faults is not looked at."""
-    return [
-        template_id
-        for template_id, reason, fault in zip(batch.template_ids, outcomes.reasons, batch.reasons, strict=True)
-        if reason is None and fault is None and template_id is not None
-    ]
 
 
 def _object(metadata: str | None) -> Any:
