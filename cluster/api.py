@@ -79,6 +79,8 @@ class Cluster(entry.Cluster):
             self.jobs = Jobs(self, self.home.directory if attachment is None else Path(attachment.home))
             """Batch jobs; see `cluster.jobs`."""
             undo.callback(self.jobs.close)
+            if attachment is None:
+                self.jobs.take_over()
             self._closing = undo.pop_all()
         if attachment is None:
             self._submit(self._remove_due, "the cluster was closed meanwhile")
@@ -445,7 +447,5 @@ def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[
         jobs_directory=jobs_directory(home.directory),
     )
     undo.callback(coordinator.close)
-    coordinator.jobs.disown()  # whoever ran jobs had the home open, and has it no more
-    coordinator.jobs.sweep()
     coordinator.watch(LOCAL_WATCH_S)
     return runtime, coordinator

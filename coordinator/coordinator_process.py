@@ -35,7 +35,7 @@ METHODS = (
     "tenants.record", "tenants.audit", "tenants.trim_audit", "claims.take", "claims.give_back",
     "identities.rename", "identities.merge", "identities.mark",
     "jobs.submit", "jobs.get", "jobs.list", "jobs.claim", "jobs.progress", "jobs.finish", "jobs.cancel", "jobs.resume",
-    "jobs.forget", "jobs.sweep",
+    "jobs.forget", "jobs.disown", "jobs.sweep",
 )  # fmt: skip
 WATCH_S = 0.5
 """Pause between two rounds of looking after the hosts."""

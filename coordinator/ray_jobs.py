@@ -8,7 +8,7 @@ from typing import Any
 from coordinator.actors import Actor
 from coordinator.job_types import JobRecord, JobState
 
-SIGN_S = 5.0
+SIGN_S = 3.0
 """How long a sign may take: a driver that hears nothing has to find out before another takes its job."""
 Records = list[JobRecord]
 
@@ -27,9 +27,11 @@ class RayJobs:
         key_id: str | None = None,
         *,
         max_unfinished: int | None = None,
+        owner: str | None = None,
     ) -> JobRecord:
         """See JobCatalog.submit."""
-        return self._record("submit", kind, gallery, dict(parameters), key_id, max_unfinished=max_unfinished)
+        options = {"max_unfinished": max_unfinished, "owner": owner}
+        return self._record("submit", kind, gallery, dict(parameters), key_id, **options)
 
     def get(self, job_id: str) -> JobRecord:
         """See JobCatalog.get."""
@@ -68,9 +70,13 @@ class RayJobs:
         """See JobCatalog.cancel."""
         return self._record("cancel", job_id)
 
-    def resume(self, job_id: str) -> JobRecord:
+    def resume(self, job_id: str, owner: str | None = None) -> JobRecord:
         """See JobCatalog.resume."""
-        return self._record("resume", job_id)
+        return self._record("resume", job_id, owner)
+
+    def disown(self) -> int:
+        """See JobCatalog.disown."""
+        return int(self._call("disown"))
 
     def forget(self, job_id: str) -> None:
         """See JobCatalog.forget."""

@@ -60,6 +60,7 @@ def serve(
     listen = Listen(host, port, _text(certificate), _text(private_key), is_shared=gateways > 1)
     with invocation.home("serve", create=True) as grid:
         keyed = _first_key(grid)
+        grid.jobs.start()
         if grid.ray is not None:
             options = GatewayOptions(listen, gateways, snapshot_store, json_logs)
             _serve_on_ray(invocation, grid, options, keyed, embedders, embedder_gpus)

@@ -30,6 +30,7 @@ from coordinator.jobs import JobCatalog
 from coordinator.names import check_gallery_name
 from coordinator.ray_jobs import RayJobs
 from shard.errors import (
+    HostUnavailable,
     JobCancelled,
     JobFailed,
     JobTaken,
@@ -79,15 +80,25 @@ class Jobs:
         *,
         key_id: str | None = None,
         max_unfinished: int | None = None,
+        is_ours: bool = False,
     ) -> JobRecord:
         """Queue a job. key_id: of the API key that asks. max_unfinished: jobs that its tenant may have under way.
+
+        is_ours: this process will `run` it, and no other.
 
         Raises InvalidParameter for a kind or parameters that are none, UnknownGallery, QuotaExceeded, MissingExtra.
         """
         self._check_open()
         found = kind_of(kind)
         values = checked_parameters(found, parameters).model_dump(mode="json")
-        record = self.control.submit(kind, check_gallery_name(gallery), values, key_id, max_unfinished=max_unfinished)
+        record = self.control.submit(
+            kind,
+            check_gallery_name(gallery),
+            values,
+            key_id,
+            max_unfinished=max_unfinished,
+            owner=self._owner if is_ours else None,
+        )
         self._runner.wake()
         return record
 
@@ -119,23 +130,26 @@ class Jobs:
             attempt.stop(JobCancelled(f"job {job_id} was cancelled"))
         return record
 
-    def resume(self, job_id: str) -> JobRecord:
-        """Queue a job that failed, was cancelled or lost its process; see JobCatalog.resume."""
+    def resume(self, job_id: str, *, is_ours: bool = False) -> JobRecord:
+        """Queue a job that failed, was cancelled or lost its process; see JobCatalog.resume. is_ours: as `submit`."""
         self._check_open()
-        record = self.control.resume(job_id)
+        record = self.control.resume(job_id, self._owner if is_ours else None)
         self._runner.wake()
         return record
 
     def logs(self, job_id: str, *, skip: int = 0) -> Iterator[dict[str, Any]]:
         """Lines of a job's log, oldest first, without the first `skip`; each has `at` (unix seconds) and `message`.
 
-        UnknownJob.
+        UnknownJob; HostUnavailable where the home's directory is on another machine.
         """
-        self.get(job_id)
-        return self.files(job_id).lines(skip)
+        return self._files_here(self.get(job_id)).lines(skip)
 
     def result(self, job_id: str) -> JobResult:
-        """What a job has left. Raises JobUnfinished before it has ended, JobFailed or JobCancelled; UnknownJob."""
+        """What a job has left.
+
+        Raises JobUnfinished before it has ended, JobFailed or JobCancelled; UnknownJob; HostUnavailable where the
+        home's directory is on another machine.
+        """
         record = self.get(job_id)
         if not record.state.has_ended:
             raise JobUnfinished(f"job {job_id} is {record.state.value}; it has no result yet")
@@ -143,7 +157,7 @@ class Jobs:
             raise JobCancelled(f"job {job_id} was cancelled and has no result")
         if record.state is JobState.FAILED:
             raise JobFailed(f"job {job_id} has no result; it failed by {record.error_code}: {record.error}")
-        files = self.files(job_id)
+        files = self._files_here(record)
         summary, run = files.summary(), files.run()
         paths = sorted(str(path.relative_to(files.result)) for path in files.result.rglob("*") if path.is_file())
         return JobResult(files.result, tuple(paths), summary, run)
@@ -162,10 +176,11 @@ class Jobs:
         self._check_open()
         record = self.control.claim(self._owner, job_id)
         if record is None:
-            found = self.control.get(job_id)
-            if not found.state.has_ended:
-                raise JobTaken(f"job {job_id} is run by {found.owner}")
-            return found
+            record = self.control.get(job_id)
+            if record.state.has_ended:
+                return record
+            if record.owner != self._owner:
+                raise JobTaken(f"job {job_id} is run by {record.owner}")
         return self.drive(record)
 
     def start(self) -> None:
@@ -173,9 +188,22 @@ class Jobs:
         self._check_open()
         self._runner.start()
 
+    def take_over(self) -> None:
+        """For the process that has just opened the home: whoever ran jobs had it open, or had joined who had."""
+        self.control.disown()
+        self.control.sweep()
+
     def files(self, job_id: str) -> JobFiles:
         """Where a job keeps its files, which are on the machine that has the home. Nothing is looked up."""
         return JobFiles(self.directory / job_id)
+
+    def _files_here(self, record: JobRecord) -> JobFiles:
+        files = self.files(record.job_id)
+        if record.attempts and not files.directory.is_dir():
+            raise HostUnavailable(
+                f"job {record.job_id} has its files in {files.directory}, which is not on this machine"
+            )
+        return files
 
     def claim(self) -> JobRecord | None:
         """The next job to run, which is this process's then; None if there is none."""
@@ -185,6 +213,8 @@ class Jobs:
         """Run a job that this process has claimed."""
         attempt = Attempt(self._cluster, record, self._owner, self.files(record.job_id))
         with self._changed:
+            if record.job_id in self._running:
+                raise JobTaken(f"job {record.job_id} is run by another thread of this process")
             if self._is_closed:
                 attempt.stop(_closed())
             self._running[record.job_id] = attempt

@@ -110,7 +110,7 @@ class Signs:
         except (JobTaken, UnknownJob, UnknownGallery) as error:
             self.stop(error)
         except FacegridError as error:
-            if at - self._heard > LOST_S:
+            if time.monotonic() - self._heard > LOST_S:
                 self.stop(JobTaken(f"the catalog could not be told for {LOST_S:g} s that the job runs: {error}"))
         else:
             self._heard = at
