@@ -15,6 +15,7 @@ from cluster.cursors import read_cursor, write_cursor
 from cluster.faces import ImageSource
 from cluster.images import Progress
 from cluster.metadata import metadata_json
+from cluster.photo_facts import without_photo_facts
 from cluster.progress import show_progress
 from cluster.results import (
     EnrollResult,
@@ -27,13 +28,12 @@ from cluster.results import (
     Template,
     TemplatePage,
 )
+from cluster.thumbnails import with_reserved_of
 from coordinator.gallery_calibration import Calibration
 from coordinator.measuring import DEFAULT_SAMPLES
 from coordinator.router import DEFAULT_DEADLINE_MS
 from coordinator.types import GalleryRoute, ReplicaErasure, RolloutStatus, TrainReport
 from shard.drift import Drift
-from cluster.photo_facts import without_photo_facts
-from cluster.thumbnails import with_reserved_of
 from shard.errors import InvalidEmbedding, InvalidParameter, UnknownIdentity, UnknownTemplate
 from shard.types import DEFAULT_RECALL, MAX_K, EnrollBatch, FloatArray, IdentityCount, SearchParams
 from shard.validate import check_embeddings, check_label, normalised
@@ -308,7 +308,9 @@ class Gallery:
     def update(self, template_id: str, metadata: Mapping[str, Any] | None) -> Template:
         """Replace a template's metadata, None for none; durable, and what filters see, when it returns.
 
-        What Facegrid notes there itself (keys that begin with `facegrid:`) stays, unless other values are given. The old metadata leaves the files by the deadline of erasure. Raises UnknownTemplate, InvalidParameter.
+        What Facegrid notes there itself (keys that begin with `facegrid:`) stays, unless other
+        values are given. The old metadata leaves the files by the deadline of erasure. Raises UnknownTemplate,
+        InvalidParameter.
         """
         metadata_json(metadata)  # refuses what is none, before the template is asked for
         for record in self._cluster.router.records(self._route, (template_id,)):
@@ -348,7 +350,9 @@ class Gallery:
         """Labels and metadata of those templates that are there, in the order asked."""
         records = {r.template_id: r for r in self._cluster.router.records(self._route, tuple(template_ids))}
         return [
-            Template(r.template_id, r.identity, without_photo_facts(None if r.metadata is None else json.loads(r.metadata)))
+            Template(
+                r.template_id, r.identity, without_photo_facts(None if r.metadata is None else json.loads(r.metadata))
+            )
             for r in (records[i] for i in template_ids if i in records)
         ]
 

@@ -14,7 +14,8 @@ DIM = 64
 
 
 def doubled_rows(people: int, *, seed: int, dim: int = DIM, noise: float = 0.03) -> FloatArray:
-    """(2 * people, dim) unit rows: rows i and people + i are of one person, with a cosine of about 0.97; strangers have less than 0.8."""
+    """(2 * people, dim) unit rows: rows i and people + i are of one person, with a cosine of about 0.97; those of
+    strangers are below 0.8."""
     first = unit_rows(people, dim, seed=seed, rank=dim)
     second = first + np.random.default_rng(seed + 1).normal(0, noise, first.shape).astype(np.float32)
     rows = np.concatenate([first, second])

@@ -6,8 +6,6 @@ one figure is wanted. Written with the machine they were taken on to `benchmarks
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import statistics
 import tempfile
 import time
@@ -28,10 +26,11 @@ from coordinator.placement import place_replicas
 from coordinator.types import GallerySpec
 from shard.catchup import changes_after
 from shard.files import write_file
-from shard.join import join_rows
 from shard.model import SearchModel
+from shard.pairs import join_sketches
 from shard.search import search_shards
 from shard.shard import Shard
+from shard.sketch import make_basis, sketch
 from shard.training import MAX_SAMPLE, train
 from shard.types import CandidateBatch, EnrollBatch, FloatArray, SearchParams
 
@@ -152,23 +151,12 @@ def _copy(shard: Shard, folder: Path, models: dict[str, SearchModel]) -> dict[st
 
 
 def _join(shard: Shard) -> dict[str, Any]:
-    """Seconds of one core for a block of `rows` by `rows` at threshold 0.5; of a sketch of so many rows."""
-    if importlib.util.find_spec("shard.pairs") is not None:
-        return _sketches(shard.gather(np.arange(min(SKETCH_ROWS, len(shard)), dtype=np.int64)))
-    rows = min(JOIN_ROWS, len(shard))
-    join = _least(lambda: join_rows(shard, None, 0, rows, threshold=0.5, recall=0.999), 1)
-    # Its right side is the whole shard from the row on: (rows * (n - rows / 2)) pairs.
-    pairs = rows * (len(shard) - rows / 2)
-    return {"by": "shard.join", "rows": rows, "pairs_per_core_s": pairs / join, "sketch_rows_per_core_s": None}
-
-
-def _sketches(floats: FloatArray) -> dict[str, Any]:
-    """The join of dedup jobs: two halves of the rows with each other, after a sketch of either."""
-    pairs: Any = importlib.import_module("shard.pairs")
-    basis, half = pairs.basis(floats[:JOIN_ROWS]), len(floats) // 2
-    sketch_s = _least(lambda: pairs.sketch(basis, [floats[:half]]))
-    left, right = pairs.sketch(basis, [floats[:half]]), pairs.sketch(basis, [floats[half:]])
-    join_s = _least(lambda: pairs.join_sketches(left, right, 0.5, threads=1))
+    """The join of dedup jobs at threshold 0.5: two halves of some rows with each other, after a sketch of either."""
+    floats = shard.gather(np.arange(min(SKETCH_ROWS, len(shard)), dtype=np.int64))
+    basis, half = make_basis(floats[:JOIN_ROWS], 0.5), len(floats) // 2
+    sketch_s = _least(lambda: sketch(basis, [floats[:half]]))
+    left, right = sketch(basis, [floats[:half]]), sketch(basis, [floats[half:]])
+    join_s = _least(lambda: join_sketches(left, right, 0.5))
     return {
         "by": "shard.pairs",
         "rows": half,

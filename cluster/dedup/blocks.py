@@ -15,8 +15,7 @@ import numpy as np
 from cluster.dedup.corpus import Corpus, CorpusSpec, Part
 from cluster.dedup.pairs import encode_pairs
 from shard.errors import InvalidParameter
-from shard.pairs import Pairs
-from shard.pairs import join_sketches
+from shard.pairs import Pairs, join_sketches
 from shard.sketch import Basis, Sketch, make_basis, sketch
 from shard.types import FloatArray
 
