@@ -24,6 +24,7 @@ from cluster.cli import (
     fsck,
     galleries,
     identities,
+    jobs,
     keys,
     models,
     search,
@@ -49,6 +50,7 @@ _app.add_typer(galleries.app, name="gallery")
 _app.add_typer(tenants.app, name="tenant")
 _app.add_typer(keys.app, name="key")
 _app.add_typer(cluster.app, name="cluster")
+_app.add_typer(jobs.app, name="jobs")
 _app.add_typer(snapshots.app, name="snapshot")
 _app.add_typer(models.app, name="models")
 _app.add_typer(bench.app, name="bench")

@@ -24,6 +24,8 @@ from cluster.service.routes import (
     health,
     hosts,
     identities,
+    job_results,
+    jobs,
     photos,
     search,
     snapshots,
@@ -42,6 +44,8 @@ MODULES = (
     identities,
     calibration,
     snapshots,
+    jobs,
+    job_results,
     hosts,
     console,
 )
