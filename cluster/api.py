@@ -25,13 +25,14 @@ from cluster.config import Settings, key_source, load_settings, pipeline_options
 from cluster.faces import FacePipeline, ImageSource, model_spec
 from cluster.gallery import Gallery
 from cluster.hosts import Progress
+from cluster.jobs.jobs import Jobs
 from cluster.results import HostStatus, ShardReplicas, Verification
 from cluster.snapshots import Snapshots
 from coordinator.attachment import Attached, Attachment
 from coordinator.catalog import open_catalog
 from coordinator.coordinator import Coordinator
 from coordinator.heat import COLD
-from coordinator.home import Home
+from coordinator.home import Home, jobs_directory
 from coordinator.idempotency import Idempotency
 from coordinator.names import check_gallery_name
 from coordinator.ray_cluster import RayCluster, RayCoordinator, RayOptions
@@ -75,6 +76,9 @@ class Cluster(entry.Cluster):
             claims = None if isinstance(self.coordinator, Coordinator) else self.coordinator.claims
             self.router = Router(self.runtime, self.coordinator.gallery, self.coordinator.report, claims)
             self.thresholds = Thresholds(self)
+            self.jobs = Jobs(self, self.home.directory if attachment is None else Path(attachment.home))
+            """Batch jobs; see `cluster.jobs`."""
+            undo.callback(self.jobs.close)
             self._closing = undo.pop_all()
         if attachment is None:
             self._submit(self._remove_due, "the cluster was closed meanwhile")
@@ -434,8 +438,14 @@ def _start(home: Home, settings: Settings, undo: contextlib.ExitStack) -> tuple[
     runtime = LocalRuntime(home.hosts_directory, present, open_shards=settings.open_shards)
     undo.callback(runtime.close)
     coordinator = Coordinator(
-        catalog, runtime, erasure_s=settings.erasure_hours * 3600, audit_s=settings.audit_days * 86_400
+        catalog,
+        runtime,
+        erasure_s=settings.erasure_hours * 3600,
+        audit_s=settings.audit_days * 86_400,
+        jobs_directory=jobs_directory(home.directory),
     )
     undo.callback(coordinator.close)
+    coordinator.jobs.disown()  # whoever ran jobs had the home open, and has it no more
+    coordinator.jobs.sweep()
     coordinator.watch(LOCAL_WATCH_S)
     return runtime, coordinator

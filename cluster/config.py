@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -113,6 +114,16 @@ def pipeline_options(settings: Settings) -> PipelineOptions:
         allow_download=True,
         threads=settings.threads or 0,
     )
+
+
+_POOLS = ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+SINGLE_THREADED = dict.fromkeys(_POOLS, "1")
+"""Environment of a process that computes on one core: of many processes each shall have one."""
+
+
+def worker_environment() -> dict[str, str]:
+    """Environment of a process that works for this one on a single core and finds the same modules."""
+    return {**os.environ, **SINGLE_THREADED, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
 
 
 PREFIX = "FACEGRID_"

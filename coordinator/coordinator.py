@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from coordinator.calibrations import Calibrations
@@ -22,6 +23,7 @@ from coordinator.erasure import Erasure
 from coordinator.heat import hottest
 from coordinator.idempotency import Idempotency
 from coordinator.identities import IdentityChanges
+from coordinator.jobs import JobCatalog
 from coordinator.messages import ActivateModel, CreateShard, HeatReply, HeatRequest, PrepareModel
 from coordinator.names import check_gallery_name, tenant_name
 from coordinator.placement import place_replicas
@@ -103,10 +105,12 @@ class Coordinator:
         *,
         erasure_s: float = ERASURE_S,
         audit_s: float = AUDIT_S,
+        jobs_directory: Path | None = None,
     ) -> None:
         """Finish or undo what an earlier process left half done, and open every shard.
 
         erasure_s: how long bytes of deleted templates may stay in files. audit_s: how long the audit log is kept.
+        jobs_directory: where batch jobs keep their files; None if that is not on this machine.
 
         Raises ClusterNotReady if a shard has no host in sync here, and what keeps its only replica from opening.
         """
@@ -120,6 +124,7 @@ class Coordinator:
         self.idempotency = Idempotency(catalog)
         self.claims = Claims()
         self.tenants = Tenants(catalog, self._finish_drops, audit_s=audit_s)
+        self.jobs = JobCatalog(catalog, jobs_directory)
         self._rollouts = Rollouts(catalog, runtime)
         self.replication = Replication(catalog, runtime, self._rollouts.bring, policy)
         self._looked_at: dict[str, GallerySizes] = {}
@@ -307,6 +312,7 @@ class Coordinator:
         with self._lock:
             self.replication.finish_drops()
             self.replication.hand_keys()
+        self.jobs.sweep()
 
     # Models
 

@@ -14,6 +14,7 @@ from typing import Any
 from coordinator.actors import Actor, ActorName, is_restarted
 from coordinator.catalog import Catalog
 from coordinator.coordinator import ERASURE_S, Coordinator
+from coordinator.home import jobs_directory
 from coordinator.key_service import KeySource
 from coordinator.outcome import Outcome, outcome_of
 from coordinator.ray_runtime import RayRuntime
@@ -33,6 +34,8 @@ METHODS = (
     "tenants.keys", "tenants.key", "tenants.rotate_key", "tenants.revoke_key", "tenants.authenticate",
     "tenants.record", "tenants.audit", "tenants.trim_audit", "claims.take", "claims.give_back",
     "identities.rename", "identities.merge", "identities.mark",
+    "jobs.submit", "jobs.get", "jobs.list", "jobs.claim", "jobs.progress", "jobs.finish", "jobs.cancel", "jobs.resume",
+    "jobs.forget", "jobs.sweep",
 )  # fmt: skip
 WATCH_S = 0.5
 """Pause between two rounds of looking after the hosts."""
@@ -59,11 +62,14 @@ class CoordinatorProcess:
         policy: ReplicationPolicy | None = None,
         audit_s: float = AUDIT_S,
         key_source: KeySource | None = None,
+        home: Path | None = None,
     ) -> None:
         """catalog: its URL or SQLite file. hosts: the hosts' actors by host name. secret: the cluster's.
 
-        erasure_s, policy, audit_s: see Coordinator. key_source: what wraps the keys of encrypted tenants.
+        erasure_s, policy, audit_s: see Coordinator. key_source: what wraps the keys of encrypted tenants. home: its
+        directory, on this node.
         """
+        self._home = home
         self._key_source = key_source or KeySource()
         self._where, self._policy, self._erasure_s, self._audit_s = catalog, policy, erasure_s, audit_s
         self._hosts, self._secret = hosts, secret
@@ -102,6 +108,10 @@ class CoordinatorProcess:
                 except HostUnavailable as error:
                     log.info("shard host %s was part of this home: %s", record.host, error)
 
+    def home(self) -> Outcome:
+        """The home's directory, which is on this node; None where nobody told."""
+        return Outcome(None if self._home is None else str(self._home))
+
     def host_actors(self) -> Outcome:
         """The hosts' actors by host name, for processes that join later."""
         return Outcome(dict(self._hosts))
@@ -135,7 +145,12 @@ class CoordinatorProcess:
                 try:
                     self._recall_hosts(catalog, self._runtime)
                     coordinator = Coordinator(
-                        catalog, self._runtime, self._policy, erasure_s=self._erasure_s, audit_s=self._audit_s
+                        catalog,
+                        self._runtime,
+                        self._policy,
+                        erasure_s=self._erasure_s,
+                        audit_s=self._audit_s,
+                        jobs_directory=None if self._home is None else jobs_directory(self._home),
                     )
                 except BaseException:
                     catalog.close()

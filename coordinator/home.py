@@ -4,6 +4,7 @@
 <home>/cluster.secret    what hosts and routers of this home authenticate each other with, mode 0600
 <home>/catalog.db        `coordinator.catalog`
 <home>/hosts/<name>/     `coordinator.host`
+<home>/jobs/<job id>/    `cluster.jobs`
 """
 
 from __future__ import annotations
@@ -80,6 +81,11 @@ class Home:
     def close(self) -> None:
         """Release the lock. Idempotent."""
         self._lock.close()
+
+
+def jobs_directory(home: Path) -> Path:
+    """Where the jobs of a home keep their files."""
+    return home / "jobs"
 
 
 def checked_directory(path: Path) -> Path:

@@ -26,6 +26,7 @@ from coordinator.host_process import ShardHostProcess
 from coordinator.key_service import KeySource
 from coordinator.ray_claims import RayClaims
 from coordinator.ray_idempotency import RayIdempotency
+from coordinator.ray_jobs import RayJobs
 from coordinator.ray_runtime import RayRuntime
 from coordinator.ray_tenants import RayTenants
 from coordinator.replication import ReplicationPolicy
@@ -46,6 +47,8 @@ from shard.drift import Drift
 from shard.errors import ClusterNotReady, FacegridError, HostUnavailable
 
 RESOURCE_PREFIX = "facegrid_host_"
+COORDINATOR = "the coordinator"
+"""The title of a home's coordinator, by which other processes find it."""
 PIN = 0.001
 """How much of its node's resource a host actor takes: several homes can share the nodes."""
 REPORT_S = 10.0
@@ -151,6 +154,7 @@ class RayCluster:
                 options.replication,
                 audit_s,
                 key_source,
+                home,
             )
             undo.callback(_stop, coordinator)
             _wait_open(cluster.actors, options.start_timeout_s, needed)
@@ -239,6 +243,7 @@ class RayCoordinator:
         self.idempotency = RayIdempotency(actor)
         self.claims = RayClaims(actor)
         self.identities = RayIdentityChanges(actor)
+        self.jobs = RayJobs(actor)
 
     def hosts(self) -> tuple[str, ...]:
         """See Coordinator.hosts."""
@@ -523,6 +528,7 @@ def _spawn_coordinator(
     policy: ReplicationPolicy | None,
     audit_s: float,
     key_source: KeySource | None,
+    home: Path,
 ) -> Actor:
     """On this node, where the home is."""
     args = (
@@ -533,8 +539,9 @@ def _spawn_coordinator(
         policy,
         audit_s,
         key_source,
+        home,
     )
-    return session.spawn(CoordinatorProcess, args, title="the coordinator", node_id=session.here())
+    return session.spawn(CoordinatorProcess, args, title=COORDINATOR, node_id=session.here())
 
 
 def _stop(actor: Actor) -> None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from coordinator.api_keys import ApiKeys
 from coordinator.audit import AuditLog
 from coordinator.catalog import DROPPING, Catalog
-from coordinator.catalog_tables import API_KEYS, GALLERIES, RESTORES, TENANTS
+from coordinator.catalog_tables import API_KEYS, GALLERIES, JOBS, RESTORES, TENANTS
 from coordinator.names import check_tenant_name
 from coordinator.tenant_rows import (
     DEFAULT_WEIGHT,
@@ -44,7 +44,7 @@ class Tenants:
         audit_s: float = AUDIT_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """finish_drops: has galleries that the catalog says are being dropped removed from the hosts. clock: unix s."""
+        """finish_drops: has what the catalog says is being dropped, or knows no more, removed. clock: unix s."""
         self._catalog, self._finish_drops, self._clock = catalog, finish_drops, clock
         self._keys, self._audit, self._audit_s = ApiKeys(catalog, clock), AuditLog(catalog), audit_s
 
@@ -122,7 +122,7 @@ class Tenants:
             return locked_tenant(db, name)
 
     def drop(self, name: str) -> None:
-        """Remove a tenant with every gallery and key of it; UnknownTenant.
+        """Remove a tenant with every gallery, key and job of it; UnknownTenant.
 
         In the catalog all of it is gone at once, its data key too if it is encrypted: nothing that was written with
         it can be read from then on, wherever it is. Its files are gone when this returns from every host that is there,
@@ -138,6 +138,7 @@ class Tenants:
                 .values(state=DROPPING, name="#" + GALLERIES.c.gallery_id, version=GALLERIES.c.version + 1)
             )
             db.execute(API_KEYS.delete().where(API_KEYS.c.tenant_id == tenant_id))
+            db.execute(JOBS.delete().where(JOBS.c.tenant_id == tenant_id))
             self._catalog.keys.destroy(db, tenant_id)
             gone = {"name": f"#{tenant_id}", "dropped_at": self._clock()}
             db.execute(TENANTS.update().where(TENANTS.c.tenant_id == tenant_id).values(**gone))

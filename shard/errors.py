@@ -9,7 +9,7 @@ FacegridError
 │   ├── InvalidImage             not an image, truncated, too large, no face, refused by the quality gate
 │   └── InvalidFile              a file to import that is not what its format says; UnsafeFile if it names code
 ├── NotFound                     UnknownGallery, UnknownTemplate, UnknownIdentity, UnknownModel, UnknownSnapshot,
-│                                UnknownTenant, UnknownKey
+│                                UnknownTenant, UnknownKey, UnknownJob
 ├── AlreadyExists                a gallery or a tenant of that name is there
 ├── AccessError                  Unauthenticated, PermissionDenied, QuotaExceeded, RateLimited
 ├── StorageError                 the disk's fault, or a file that is not what the manifest says
@@ -22,6 +22,13 @@ FacegridError
 │   ├── StoreUnavailable         a snapshot store does not answer or refuses
 │   └── StoreBusy                a snapshot is being made or deleted there
 ├── ModelError                   ModelMismatch, ModelFileMissing, ModelFileCorrupt, NotEnoughData
+├── JobError                     a batch job that did not end well, or is not in the state that was expected
+│   ├── JobTaken                 another process runs it
+│   ├── JobUnfinished            it has not ended yet
+│   ├── JobEnded                 it has ended already
+│   ├── JobCancelled             it was cancelled
+│   ├── JobFailed                it failed; the message says by what
+│   └── WorkerLost               the processes that worked at one block, or at the job, died again and again
 ├── MissingExtra                 an optional dependency is not installed; the message names the extra
 └── ClusterError                 HostUnavailable, HostBusy, DeadlineExceeded, IncompleteCoverage, EnrollIncomplete,
                                  StaleRoute, OutOfStep, NotReplicated, NotEnoughReplicas, ProtocolError,
@@ -141,6 +148,12 @@ class UnknownKey(NotFound):
     """No API key of that id."""
 
     code = "unknown_key"
+
+
+class UnknownJob(NotFound):
+    """No job of that id."""
+
+    code = "unknown_job"
 
 
 class AlreadyExists(FacegridError):
@@ -274,6 +287,50 @@ class NotEnoughData(ModelError):
     """Too few templates to train a SearchModel."""
 
     code = "not_enough_data"
+
+
+class JobError(FacegridError):
+    """A batch job that did not end well, or is not in the state that was expected."""
+
+    code = "job_error"
+
+
+class JobTaken(JobError):
+    """Another process runs the job."""
+
+    code = "job_taken"
+    is_retryable = True
+
+
+class JobUnfinished(JobError):
+    """What was asked is of a job that has ended, and this one has not."""
+
+    code = "job_unfinished"
+    is_retryable = True
+
+
+class JobEnded(JobError):
+    """What was asked is of a job that has not ended, and this one has."""
+
+    code = "job_ended"
+
+
+class JobCancelled(JobError):
+    """The job was cancelled."""
+
+    code = "job_cancelled"
+
+
+class JobFailed(JobError):
+    """The job failed; the message says by what."""
+
+    code = "job_failed"
+
+
+class WorkerLost(JobError):
+    """The processes that worked at one block of a job, or at the job as a whole, died again and again."""
+
+    code = "worker_lost"
 
 
 class MissingExtra(FacegridError, ImportError):

@@ -90,6 +90,18 @@ def write_file(path: Path, data: bytes | memoryview, *, mode: int = 0o600, suffi
     sync_directory(path.parent)
 
 
+def append_to_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Add bytes to the end of a file, created if it is not there. For logs: not durable, and a crash may cut it."""
+    with _reporting("append to", path):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
+        try:
+            written = os.write(fd, data)
+            if written != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(fd)
+
+
 @contextlib.contextmanager
 def new_file(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
     """A file to write from its beginning to its end: it has its name when the block ends, all of it durable.

@@ -14,6 +14,7 @@ from shard.errors import (
     FacegridError,
     HomeLocked,
     InvalidInput,
+    JobError,
     MissingExtra,
     ModelError,
     NotFound,
@@ -36,6 +37,7 @@ class ExitCode(IntEnum):
     CLUSTER = 9
     PARTIAL = 10
     ACCESS = 11
+    JOB = 12
     INTERNAL = 70
     INTERRUPTED = 130
     BROKEN_PIPE = 141
@@ -51,6 +53,7 @@ EXIT_CODES: dict[type[FacegridError], ExitCode] = {
     MissingExtra: ExitCode.MISSING_EXTRA,
     ClusterError: ExitCode.CLUSTER,
     AccessError: ExitCode.ACCESS,
+    JobError: ExitCode.JOB,
     FacegridError: ExitCode.INTERNAL,
 }
 """Each class stands for those below it that are not here themselves."""

@@ -1,0 +1,231 @@
+"""Jobs of a home in this process: run, cancelled, resumed, killed, deleted; their files and their log."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import Cluster
+from coordinator.job_types import JobState
+from shard.errors import (
+    InvalidParameter,
+    JobCancelled,
+    JobEnded,
+    JobFailed,
+    JobUnfinished,
+    UnknownGallery,
+    UnknownJob,
+)
+from tests.job_kinds import block_name, register_kinds
+
+WAIT_S = 120.0
+
+
+@pytest.fixture(autouse=True)
+def _kinds() -> None:
+    register_kinds()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    for name in ("ran", "gates"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def grid(home: Path) -> Iterator[Any]:
+    with Cluster.open(home) as opened:
+        opened.gallery("acme/staff", create=True, dim=64)
+        yield opened
+
+
+def parameters(home: Path, **values: Any) -> dict[str, Any]:
+    return {"ran": str(home.parent / "ran"), "workers": 2, **values}
+
+
+def runs(home: Path) -> Counter[str]:
+    """How often each block was begun."""
+    return Counter(path.name.partition(".")[0] for path in (home.parent / "ran").iterdir())
+
+
+def open_gates(home: Path, *numbers: int) -> None:
+    for number in numbers:
+        (home.parent / "gates" / block_name(number)).touch()
+
+
+def until(holds: Any) -> None:
+    """Wait for something that only polling tells."""
+    ended, tick = threading.Event(), 0
+    while not holds():
+        tick += 1
+        assert tick < WAIT_S * 50
+        ended.wait(0.02)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_a_job_runs_and_leaves_a_result(grid: Any, home: Path) -> None:
+    job = grid.jobs.submit("sum", "acme/staff", parameters(home))
+    assert (job.state, job.attempts, job.tenant_id) == (JobState.QUEUED, 0, grid.tenants.get("acme").tenant_id)
+    with pytest.raises(JobUnfinished):
+        grid.jobs.result(job.job_id)
+    ended = grid.jobs.run(job.job_id)
+    assert (ended.state, ended.attempts, ended.done, ended.total) == (JobState.SUCCEEDED, 1, 8, 8)
+    result = grid.jobs.result(job.job_id)
+    assert result.files == (*(f"{block_name(i)}.f64" for i in range(8)), "summary.json")
+    assert len(result.summary["sums"]) == 8
+    (attempt,) = result.run["attempts"]
+    assert attempt["state"] == "succeeded"
+    assert [phase["phase"] for phase in attempt["phases"]] == ["summing", "writing"]
+    messages = [line["message"] for line in grid.jobs.logs(job.job_id)]
+    assert messages == ["begun", "blocks", "ended"]
+    assert set(runs(home).values()) == {1}
+    assert grid.jobs.run(job.job_id).state is JobState.SUCCEEDED  # and is not run again
+    assert [record.job_id for record in grid.jobs.list(gallery="acme/staff")] == [job.job_id]
+    with pytest.raises(JobEnded):
+        grid.jobs.cancel(job.job_id)
+    grid.jobs.delete(job.job_id)
+    assert not (home / "jobs" / job.job_id).exists()
+    with pytest.raises(UnknownJob):
+        grid.jobs.get(job.job_id)
+
+
+def test_what_is_no_job_is_refused(grid: Any, home: Path) -> None:
+    with pytest.raises(InvalidParameter, match="kind of job"):
+        grid.jobs.submit("nothing", "acme/staff", {})
+    with pytest.raises(InvalidParameter, match="sum: blocks"):
+        grid.jobs.submit("sum", "acme/staff", parameters(home, blocks="many"))
+    with pytest.raises(UnknownGallery):
+        grid.jobs.submit("sum", "acme/nobody", parameters(home))
+    assert grid.jobs.list() == []
+
+
+def test_a_worker_that_is_killed_costs_its_block(grid: Any, home: Path) -> None:
+    plain = grid.jobs.submit("sum", "acme/staff", parameters(home))
+    grid.jobs.run(plain.job_id)
+    expected = contents(grid.jobs.result(plain.job_id).directory)
+    for path in (home.parent / "ran").iterdir():
+        path.unlink()
+    job = grid.jobs.submit("sum", "acme/staff", parameters(home, killers={block_name(2): 2, block_name(5): 1}))
+    assert grid.jobs.run(job.job_id).state is JobState.SUCCEEDED
+    assert contents(grid.jobs.result(job.job_id).directory) == expected
+    assert runs(home) == Counter({block_name(i): {2: 3, 5: 2}.get(i, 1) for i in range(8)})
+    deaths = [line for line in grid.jobs.logs(job.job_id) if line["message"] == "a worker died"]
+    assert {line["by"] for line in deaths} == {"SIGKILL"}
+    assert len(deaths) == 3
+
+
+def test_a_block_that_kills_three_workers_fails_the_job(grid: Any, home: Path) -> None:
+    job = grid.jobs.submit("sum", "acme/staff", parameters(home, killers={block_name(0): 9}, workers=1))
+    ended = grid.jobs.run(job.job_id)
+    assert (ended.state, ended.error_code) == (JobState.FAILED, "worker_lost")
+    assert block_name(0) in str(ended.error)
+    assert runs(home)[block_name(0)] == 3
+    with pytest.raises(JobFailed, match="worker_lost"):
+        grid.jobs.result(job.job_id)
+
+
+def test_an_error_of_a_block_fails_the_job_which_resumes(grid: Any, home: Path) -> None:
+    job = grid.jobs.submit("sum", "acme/staff", parameters(home, broken=block_name(7), workers=1))
+    ended = grid.jobs.run(job.job_id)
+    assert (ended.state, ended.error_code, ended.error) == (
+        JobState.FAILED,
+        "invalid_parameter",
+        "block-0007 is broken",
+    )
+    assert grid.jobs.resume(job.job_id).state is JobState.QUEUED
+    assert grid.jobs.run(job.job_id).attempts == 2
+    assert runs(home) == Counter({block_name(i): 2 if i == 7 else 1 for i in range(8)})
+
+
+def test_a_cancelled_job_stops_at_once_and_resumes(grid: Any, home: Path) -> None:
+    gates = str(home.parent / "gates")
+    job = grid.jobs.submit("sum", "acme/staff", parameters(home, gates=gates))
+    open_gates(home, 0, 1, 2)
+    grid.jobs.start()
+    until(lambda: grid.jobs.get(job.job_id).done == 3)
+    running = grid.jobs.get(job.job_id)
+    assert (running.state, running.phase, running.total) == (JobState.RUNNING, "summing", 8)
+    with pytest.raises(JobUnfinished):
+        grid.jobs.delete(job.job_id)
+    grid.jobs.cancel(job.job_id)
+    until(lambda: grid.jobs.get(job.job_id).state is JobState.CANCELLED)
+    with pytest.raises(JobCancelled):
+        grid.jobs.result(job.job_id)
+    open_gates(home, *range(8))
+    grid.jobs.resume(job.job_id)
+    until(lambda: grid.jobs.get(job.job_id).state is JobState.SUCCEEDED)
+    assert all(runs(home)[block_name(i)] == 1 for i in range(3))
+    assert grid.jobs.get(job.job_id).attempts == 2
+
+
+def test_closing_the_cluster_queues_the_job_again(home: Path) -> None:
+    gates = str(home.parent / "gates")
+    with Cluster.open(home) as grid:
+        grid.gallery("acme/staff", create=True, dim=64)
+        job = grid.jobs.submit("sum", "acme/staff", parameters(home, gates=gates))
+        open_gates(home, 0)
+        grid.jobs.start()
+        until(lambda: grid.jobs.get(job.job_id).done == 1)
+    with Cluster.open(home) as grid:
+        assert grid.jobs.get(job.job_id).state is JobState.QUEUED
+        open_gates(home, *range(8))
+        grid.jobs.start()
+        until(lambda: grid.jobs.get(job.job_id).state is JobState.SUCCEEDED)
+        attempts = grid.jobs.result(job.job_id).run["attempts"]
+        assert [attempt["state"] for attempt in attempts] == ["queued", "succeeded"]
+        assert runs(home)[block_name(0)] == 1
+
+
+def test_a_job_fails_when_its_gallery_is_dropped(grid: Any, home: Path) -> None:
+    gates = str(home.parent / "gates")
+    running = grid.jobs.submit("sum", "acme/staff", parameters(home, gates=gates))
+    waiting = grid.jobs.submit("sum", "acme/staff", parameters(home))
+    grid.jobs.start()
+    until(lambda: grid.jobs.get(running.job_id).state is JobState.RUNNING)
+    grid.drop("acme/staff")
+    grid.gallery("acme/staff", create=True, dim=64)  # of the same name, and another
+    for job in (running, waiting):
+        until(lambda job=job: grid.jobs.get(job.job_id).state is JobState.FAILED)
+        assert grid.jobs.get(job.job_id).error_code == "unknown_gallery"
+        with pytest.raises(UnknownGallery):
+            grid.jobs.resume(job.job_id)
+
+
+def test_a_dropped_tenant_takes_its_jobs_along(grid: Any, home: Path) -> None:
+    grid.gallery("other/staff", create=True, dim=64)
+    ended = grid.jobs.submit("sum", "acme/staff", parameters(home))
+    kept = grid.jobs.submit("sum", "other/staff", parameters(home))
+    for job in (ended, kept):
+        grid.jobs.run(job.job_id)
+    running = grid.jobs.submit("sum", "acme/staff", parameters(home, gates=str(home.parent / "gates")))
+    grid.jobs.start()
+    until(lambda: grid.jobs.get(running.job_id).state is JobState.RUNNING)
+    grid.tenants.drop("acme")
+    assert [job.job_id for job in grid.jobs.list()] == [kept.job_id]
+    last = grid.jobs.submit("sum", "other/staff", parameters(home))
+    until(lambda: grid.jobs.get(last.job_id).state is JobState.SUCCEEDED)  # the runner has let go of the other
+    assert sorted(path.name for path in (home / "jobs").iterdir()) == sorted([kept.job_id, last.job_id])
+
+
+def test_workers_step_back_and_end_with_the_job(grid: Any, home: Path) -> None:
+    job = grid.jobs.submit("sum", "acme/staff", parameters(home, gates=str(home.parent / "gates")))
+    grid.jobs.start()
+    until(lambda: len(runs(home)) == 2)
+    pids = [int(path.name.rpartition(".")[2]) for path in (home.parent / "ran").iterdir()]
+    assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in pids] == [15, 15]
+    grid.jobs.cancel(job.job_id)
+    until(lambda: grid.jobs.get(job.job_id).state is JobState.CANCELLED)
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
