@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from cluster.cli.invocation import Invocation
 from cluster.cli.job_progress import Tell, job_bar, progress_text
 from cluster.cli.output import Grid, time_text
 from cluster.job_document import job_document
-from shard.errors import FacegridError, InvalidParameter, JobCancelled, JobFailed
+from shard.errors import InvalidParameter, JobCancelled, JobEnded, JobFailed
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
@@ -73,7 +74,7 @@ class _Running:
             self._failure = error
 
     def follow(self, tell: Tell) -> None:
-        """Run it to its end, which its record tells of; raises what kept it from being run here: JobTaken, UnknownJob."""
+        """Run it to its end, which its record tells of; raises what kept it from being run here, such as JobTaken."""
         self._thread.start()
         while self._thread.is_alive():
             self._thread.join(LOOK_S)
@@ -83,10 +84,8 @@ class _Running:
 
     def cancel(self) -> None:
         """Cancel it and wait for its end; a second Ctrl-C waits no longer."""
-        try:
+        with contextlib.suppress(JobEnded):
             self._grid.jobs.cancel(self._job_id)
-        except FacegridError:
-            pass  # it has just ended
         self._thread.join()
 
 

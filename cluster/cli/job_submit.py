@@ -95,9 +95,7 @@ def enroll(
     context: typer.Context,
     gallery: GalleryArgument,
     sources: Sources,
-    kind: Annotated[
-        str, typer.Option(metavar="KIND", help="auto, folder, tar, parquet, arrow or npy.")
-    ] = "auto",
+    kind: Annotated[str, typer.Option(metavar="KIND", help="auto, folder, tar, parquet, arrow or npy.")] = "auto",
     manifest: Annotated[
         str | None, typer.Option(metavar="FILE", help="Items of a folder: JSON lines, or CSV with a header.")
     ] = None,
@@ -141,9 +139,7 @@ def reembed(
     gallery: GalleryArgument,
     sources: Sources,
     into: Annotated[str, typer.Option(metavar="NAME", help="The new gallery.", show_default=False)],
-    network: Annotated[
-        str, typer.Option("--network", metavar="NAME", help="The new embedder.", show_default=False)
-    ],
+    network: Annotated[str, typer.Option("--network", metavar="NAME", help="The new embedder.", show_default=False)],
     kind: Annotated[str, typer.Option(metavar="KIND", help="auto, folder, tar, parquet or arrow.")] = "auto",
     manifest: Annotated[
         str | None, typer.Option(metavar="FILE", help="Items of a folder: JSON lines, or CSV with a header.")
@@ -193,7 +189,7 @@ COLUMNS = ("image", "embedding", "identity", "template_id", "metadata")
 def _sources(
     invocation: Invocation, sources: list[str], kind: str, files: dict[str, str | None], columns: list[str]
 ) -> list[dict[str, Any]]:
-    """Sources as parameters have them. On a home, relative paths are made absolute: the job may be resumed elsewhere."""
+    """Sources as parameters have them. Paths of this machine are made absolute: a job may be resumed elsewhere."""
     if not sources:
         raise InvalidParameter("SOURCE: expected at least one folder, file or URL, got none")
     common: dict[str, Any] = {"kind": kind, **_columns(columns)}

@@ -13,7 +13,7 @@ from cluster.cli import job_submit
 from cluster.cli.exits import ExitCode
 from cluster.cli.invocation import Invocation, invocation_of
 from cluster.cli.job_progress import job_bar, progress_text
-from cluster.cli.job_runs import POLL_S, job_facts, run_here, tell_job, watched
+from cluster.cli.job_runs import POLL_S, run_here, tell_job, watched
 from cluster.cli.output import Cell, Grid, size_text, time_text
 from cluster.job_document import job_document
 from shard.errors import InvalidParameter
@@ -27,9 +27,7 @@ app = typer.Typer(name="jobs", help="Submit, follow, cancel and resume batch job
 app.add_typer(job_submit.app, name="submit")
 PIECE_BYTES = 1 << 20
 
-JobId = Annotated[
-    str, typer.Argument(metavar="JOB", help="Id, as `facegrid jobs list` shows it.", show_default=False)
-]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id, as `facegrid jobs list` shows it.", show_default=False)]
 
 
 @app.command("list")
@@ -107,7 +105,9 @@ def logs(
                 invocation.output.result({}, *map(_line, fresh))
             if has_ended or not is_following:
                 break
-            has_ended = grid.jobs.get(job).state.has_ended  # asked before the log is read again, so that nothing is lost
+            has_ended = grid.jobs.get(
+                job
+            ).state.has_ended  # asked before the log is read again, so that nothing is lost
             time.sleep(0 if has_ended else POLL_S)
     if invocation.output.as_json:
         invocation.output.result({"job_id": job, "entries": entries})
@@ -192,7 +192,7 @@ def _copied(invocation: Invocation, grid: AnyCluster, job: str, to: Path, names:
     if not isinstance(grid, RemoteCluster):
         return _copies(grid, job, to, names)
     with show_progress(invocation.output.wants_progress, "downloading", unit="bytes") as tell:
-        return grid.jobs.download(job, to, files=names, progress=tell)
+        return list(grid.jobs.download(job, to, files=names, progress=tell))
 
 
 def _copies(grid: Cluster, job: str, to: Path, names: list[str]) -> list[Path]:
@@ -222,6 +222,8 @@ def delete(
     invocation = invocation_of(context)
     with invocation.cluster() as grid:
         record: JobRecord = grid.jobs.get(job)
-        invocation.confirm(f"Delete job {job} ({record.kind} of {record.gallery}) with its files?", is_confirmed=is_confirmed)
+        invocation.confirm(
+            f"Delete job {job} ({record.kind} of {record.gallery}) with its files?", is_confirmed=is_confirmed
+        )
         grid.jobs.delete(job)
     invocation.output.result({"deleted": job}, f"deleted {job}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,8 @@ class AsyncRemoteJobs:
         return await self._run(_jobs.result(job_id))
 
     async def download(
-        self, job_id: str, to: str | Path, *, files: list[str] | None = None, progress: Tell | None = None
-    ) -> list[Path]:
+        self, job_id: str, to: str | Path, *, files: Sequence[str] | None = None, progress: Tell | None = None
+    ) -> tuple[Path, ...]:
         """Write the files of a result, or those that are named, into a directory, which is made; their paths.
 
         A file that is there is overwritten; one appears when it is whole. progress gets bytes done and in all, of each.
@@ -102,4 +102,4 @@ class AsyncRemoteJobs:
             with opened(Path(to), name) as (path, take):
                 await self._run(_jobs.download(job_id, name, take, progress))
             paths.append(path)
-        return paths
+        return tuple(paths)

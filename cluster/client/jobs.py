@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,8 @@ class RemoteJobs:
         return self._run(_jobs.result(job_id))
 
     def download(
-        self, job_id: str, to: str | Path, *, files: list[str] | None = None, progress: Tell | None = None
-    ) -> list[Path]:
+        self, job_id: str, to: str | Path, *, files: Sequence[str] | None = None, progress: Tell | None = None
+    ) -> tuple[Path, ...]:
         """Write the files of a result, or those that are named, into a directory, which is made; their paths.
 
         A file that is there is overwritten; one appears when it is whole. progress gets bytes done and in all, of each.
@@ -101,4 +101,4 @@ class RemoteJobs:
             with opened(Path(to), name) as (path, take):
                 self._run(_jobs.download(job_id, name, take, progress))
             paths.append(path)
-        return paths
+        return tuple(paths)

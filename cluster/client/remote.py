@@ -11,10 +11,10 @@ from typing import Any
 
 from cluster.client.call import Operation, T
 from cluster.client.gallery import RemoteGallery
+from cluster.client.jobs import RemoteJobs
 from cluster.client.operations import fleet as _fleet
 from cluster.client.operations import galleries as _galleries
 from cluster.client.operations import photos as _photos
-from cluster.client.jobs import RemoteJobs
 from cluster.client.tenants import RemoteTenants
 from cluster.client.transport import Transport
 from cluster.faces.decode import ImageSource

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from cluster.service.schemas import Body, Label, Reply
+from cluster.service.schemas import Body, Reply
 
 Kind = Literal["dedup", "enroll", "reembed", "calibrate"]
 State = Literal["queued", "running", "cancelling", "cancelled", "failed", "succeeded"]

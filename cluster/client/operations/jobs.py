@@ -124,9 +124,9 @@ def result(job_id: str) -> Operation[RemoteJobResult]:
 
 
 def download(job_id: str, name: str, take: Callable[[bytes], object], tell: Tell | None = None) -> Operation[int]:
-    """Hand the bytes of a result's file to `take`, in order; how many there were. ProtocolError if it changes meanwhile.
+    """Hand the bytes of a result's file to `take`, in order; how many there were.
 
-    tell gets bytes that came and bytes in all.
+    tell gets bytes that came and bytes in all. ProtocolError if the file changes meanwhile.
     """
     done, size, tag = 0, None, None
     while size is None or done < size:

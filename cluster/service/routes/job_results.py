@@ -28,9 +28,7 @@ async def result(call: Asked, job_id: str) -> Response:
     return call.reply({"files": files, "summary": found.summary})
 
 
-@operation(
-    router, "GET", "/{name:path}", "jobs.file", reply=None, produces=("application/octet-stream",), tag="jobs"
-)
+@operation(router, "GET", "/{name:path}", "jobs.file", reply=None, produces=("application/octet-stream",), tag="jobs")
 async def file(call: Asked, job_id: str, name: str) -> Response:
     """A file of a result, as an attachment. A `Range` of bytes is answered with 206."""
     await job_of(call, job_id)
