@@ -8,23 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 from coordinator.job_types import JobState
 from coordinator.tenant_types import Quotas
 from tests.job_kinds import register_kinds
+from tests.people import people
 from tests.service import Running, running
 
 GALLERY = "acme/staff"
 CALIBRATE = {"kind": "calibrate", "gallery": GALLERY, "parameters": {"samples": 200}}
-
-
-def people(count: int, dim: int = 64) -> tuple[np.ndarray, list[str]]:
-    """Two embeddings of each of so many people."""
-    rng = np.random.default_rng(5)
-    faces = rng.standard_normal((count, 1, dim)) + 0.3 * rng.standard_normal((count, 2, dim))
-    return faces.reshape(-1, dim).astype(np.float32), [f"p{i // 2}" for i in range(2 * count)]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from cluster.client.operations.requests import get, quoted, remove, write
 from cluster.client.wire import entry, record, records
 from coordinator.job_types import JobRecord, JobState
 from coordinator.names import check_gallery_name
-from shard.errors import InvalidParameter, ProtocolError
+from shard.errors import InvalidParameter, ProtocolError, UnknownJob
 
 _BASE = "/v1/jobs"
 _UNTOLD = {"tenant_id": None, "owner": None, "heartbeat_at": None}
@@ -21,6 +21,7 @@ PAGE = 1_000
 PIECE_BYTES = 8 << 20
 """Of a file, one request. A lost one is asked for again by itself, so a file may be of any size."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
+_JOB_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}){0,3}")
 """Of files: what is written below a directory that the user names stays there, whatever a service says."""
 Tell = Callable[[int, int], None]
@@ -44,10 +45,10 @@ class RemoteJobResult:
 
 
 def job_path(job_id: str, *parts: str) -> str:
-    """Path of a job, or of something of it. InvalidParameter for an empty id."""
-    if not isinstance(job_id, str) or not job_id:
-        raise InvalidParameter(f"job_id: expected text, got {job_id!r:.80}")
-    return "/".join((_BASE, quoted(job_id), *parts))
+    """Path of a job, or of something of it. UnknownJob for an id that no job has."""
+    if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):
+        raise UnknownJob(f"no job {job_id!r:.80}")
+    return "/".join((_BASE, job_id, *parts))
 
 
 def job_of(document: Any) -> JobRecord:
