@@ -196,6 +196,15 @@ class RaySession:
             if node["Alive"]
         ]
 
+    def named(self, title: str) -> list[ActorName]:
+        """Actors of that title that are there, whatever session and namespace they are of."""
+        actors = _ray().util.list_named_actors(all_namespaces=True)
+        return [
+            ActorName(title, actor["name"].removeprefix(f"{title} "), actor["namespace"])
+            for actor in sorted(actors, key=lambda actor: (actor["namespace"], actor["name"]))
+            if actor["name"].startswith(f"{title} ")
+        ]
+
     def here(self) -> str:
         """Id of the node that this process is on."""
         node_id: str = _ray().get_runtime_context().get_node_id()

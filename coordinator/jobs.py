@@ -63,8 +63,9 @@ class JobCatalog:
         key_id: str | None = None,
         *,
         max_unfinished: int | None = None,
+        owner: str | None = None,
     ) -> JobRecord:
-        """A new job, queued. parameters: JSON. max_unfinished: of its tenant, this one included.
+        """A new job, queued, or the owner's at once. parameters: JSON. max_unfinished: of its tenant, this included.
 
         Raises UnknownGallery; QuotaExceeded.
         """
@@ -85,7 +86,13 @@ class JobCatalog:
             if max_unfinished is not None:
                 _check_room(db, found.tenant_id, gallery, max_unfinished)
             db.execute(JOBS.insert(), {**row, "gallery_id": found.gallery_id, "tenant_id": found.tenant_id})
-            return job_record(locked_job(db, job_id))
+            return self._queued(db, job_id, owner)
+
+    def _queued(self, db: Connection, job_id: str, owner: str | None) -> JobRecord:
+        """A job that has just been queued: nobody else gets it before the owner that is given."""
+        row = locked_job(db, job_id)
+        taken = None if owner is None else self._take(db, row, owner)
+        return taken or job_record(row)
 
     def get(self, job_id: str) -> JobRecord:
         """A job by its id; UnknownJob."""
@@ -229,11 +236,11 @@ class JobCatalog:
                 _change(db, row, state=JobState.CANCELLING.value)
             return job_record(locked_job(db, job_id))
 
-    def resume(self, job_id: str) -> JobRecord:
+    def resume(self, job_id: str, owner: str | None = None) -> JobRecord:
         """Queue a job that failed, was cancelled, or whose owner has died; it goes on from its checkpoints.
 
-        No change to one that is queued or runs. Raises JobEnded if it has succeeded, JobUnfinished while it is being
-        cancelled, UnknownGallery if its gallery was dropped; UnknownJob.
+        owner: whose it becomes at once. No change to one that runs. Raises JobEnded if it has succeeded, JobUnfinished
+        while it is being cancelled, UnknownGallery if its gallery was dropped; UnknownJob.
         """
         with self._catalog.writing() as db:
             row = locked_job(db, job_id)
@@ -246,7 +253,7 @@ class JobCatalog:
                 check_gallery(db, row)
                 fresh = {"error_code": None, "error": None, "finished_at": None, "owner": None, "losses": 0}
                 _change(db, row, state=JobState.QUEUED.value, **fresh)
-            return job_record(locked_job(db, job_id))
+            return self._queued(db, job_id, owner)
 
     def forget(self, job_id: str) -> None:
         """Remove a job with all its files. JobUnfinished if it is queued or runs; UnknownJob."""

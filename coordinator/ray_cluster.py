@@ -47,6 +47,8 @@ from shard.drift import Drift
 from shard.errors import ClusterNotReady, FacegridError, HostUnavailable
 
 RESOURCE_PREFIX = "facegrid_host_"
+NAMESPACE_PREFIX = "facegrid-"
+"""Of the namespace of a home's actors; its id follows."""
 COORDINATOR = "the coordinator"
 """The title of a home's coordinator, by which other processes find it."""
 PIN = 0.001
@@ -130,7 +132,7 @@ class RayCluster:
         """
         checked_secret(secret)
         with contextlib.ExitStack() as undo:
-            session = _connect(options, f"facegrid-{home_id}")
+            session = _connect(options, f"{NAMESPACE_PREFIX}{home_id}")
             undo.callback(session.close)
             cluster = cls(session, undo)
             needed = known_hosts if needed_hosts is None else needed_hosts

@@ -27,9 +27,11 @@ class RayJobs:
         key_id: str | None = None,
         *,
         max_unfinished: int | None = None,
+        owner: str | None = None,
     ) -> JobRecord:
         """See JobCatalog.submit."""
-        return self._record("submit", kind, gallery, dict(parameters), key_id, max_unfinished=max_unfinished)
+        options = {"max_unfinished": max_unfinished, "owner": owner}
+        return self._record("submit", kind, gallery, dict(parameters), key_id, **options)
 
     def get(self, job_id: str) -> JobRecord:
         """See JobCatalog.get."""
@@ -68,9 +70,9 @@ class RayJobs:
         """See JobCatalog.cancel."""
         return self._record("cancel", job_id)
 
-    def resume(self, job_id: str) -> JobRecord:
+    def resume(self, job_id: str, owner: str | None = None) -> JobRecord:
         """See JobCatalog.resume."""
-        return self._record("resume", job_id)
+        return self._record("resume", job_id, owner)
 
     def forget(self, job_id: str) -> None:
         """See JobCatalog.forget."""

@@ -79,15 +79,25 @@ class Jobs:
         *,
         key_id: str | None = None,
         max_unfinished: int | None = None,
+        is_ours: bool = False,
     ) -> JobRecord:
         """Queue a job. key_id: of the API key that asks. max_unfinished: jobs that its tenant may have under way.
+
+        is_ours: this process will `run` it, and no other.
 
         Raises InvalidParameter for a kind or parameters that are none, UnknownGallery, QuotaExceeded, MissingExtra.
         """
         self._check_open()
         found = kind_of(kind)
         values = checked_parameters(found, parameters).model_dump(mode="json")
-        record = self.control.submit(kind, check_gallery_name(gallery), values, key_id, max_unfinished=max_unfinished)
+        record = self.control.submit(
+            kind,
+            check_gallery_name(gallery),
+            values,
+            key_id,
+            max_unfinished=max_unfinished,
+            owner=self._owner if is_ours else None,
+        )
         self._runner.wake()
         return record
 
@@ -119,10 +129,10 @@ class Jobs:
             attempt.stop(JobCancelled(f"job {job_id} was cancelled"))
         return record
 
-    def resume(self, job_id: str) -> JobRecord:
-        """Queue a job that failed, was cancelled or lost its process; see JobCatalog.resume."""
+    def resume(self, job_id: str, *, is_ours: bool = False) -> JobRecord:
+        """Queue a job that failed, was cancelled or lost its process; see JobCatalog.resume. is_ours: as `submit`."""
         self._check_open()
-        record = self.control.resume(job_id)
+        record = self.control.resume(job_id, self._owner if is_ours else None)
         self._runner.wake()
         return record
 
@@ -162,10 +172,11 @@ class Jobs:
         self._check_open()
         record = self.control.claim(self._owner, job_id)
         if record is None:
-            found = self.control.get(job_id)
-            if not found.state.has_ended:
-                raise JobTaken(f"job {job_id} is run by {found.owner}")
-            return found
+            record = self.control.get(job_id)
+            if record.state.has_ended:
+                return record
+            if record.owner != self._owner:
+                raise JobTaken(f"job {job_id} is run by {record.owner}")
         return self.drive(record)
 
     def start(self) -> None:
@@ -185,6 +196,8 @@ class Jobs:
         """Run a job that this process has claimed."""
         attempt = Attempt(self._cluster, record, self._owner, self.files(record.job_id))
         with self._changed:
+            if record.job_id in self._running:
+                raise JobTaken(f"job {record.job_id} is run by another thread of this process")
             if self._is_closed:
                 attempt.stop(_closed())
             self._running[record.job_id] = attempt

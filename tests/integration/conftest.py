@@ -27,10 +27,11 @@ class SharedRay:
 class RayNodes:
     """Nodes of a Ray cluster on this machine, each offering to be one shard host; the first is the head."""
 
-    def __init__(self, hosts: Sequence[str]) -> None:
+    def __init__(self, hosts: Sequence[str], dashboard_port: int | None = None) -> None:
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster()
+        self._dashboard_port = dashboard_port
         self._nodes: dict[str, Any] = {}
         for host in hosts:
             self.add(host)
@@ -46,8 +47,10 @@ class RayNodes:
 
     def add(self, host: str) -> None:
         """Start a node."""
+        has_dashboard = self._dashboard_port is not None and not self._nodes
         self._nodes[host] = self._cluster.add_node(
-            include_dashboard=False,
+            include_dashboard=has_dashboard,
+            **({"dashboard_port": self._dashboard_port} if has_dashboard else {}),
             num_cpus=1,
             object_store_memory=80 << 20,
             resources={f"facegrid_host_{host}": 1},
@@ -63,7 +66,9 @@ class RayNodes:
 
 
 @contextmanager
-def ray_nodes(hosts: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[RayNodes]:
+def ray_nodes(
+    hosts: Sequence[str], environment: Mapping[str, str] | None = None, dashboard_port: int | None = None
+) -> Iterator[RayNodes]:
     """A Ray cluster to which this process is connected; to the one it was connected to before afterwards."""
     ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'facegrid[cluster]'")
     before = ray.get_runtime_context().gcs_address if ray.is_initialized() else None
@@ -80,7 +85,7 @@ def ray_nodes(hosts: Sequence[str], environment: Mapping[str, str] | None = None
             patch.setenv("RAY_AUTH_MODE", "disabled")
             for name, value in (environment or {}).items():
                 patch.setenv(name, value)
-            nodes = RayNodes(hosts)
+            nodes = RayNodes(hosts, dashboard_port)
             ray.init(address=nodes.address, logging_level="warning", log_to_driver=False)
             yield nodes
     finally:

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster import Cluster
+from cluster.jobs import Checkpoints
 from coordinator.job_types import JobState
 from shard.errors import (
+    CorruptData,
     InvalidParameter,
     JobCancelled,
     JobEnded,
     JobFailed,
     JobUnfinished,
+    StorageError,
     UnknownGallery,
     UnknownJob,
 )
 from tests.job_kinds import block_name, register_kinds
+from tests.service import faces_like
 
 WAIT_S = 120.0
 
@@ -229,3 +236,92 @@ def test_workers_step_back_and_end_with_the_job(grid: Any, home: Path) -> None:
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
+
+
+def test_a_driver_that_is_killed_costs_a_block_for_each_worker(home: Path) -> None:
+    gates = str(home.parent / "gates")
+    with Cluster.open(home) as grid:
+        grid.gallery("acme/staff", create=True, dim=64)
+        plain = grid.jobs.submit("sum", "acme/staff", parameters(home))
+        grid.jobs.run(plain.job_id)
+        expected = contents(grid.jobs.result(plain.job_id).directory)
+        job = grid.jobs.submit("sum", "acme/staff", parameters(home, gates=gates))
+    for path in (home.parent / "ran").iterdir():
+        path.unlink()
+    open_gates(home, 0, 1, 2)
+    command = [sys.executable, "-m", "tests.job_driver", str(home), job.job_id]
+    checkpoints = home / "jobs" / job.job_id / "checkpoints"
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as driver:
+        until(lambda: checkpoints.is_dir() and len(list(checkpoints.glob("block-*"))) == 3 and len(runs(home)) == 5)
+        driver.kill()
+    pids = {int(path.name.rpartition(".")[2]) for path in (home.parent / "ran").iterdir()}
+    until(lambda: not any(is_there(pid) for pid in pids))  # workers do not outlive who gave them work
+    open_gates(home, *range(8))
+    with Cluster.open(home) as grid:
+        assert grid.jobs.get(job.job_id).state is JobState.RUNNING
+        ended = grid.jobs.run(job.job_id)  # at once: whoever ran it had the home open
+        assert (ended.state, ended.attempts) == (JobState.SUCCEEDED, 2)
+        result = grid.jobs.result(job.job_id)
+        assert contents(result.directory) == expected
+        assert [attempt["state"] for attempt in result.run["attempts"]] == [None, "succeeded"]
+    begun = runs(home)
+    assert [begun[block_name(i)] for i in range(8)] == [1, 1, 1, 2, 2, 1, 1, 1]
+
+
+def is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_checkpoints_are_whole_or_not_there(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.write("a", b"abc" * 1000)
+    checkpoints.write("empty", memoryview(b""))
+    assert (checkpoints.read("a"), checkpoints.read("empty")) == (b"abc" * 1000, b"")
+    (tmp_path / "checkpoints" / ".a.0123.tmp").write_bytes(b"half")
+    again = Checkpoints(tmp_path / "checkpoints")
+    assert again.names() == {"a", "empty"}
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["a", "empty"]
+    path = tmp_path / "checkpoints" / "a"
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptData, match="resume"):
+        again.read("a")
+    assert not again.has("a")
+    path.write_bytes(b"FGC1")
+    with pytest.raises(CorruptData):
+        again.read("a")
+    with pytest.raises(StorageError):
+        again.read("never")
+    for name in ("", "../up", ".hidden", "a/b", "x" * 129):
+        with pytest.raises(InvalidParameter):
+            again.write(name, b"")
+
+
+def test_a_log_that_was_cut_goes_on_in_a_line_of_its_own(grid: Any, home: Path) -> None:
+    job = grid.jobs.submit("sum", "acme/staff", parameters(home, broken=block_name(0)))
+    grid.jobs.run(job.job_id)
+    log = home / "jobs" / job.job_id / "log.jsonl"
+    lines = len(list(grid.jobs.logs(job.job_id)))
+    with log.open("ab") as file:
+        file.write(b'{"at": 1, "mess')
+    grid.jobs.resume(job.job_id)
+    grid.jobs.run(job.job_id)
+    assert [line["message"] for line in grid.jobs.logs(job.job_id)][lines] == "begun"
+
+
+def test_a_gallery_is_calibrated_as_a_job(grid: Any) -> None:
+    staff = grid.gallery("acme/faces", create=True, dim=64)
+    rows = faces_like(600, 64)
+    staff.enroll(np.concatenate([rows, rows[:200] + 0.01]), identities=[f"p{i % 600}" for i in range(800)])
+    job = grid.jobs.submit("calibrate", "acme/faces", {"samples": 500})
+    assert grid.jobs.run(job.job_id).state is JobState.SUCCEEDED
+    summary = grid.jobs.result(job.job_id).summary
+    assert (summary["gallery"], summary["samples"], summary["identities"]) == ("acme/faces", 500, 600)
+    assert staff.calibration() is not None
+    poor = grid.jobs.submit("calibrate", "acme/staff", {})
+    assert grid.jobs.run(poor.job_id).error_code == "not_enough_data"
