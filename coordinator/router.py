@@ -205,6 +205,13 @@ class Router:
         check_metadata((metadata,), 1)
         return self._writes.amend(route, (template_id,), (metadata,)) > 0
 
+    def amend_many(self, route: GalleryRoute, template_ids: tuple[str, ...], metadata: tuple[bytes | None, ...]) -> int:
+        """Give templates other metadata in one write a shard; how many are there. Repeatable after an error."""
+        for template_id in template_ids:
+            check_label(template_id, what="template_ids")
+        check_metadata(metadata, len(template_ids))
+        return self._writes.amend(route, template_ids, metadata)
+
     def records(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> list[TemplateRecord]:
         """Labels and metadata of the templates that are there, each once, in no particular order."""
 

@@ -9,8 +9,8 @@ FacegridError
 │   ├── InvalidImage             not an image, truncated, too large, no face, refused by the quality gate
 │   └── InvalidFile              a file to import that is not what its format says; UnsafeFile if it names code
 ├── NotFound                     UnknownGallery, UnknownTemplate, UnknownIdentity, UnknownModel, UnknownSnapshot,
-│                                UnknownTenant, UnknownKey, UnknownJob
-├── AlreadyExists                a gallery or a tenant of that name is there
+│                                UnknownTenant, UnknownKey, UnknownJob, UndoExpired
+├── AlreadyExists                a gallery or a tenant of that name is there; ReviewConflict
 ├── AccessError                  Unauthenticated, PermissionDenied, QuotaExceeded, RateLimited
 ├── StorageError                 the disk's fault, or a file that is not what the manifest says
 │   ├── HomeLocked               another process has this home or shard open
@@ -20,7 +20,8 @@ FacegridError
 │   ├── WrongKey                 encrypted files, and a key that is not theirs
 │   ├── WriteFailed              a write, fsync or commit failed; nothing of it was acknowledged
 │   ├── StoreUnavailable         a snapshot store does not answer or refuses
-│   └── StoreBusy                a snapshot is being made or deleted there
+│   ├── StoreBusy                a snapshot is being made or deleted there
+│   └── ResultBusy               somebody else reviews or applies the result of a job at this moment
 ├── ModelError                   ModelMismatch, ModelFileMissing, ModelFileCorrupt, NotEnoughData
 ├── JobError                     a batch job that did not end well, or is not in the state that was expected
 │   ├── JobTaken                 another process runs it
@@ -156,10 +157,22 @@ class UnknownJob(NotFound):
     code = "unknown_job"
 
 
+class UndoExpired(NotFound):
+    """What an apply removed can no longer be brought back: its bytes are gone, as deleted ones have to be."""
+
+    code = "undo_expired"
+
+
 class AlreadyExists(FacegridError):
     """A gallery or a tenant of that name exists."""
 
     code = "already_exists"
+
+
+class ReviewConflict(AlreadyExists):
+    """Somebody decided about the result since the version of the review that a decision was made on."""
+
+    code = "review_conflict"
 
 
 class AccessError(FacegridError):
@@ -256,6 +269,13 @@ class StoreBusy(StorageError):
     """Snapshots are being made in a store where one is to be deleted, or the other way round; nothing was done."""
 
     code = "store_busy"
+    is_retryable = True
+
+
+class ResultBusy(StorageError):
+    """Somebody else decides about the result of a job, or applies it, at this moment; nothing was done."""
+
+    code = "result_busy"
     is_retryable = True
 
 
