@@ -11,7 +11,9 @@ from cluster.client.call import Operation, T
 from cluster.client.job_files import opened, wanted_files
 from cluster.client.job_waits import Waits
 from cluster.client.operations import jobs as _jobs
+from cluster.client.operations import reviews as _reviews
 from cluster.client.operations.jobs import RemoteJobResult, Tell, state_text
+from cluster.client.operations.reviews import Parts, RemoteApplyReport, RemoteReviewPage
 from cluster.client.transport import AsyncTransport
 from coordinator.job_types import JobRecord
 
@@ -103,3 +105,45 @@ class AsyncRemoteJobs:
                 await self._run(_jobs.download(job_id, name, take, progress))
             paths.append(path)
         return tuple(paths)
+
+    # Of dedup jobs
+
+    async def review(self, job_id: str, *, state: str = "open", after: int = -1, limit: int = 50) -> RemoteReviewPage:
+        """Groups with a number above `after` that wait for review (open), were decided, or both (all)."""
+        return await self._run(_reviews.review(job_id, state, after, limit))
+
+    async def decide(
+        self,
+        job_id: str,
+        action: str,
+        groups: Sequence[int],
+        *,
+        parts: Parts = (),
+        version: int | None = None,
+        note: str = "",
+    ) -> int:
+        """accept, reject, split or reopen one group, or merge several; the review's version then.
+
+        parts: of a split, lists of template ids. version: of the review that was looked at; ReviewConflict if there is
+        a later one.
+        """
+        return await self._run(_reviews.decide(job_id, action, groups, parts, version, note))
+
+    async def apply(
+        self,
+        job_id: str,
+        action: str,
+        *,
+        dry_run: bool = True,
+        gallery: str | None = None,
+        key: str | None = None,
+        accept_all: bool = False,
+    ) -> RemoteApplyReport:
+        """As `cluster.dedup.apply.apply`: delete duplicates, merge identities or tag, of groups as reviewed."""
+        return await self._run(
+            _reviews.apply(job_id, action, dry_run=dry_run, gallery=gallery, key=key, accept_all=accept_all)
+        )
+
+    async def undo(self, job_id: str, *, dry_run: bool = True) -> RemoteApplyReport:
+        """Take the last apply back that was not taken back yet; UndoExpired after its time."""
+        return await self._run(_reviews.undo(job_id, dry_run=dry_run))

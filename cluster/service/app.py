@@ -27,6 +27,7 @@ from cluster.service.routes import (
     job_results,
     jobs,
     photos,
+    reviews,
     search,
     snapshots,
     tenants,
@@ -46,6 +47,7 @@ MODULES = (
     snapshots,
     jobs,
     job_results,
+    reviews,
     hosts,
     console,
 )

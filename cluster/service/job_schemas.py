@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from cluster.service.schemas import Body, Reply
+from cluster.service.schemas import Body, Label, Reply
 
 Kind = Literal["dedup", "enroll", "reembed", "calibrate"]
 State = Literal["queued", "running", "cancelling", "cancelled", "failed", "succeeded"]
@@ -76,3 +76,122 @@ class JobResultReply(Reply):
 
     files: list[ResultFile]
     summary: dict[str, Any]
+
+
+class MemberReply(Reply):
+    """A template of a group. role: `keep` or `duplicate`; medoid_score: cosine with the group's medoid."""
+
+    gallery: str
+    template_id: str
+    identity: str | None
+    role: str
+    quality: float | None
+    medoid_score: float
+    is_medoid: bool
+
+
+class MemberBody(Body):
+    """A template of a group; gallery: where both galleries of a job have that id."""
+
+    template_id: Label
+    gallery: str | None = Field(default=None, pattern=GALLERY)
+
+
+class DecisionReply(Reply):
+    """What somebody decided about groups, and the version of the review with it."""
+
+    version: int
+    action: str
+    groups: list[int]
+    parts: list[list[dict[str, str]]]
+    by: str
+    at: float
+    note: str
+
+
+class ReviewItemReply(Reply):
+    """A group to review. reason: why; decision: the one in force."""
+
+    group: int
+    reason: str | None
+    members: list[MemberReply]
+    decision: DecisionReply | None
+
+
+class ReviewReply(Reply):
+    """Groups to review, by number. version: of the review, to be named by who decides; after: of the next page."""
+
+    version: int
+    open: int
+    decided: int
+    groups: list[ReviewItemReply]
+    after: int | None
+
+
+class DecisionBody(Body):
+    """A decision. accept, reject, split and reopen are about one group, merge about two or more; parts: of a split.
+
+    version: of the review that was looked at; a later one is 409 `review_conflict`.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"action": "accept", "groups": [12], "version": 3}]})
+    action: Literal["accept", "reject", "split", "merge", "reopen"]
+    groups: list[int] = Field(min_length=1, max_length=1_000)
+    parts: list[list[MemberBody]] = Field(default=[], max_length=10_000)
+    version: int | None = Field(default=None, ge=0, le=1 << 40)
+    note: str = Field(default="", max_length=2_000)
+
+
+class DecidedReply(Reply):
+    """The review with the decision."""
+
+    version: int
+    decision: DecisionReply
+
+
+class ApplyBody(Body):
+    """What to do to the groups. gallery: of a job of two, the only one to change; key: of a tag's metadata.
+
+    accept_all: groups that need review too, and those of several identities.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"action": "merge", "dry_run": True}]})
+    action: Literal["delete", "merge", "tag"]
+    dry_run: bool = True
+    gallery: str | None = Field(default=None, pattern=GALLERY)
+    key: str | None = Field(default=None, min_length=1, max_length=128)
+    accept_all: bool = False
+
+
+class UndoBody(Body):
+    """Whether to take the last apply back, or only say what that would do."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"dry_run": True}]})
+    dry_run: bool = True
+
+
+class ChangeReply(Reply):
+    """A template that would be changed."""
+
+    gallery: str
+    template_id: str
+    group: str
+    identity: str | None
+    identity_after: str | None
+    keep: str | None
+
+
+class ApplyReply(Reply):
+    """What was done, or would be. templates: changed; skipped: that are not as the job saw them, by reason; left_out:
+    of groups that are not applied, by why; undo_until: unix seconds."""
+
+    action: str
+    dry_run: bool
+    number: int | None
+    state: str
+    groups: int
+    templates: int
+    skipped: dict[str, int]
+    left_out: dict[str, int]
+    undo_until: float | None
+    changes: list[ChangeReply]

@@ -33,6 +33,7 @@ from shard.errors import (
     PermissionDenied,
     QuotaExceeded,
     RateLimited,
+    ResultBusy,
     StorageError,
     Unauthenticated,
 )
@@ -137,7 +138,7 @@ def shown(error: FacegridError) -> str:
     """The error's message, or what callers are told instead: it may name files of the machine, which are the
     operator's to know."""
     for hidden, what in _HIDDEN.items():
-        if isinstance(error, hidden):
+        if isinstance(error, hidden) and not isinstance(error, ResultBusy):
             return f"{what}; the service's log says more"
     return str(error)
 

@@ -17,7 +17,6 @@ import pytest
 
 from cluster import Cluster
 from coordinator.job_types import JobState
-from shard.errors import JobTaken
 from tests.integration.conftest import SharedRay, ray_nodes
 from tests.integration.test_jobs import contents, home, open_gates, parameters, runs, until  # noqa: F401 - a fixture
 from tests.integration.test_service_ray import free_port
