@@ -40,7 +40,7 @@ def decision_document(decision: Any) -> dict[str, Any]:
     return {
         "action": getattr(decision.action, "value", decision.action),
         "groups": list(decision.groups),
-        "parts": [[{"gallery": m.gallery, "template_id": m.template_id} for m in part] for part in decision.parts],
+        "parts": [[ref_document(member) for member in part] for part in decision.parts],
         **{name: getattr(decision, name) for name in _DECISION},
     }
 
@@ -56,12 +56,16 @@ def apply_document(report: Any) -> dict[str, Any]:
 
 
 def change_document(change: Any) -> dict[str, Any]:
-    """One template that would be changed. keep: the id of the one that stays for it, of a deletion."""
+    """One template that would be changed. keep: the one that stays for it, of a deletion."""
     return {
-        "gallery": change.key.gallery,
-        "template_id": change.key.template_id,
+        **ref_document(change.key),
         "group": change.group,
         "identity": change.identity,
         "identity_after": change.identity_after,
-        "keep": None if change.keep is None else change.keep.template_id,
+        "keep": None if change.keep is None else ref_document(change.keep),
     }
+
+
+def ref_document(ref: Any) -> dict[str, str]:
+    """A template by gallery and id."""
+    return {"gallery": ref.gallery, "template_id": ref.template_id}

@@ -78,6 +78,13 @@ class JobResultReply(Reply):
     summary: dict[str, Any]
 
 
+class RefReply(Reply):
+    """A template."""
+
+    gallery: str
+    template_id: str
+
+
 class MemberReply(Reply):
     """A template of a group. role: `keep` or `duplicate`; medoid_score: cosine with the group's medoid."""
 
@@ -103,7 +110,7 @@ class DecisionReply(Reply):
     version: int
     action: str
     groups: list[int]
-    parts: list[list[dict[str, str]]]
+    parts: list[list[RefReply]]
     by: str
     at: float
     note: str
@@ -178,7 +185,7 @@ class ChangeReply(Reply):
     group: str
     identity: str | None
     identity_after: str | None
-    keep: str | None
+    keep: RefReply | None
 
 
 class ApplyReply(Reply):

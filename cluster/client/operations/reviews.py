@@ -83,7 +83,7 @@ class RemoteChange:
 
 @dataclass(frozen=True, slots=True)
 class RemoteApplyReport:
-    """What an apply or an undo did, or would do; see `cluster.dedup.apply.ApplyReport`. changes: some of a dry run's."""
+    """What an apply or an undo did, or would do; see `cluster.dedup.apply.ApplyReport`. changes: some, if dry."""
 
     action: str
     dry_run: bool
@@ -168,4 +168,4 @@ def _report(document: dict[str, Any]) -> RemoteApplyReport:
 def _change(document: Any) -> RemoteChange:
     key = record(RemoteRef, document)
     keep = document.get("keep")
-    return record(RemoteChange, document, key=key, keep=None if keep is None else RemoteRef(key.gallery, str(keep)))
+    return record(RemoteChange, document, key=key, keep=None if keep is None else record(RemoteRef, keep))

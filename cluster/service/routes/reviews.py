@@ -92,11 +92,10 @@ async def apply(call: Asked, job_id: str) -> Response:
     wanted = call.read(schemas.ApplyBody)
 
     async def perform(_: list[str] | None) -> dict[str, Any]:
-        key = {} if wanted.key is None else {"key": wanted.key}
         report = await call.run(
             lambda: applying.apply(
                 call.gateway.cluster, result_of(call, record), wanted.action, dry_run=wanted.dry_run,
-                gallery=wanted.gallery, accept_all=wanted.accept_all, by=_reviewer(call), **key,
+                gallery=wanted.gallery, accept_all=wanted.accept_all, by=_reviewer(call), key=wanted.key or applying.TAG_KEY,
             ),
             kind="apply",
         )  # fmt: skip
