@@ -17,12 +17,14 @@ import numpy.typing as npt
 
 from cluster.dedup.borderline import Borderline
 from cluster.dedup.label_disagreements import disagreements
+from cluster.dedup.report import pictures_from, report_html
 from cluster.dedup.result_columns import (
     DUPLICATE,
     GROUPS,
     KEEP,
     MEMBERS,
     PAIRS,
+    REPORT,
     ROW_GROUP,
     SAME_PERSON,
     SAME_PHOTO,
@@ -34,13 +36,14 @@ from cluster.dedup.result_columns import (
 from cluster.dedup.row_labels import RowLabels
 from coordinator.snapshots.places import pyarrow
 from shard.errors import InvalidParameter
+from shard.files import write_file
 from shard.types import FloatArray, RowArray
 
 RESULT_FORMAT = 1
 SCORE_STEP = 0.01
 """Width of a bar of the histogram of scores."""
-KINDS = (SAME_PERSON, SAME_PHOTO)
-"""Kinds of a pair by their codes."""
+KINDS = (SAME_PERSON, SAME_PHOTO, "same_face", "two_faces")
+"""Kinds of a pair by their codes, which are those of `photos.PairKind`."""
 
 LabelReader = Callable[[RowArray], Any]
 """Gets ascending global rows; returns a pyarrow.Table of `row, input, shard, template_id, identity, metadata, lsn`."""
@@ -98,13 +101,13 @@ def write_results(
     pairs: Iterable[PairChunk],
     groups: GroupRows,
 ) -> dict[str, Any]:
-    """Write the Parquet files into a directory that is there; returns what summary.json is to say.
+    """Write the Parquet files and the report into a directory that is there; returns what summary.json is to say.
 
-    rows: (m,) int64 ascending, every row that is in a pair. recall: what is said of it, as it stands in the summary.
-    The report is made from these files by `cluster.dedup.report`.
+    rows: (m,) int64 ascending, every row that is in a pair. recall: what is said of it, as it stands in the summary;
+    `statement` is shown in the report.
     """
     known = RowLabels.read(rows, labels, [entry.gallery for entry in inputs], with_digests=groups.row)
-    table, members, numbers = _grouped(groups, known)
+    table, members, numbers, ordered = _grouped(groups, known)
     _write(directory / GROUPS, groups_schema(), table)
     _write(directory / MEMBERS, members_schema(), members)
     counted = _PairCounts(threshold)
@@ -113,7 +116,7 @@ def write_results(
             batch = _pair_batch(chunk, known, numbers)
             writer.write_batch(batch, row_group_size=ROW_GROUP)
             counted.add(chunk, batch)
-    return {
+    summary = {
         "format": RESULT_FORMAT,
         "kind": "dedup",
         "inputs": [asdict(entry) for entry in inputs],
@@ -131,6 +134,9 @@ def write_results(
         "borderline": counted.borderline.summary(),
         "disagreements": disagreements(table),
     }
+    page = report_html(summary, table, ordered, counted.borderline.rows(), pictures_from(labels))
+    write_file(directory / REPORT, page.encode())
+    return summary
 
 
 def _write(path: Path, schema: Any, table: Any) -> None:
@@ -138,8 +144,10 @@ def _write(path: Path, schema: Any, table: Any) -> None:
         writer.write_table(table, row_group_size=ROW_GROUP)
 
 
-def _grouped(groups: GroupRows, known: RowLabels) -> tuple[Any, Any, npt.NDArray[np.int32]]:
-    """groups.parquet and members.parquet as tables, and for each row of `known` its group's number, -1 for none."""
+def _grouped(groups: GroupRows, known: RowLabels) -> tuple[Any, Any, npt.NDArray[np.int32], RowArray]:
+    """groups.parquet and members.parquet as tables, for each row of `known` its group's number, -1 for none, and the
+    global row of each row of the tables.
+    """
     arrow = pyarrow()
     at = known.positions(groups.row)
     order = known.order_of(at, groups.group)
@@ -167,7 +175,7 @@ def _grouped(groups: GroupRows, known: RowLabels) -> tuple[Any, Any, npt.NDArray
     members = arrow.table({**shared, **own}, schema=members_schema())
     numbers = np.full(len(known), -1, np.int32)
     numbers[at] = number
-    return table, members, numbers
+    return table, members, numbers, groups.row[order]
 
 
 def _even(pairs: Iterable[PairChunk]) -> Iterator[PairChunk]:
@@ -236,7 +244,7 @@ class _PairCounts:
         for kind in range(len(KINDS)):
             self._bars[kind] += np.bincount(at[chunk.kinds == kind], minlength=bars)
         self._across += batch.column("group").null_count
-        self.borderline.add(chunk.scores, batch)
+        self.borderline.add(batch, chunk.left, chunk.right, chunk.scores)
 
     def counts(self) -> dict[str, int]:
         by_kind = self._bars.sum(axis=1).tolist()

@@ -48,6 +48,7 @@ class JobContext:
         *,
         unit: str = "blocks",
         phase: str = "joining",
+        kept: Callable[[str, bytes], None] | None = None,
     ) -> None:
         """Have a function called with each block's value in processes of their own; what it returns is a checkpoint.
 
@@ -56,6 +57,8 @@ class JobContext:
         for each process is in memory. A process that dies costs the block that it had, which is run again. On one
         machine they are `workers` processes, or as many as cores, at low priority and with one native thread each; on
         Ray they are tasks.
+
+        kept: called with each new checkpoint's name and bytes when it is there; what it raises ends the job.
 
         Raises JobCancelled and whatever else stops the job; WorkerLost if three processes have died over one block; the
         FacegridError that the function raised, JobFailed if it raised another.
@@ -73,6 +76,8 @@ class JobContext:
             nonlocal done
             self.checkpoints.write(block, data)
             done += 1
+            if kept is not None:
+                kept(block, data)
             self.progress(done, len(blocks), unit, phase)
 
         if self.cluster.is_local:

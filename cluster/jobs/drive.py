@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.jobs.context import JobContext
 from cluster.jobs.files import SUMMARY, JobFiles, document
-from cluster.jobs.kinds import checked_parameters, kind_of
+from cluster.jobs.kinds import CleansUp, checked_parameters, kind_of
 from cluster.jobs.signs import Signs
 from coordinator.job_types import JobRecord, JobState
 from shard.errors import FacegridError, JobCancelled, JobFailed, JobTaken, ShardClosed, UnknownJob
@@ -78,7 +78,19 @@ class Attempt:
             _LOG.warning("job %s: run.json could not be written: %s", self._record.job_id, failed)
         if state is not JobState.FAILED:
             code = message = None
-        return self._control.finish(self._record.job_id, self._owner, state, code, message)
+        record = self._control.finish(self._record.job_id, self._owner, state, code, message)
+        if state is JobState.SUCCEEDED:
+            self._clean_up()
+        return record
+
+    def _clean_up(self) -> None:
+        kind = kind_of(self._record.kind)
+        if isinstance(kind, CleansUp):
+            try:
+                kind.clean_up(self._cluster, self._files.directory)
+            except FacegridError as failed:
+                # The result is there; what is left goes with the job.
+                self._note("could not clean up", error=str(failed))
 
     def _note(self, message: str, **fields: Any) -> None:
         """A line in the log, if the disk takes it: what it is about counts whether it does or not."""

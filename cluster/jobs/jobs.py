@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from cluster.jobs.drive import Attempt
 from cluster.jobs.files import JobFiles
-from cluster.jobs.kinds import checked_parameters, kind_of
+from cluster.jobs.kinds import ChecksFirst, checked_parameters, kind_of
 from cluster.jobs.runner import Runner
 from coordinator.home import jobs_directory
 from coordinator.job_types import JobRecord, JobState
@@ -85,15 +85,18 @@ class Jobs:
 
         is_ours: this process will `run` it, and no other.
 
-        Raises InvalidParameter for a kind or parameters that are none, UnknownGallery, QuotaExceeded, MissingExtra.
+        Raises InvalidParameter for a kind or parameters that are none, UnknownGallery, QuotaExceeded, MissingExtra, and
+        what else the kind refuses at once.
         """
         self._check_open()
-        found = kind_of(kind)
-        values = checked_parameters(found, parameters).model_dump(mode="json")
+        found, name = kind_of(kind), check_gallery_name(gallery)
+        checked = checked_parameters(found, parameters)
+        if isinstance(found, ChecksFirst):
+            found.check(self._cluster, name, checked, key_id)
         record = self.control.submit(
             kind,
-            check_gallery_name(gallery),
-            values,
+            name,
+            checked.model_dump(mode="json"),
             key_id,
             max_unfinished=max_unfinished,
             owner=self._owner if is_ours else None,

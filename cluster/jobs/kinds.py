@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 
 from shard.errors import InvalidParameter, MissingExtra
 
 if TYPE_CHECKING:
+    from cluster.api import Cluster
     from cluster.jobs.context import JobContext
 
 
@@ -26,6 +28,22 @@ class JobKind(Protocol):
         Called again, by another process, if this one dies. Files go to `job.result` and depend on nothing but input and
         parameters: no times, no hosts, no order in which blocks were done.
         """
+
+
+@runtime_checkable
+class ChecksFirst(Protocol):
+    """A kind that refuses, when a job is submitted, what could only fail later."""
+
+    def check(self, cluster: Cluster, gallery: str, parameters: BaseModel, key_id: str | None) -> None:
+        """Raises the error that says why not. key_id: of the API key that asks; None for whoever opened the home."""
+
+
+@runtime_checkable
+class CleansUp(Protocol):
+    """A kind whose job needs things that its result does not."""
+
+    def clean_up(self, cluster: Cluster, directory: Path) -> None:
+        """Remove them from the directory of a job that has succeeded. May be called again; also where none are left."""
 
 
 KINDS: dict[str, str] = {

@@ -103,6 +103,11 @@ class Manifest:
         return sum(ref.size for ref in self.objects())
 
 
+def manifest_digest(manifest: Manifest) -> str:
+    """The SHA-256 that the manifest's file states: of what it is of and of every object's."""
+    return _digest_of(dataclasses.asdict(manifest))
+
+
 def encode_manifest(manifest: Manifest) -> bytes:
     """The manifest as it is stored."""
     content = dataclasses.asdict(manifest)

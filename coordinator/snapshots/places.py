@@ -93,6 +93,10 @@ class LocalPlace:
         """The absolute path."""
         return str(self._directory)
 
+    def file(self, path: str) -> Path:
+        """The file itself, for those who map it."""
+        return self._directory / path
+
     def read(self, path: str) -> bytes | None:
         """See Place.read."""
         with self._reporting("read", path):

@@ -16,7 +16,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from coordinator.names import check_gallery_name
 from coordinator.snapshots.manifest import (
@@ -28,10 +28,11 @@ from coordinator.snapshots.manifest import (
     parse_time,
 )
 from coordinator.snapshots.markers import Deleting
-from coordinator.snapshots.places import Place, open_place, pyarrow
+from coordinator.snapshots.places import LocalPlace, Place, open_place, pyarrow
 from shard.errors import CorruptData, UnknownSnapshot
 
 _OBJECTS, _GALLERIES = "objects", "galleries"
+_PIECE = 1 << 20
 _LOG = logging.getLogger(__name__)
 
 FoundT = TypeVar("FoundT")
@@ -88,6 +89,31 @@ class SnapshotStore:
         if (found := hashlib.sha256(data).hexdigest()) != ref.sha256:
             raise CorruptData(f"{self.url}: the object {path} has the SHA-256 {found}")
         return data
+
+    def local_file(self, ref: ObjectRef) -> Path | None:
+        """The object's file, to be mapped; None in a store that is not a directory. Of the right size, not verified.
+
+        CorruptData, naming it, if it is missing or of another size.
+        """
+        if not isinstance(self.place, LocalPlace):
+            return None
+        path = _object_path(ref.sha256)
+        size = self.place.size(path)
+        if size != ref.size:
+            found = "is missing" if size is None else f"has {size} bytes, expected {ref.size}"
+            raise CorruptData(f"{self.url}: the object {path} {found}")
+        return self.place.file(path)
+
+    def verify(self, ref: ObjectRef) -> None:
+        """Read an object of a directory piece by piece, any other whole; CorruptData as of `get`."""
+        file = self.local_file(ref)
+        if file is None:
+            self.get(ref)
+            return
+        with file.open("rb") as opened:
+            found = _digest_of(opened)
+        if found != ref.sha256:
+            raise CorruptData(f"{self.url}: the object {_object_path(ref.sha256)} has the SHA-256 {found}")
 
     # Manifests
 
@@ -172,6 +198,13 @@ class SnapshotStore:
         for file in unused:
             self.place.remove(file.path)
         return DeleteReport(tuple(sorted(paths)), len(unused), sum(file.size for file in unused))
+
+
+def _digest_of(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while piece := file.read(_PIECE):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _object_path(sha256: str) -> str:
