@@ -19,6 +19,7 @@ from cluster.service.operations import operation
 from shard.errors import InvalidParameter
 
 if TYPE_CHECKING:
+    from cluster.dedup.apply import ApplyReport
     from cluster.dedup.decisions import Review
     from cluster.dedup.result_files import DedupResult
     from cluster.dedup.review import ReviewQueue
@@ -86,36 +87,45 @@ def _decided(queue: ReviewQueue, wanted: schemas.DecisionBody, by: str) -> Revie
 @operation(router, "POST", "/apply", "jobs.apply", body=schemas.ApplyBody, reply=schemas.ApplyReply, tag="jobs")
 async def apply(call: Asked, job_id: str) -> Response:
     """Delete the duplicates of a dedup job's groups, merge their identities, or tag them; a dry run unless told."""
-    from cluster.dedup import apply as applying
-
     record = await job_of(call, job_id, "write")
     wanted = call.read(schemas.ApplyBody)
 
     async def perform(_: list[str] | None) -> dict[str, Any]:
-        report = await call.run(
-            lambda: applying.apply(
-                call.gateway.cluster, result_of(call, record), wanted.action, dry_run=wanted.dry_run,
-                gallery=wanted.gallery, accept_all=wanted.accept_all, by=_reviewer(call), key=wanted.key or applying.TAG_KEY,
-            ),
-            kind="apply",
-        )  # fmt: skip
+        report = await call.run(lambda: _applied(call, record, wanted), kind="apply")
         await call.audit_now(0 if wanted.dry_run else report.templates)
         return apply_document(report)
 
     return await once(call, 0, perform)
 
 
+def _applied(call: Call, record: JobRecord, wanted: schemas.ApplyBody) -> ApplyReport:
+    """Blocks."""
+    from cluster.dedup.apply import apply as perform
+    from cluster.dedup.apply_plan import TAG_KEY
+
+    return perform(
+        call.gateway.cluster,
+        result_of(call, record),
+        wanted.action,
+        dry_run=wanted.dry_run,
+        gallery=wanted.gallery,
+        key=wanted.key or TAG_KEY,
+        accept_all=wanted.accept_all,
+        by=_reviewer(call),
+    )
+
+
 @operation(router, "POST", "/undo", "jobs.undo", body=schemas.UndoBody, reply=schemas.ApplyReply, tag="jobs")
 async def undo(call: Asked, job_id: str) -> Response:
     """Take the last apply back that was not taken back yet, while that can be done; a dry run unless told."""
-    from cluster.dedup import apply as applying
+    from cluster.dedup.apply import undo as perform_undo
 
     record = await job_of(call, job_id, "write")
     wanted = call.read(schemas.UndoBody)
 
     async def perform(_: list[str] | None) -> dict[str, Any]:
         report = await call.run(
-            lambda: applying.undo(call.gateway.cluster, result_of(call, record), dry_run=wanted.dry_run), kind="apply"
+            lambda: perform_undo(call.gateway.cluster, result_of(call, record), dry_run=wanted.dry_run), kind="apply"
         )
         await call.audit_now(0 if wanted.dry_run else report.templates)
         return apply_document(report)
