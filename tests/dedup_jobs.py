@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cluster import Cluster
+from cluster.thumbnails import KEY
 from coordinator.job_types import JobState
 from tests.dedup_results import NAME, THRESHOLD, enroll, faces_of, make_job
 
@@ -12,9 +14,21 @@ PEOPLE = [["a1:ann", "a2:ann", "a3", "a4"], ["b1", "b2"], ["c1", "c2"], ["d1", "
 REASONS = {0: "split", 2: "too_large"}
 
 
-def finished_dedup(grid: Cluster, people: Sequence[Sequence[str]] = PEOPLE, *, gallery: str = NAME) -> str:
-    """Enroll the people, and have a job that found them; its id. Before jobs of the home are run."""
-    enroll(grid.gallery(gallery, create=True, shards=2, dim=64), faces_of(people))
+def finished_dedup(
+    grid: Cluster,
+    people: Sequence[Sequence[str]] = PEOPLE,
+    *,
+    gallery: str = NAME,
+    thumbnails: Sequence[str] | None = None,
+) -> str:
+    """Enroll the people, and have a job that found them; its id. Before jobs of the home are run.
+
+    thumbnails: base64 JPEGs, one a face.
+    """
+    faces = faces_of(people)
+    if thumbnails is not None:
+        faces = [replace(face, metadata={KEY: jpeg}) for face, jpeg in zip(faces, thumbnails, strict=True)]
+    enroll(grid.gallery(gallery, create=True, shards=2, dim=64), faces)
     job_id = finished_job(grid, gallery)
     groups = [[name.partition(":")[0] for name in names] for names in people]
     make_job(grid, groups, REASONS, job_id=job_id, names=(gallery,))
