@@ -164,15 +164,15 @@ def test_groups_are_reviewed_applied_and_taken_back(page: Any, service: Running)
     sync_api.expect(page.locator("#groups > li")).to_have_count(1)
 
     assert page.get_by_role("button", name="Do it").is_disabled()
-    page.get_by_label(re.compile("^Delete:")).check()
+    page.get_by_role("radio", name=re.compile("Delete:")).check()
     page.get_by_role("button", name="Say what it would do").click()
     sync_api.expect(page.get_by_role("heading", name="2 faces of 2 groups would be deleted")).to_be_focused()
     sync_api.expect(page.get_by_role("table", name="Faces that would be changed")).to_contain_text("b2")
     keep(page, "apply")
     assert len(staff) == 10
-    page.get_by_label(re.compile("^Merge:")).check()
+    page.get_by_role("radio", name=re.compile("Merge:")).check()
     assert page.get_by_role("button", name="Do it").is_disabled(), "what it would do was said of something else"
-    page.get_by_label(re.compile("^Delete:")).check()
+    page.get_by_role("radio", name=re.compile("Delete:")).check()
     page.get_by_role("button", name="Say what it would do").click()
     answers = iter(["dismiss", "accept", "accept"])
     page.on("dialog", lambda dialog: getattr(dialog, next(answers))())

@@ -69,7 +69,10 @@ function place(job, where) {
     parts = { state: cell(), bar, said: element("span"), left: cell(), actions: element("div", { class: "buttons" }) };
     rows.set(job.job_id, parts);
     const about = cell(element("strong", {}, job.kind), ` ${job.gallery}`, element("span", { class: "hint block" }, `${time(job.created_at)} UTC`));
-    byId("job-rows")[where](row(about, parts.state, cell(bar, parts.said), parts.left, cell(parts.actions)));
+    const made = row(about, parts.state, cell(bar, parts.said), parts.left, cell(parts.actions));
+    made.setAttribute("role", "row"); // on a phone it is shown as a block, and is a row all the same
+    for (const one of made.children) one.setAttribute("role", "cell");
+    byId("job-rows")[where](made);
   }
   const before = parts.job;
   parts.job = job;
