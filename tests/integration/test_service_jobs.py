@@ -79,6 +79,10 @@ def test_a_job_is_submitted_followed_and_read(service: Running, acme: httpx.Clie
     assert acme.get(f"/v1/jobs/{job['job_id']}/logs", params={"start": lines["next"]}).json()["entries"] == []
     with service.client() as operator:
         assert "owner" in operator.get(f"/v1/jobs/{job['job_id']}/logs").json()["entries"][0]
+    with service.client() as operator:
+        metrics = operator.get("/metrics").text
+    assert 'facegrid_jobs{kind="calibrate",state="succeeded"}' in metrics
+    assert 'facegrid_quota_limit{tenant="acme",what="jobs"} 10.0' in metrics
     actions = [entry["action"] for entry in acme.get("/v1/tenants/acme/audit").json()["entries"]]
     assert "jobs.submit" in actions
     assert "jobs.show" not in actions, "who waits for a job asks a thousand times"

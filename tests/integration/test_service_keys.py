@@ -49,8 +49,14 @@ NEEDS = {
     "jobs.undo": JOB,
 }  # fmt: skip
 """What each operation needs. One that is not here fails `test_every_route_says_what_it_needs`."""
-VALUES = {"tenant": "acme", "gallery": "staff", "template_id": "t1", "snapshot_id": "1" * 16, "name": "console.js",
-          "job_id": "20200101T000000Z-00000000"}
+VALUES = {
+    "tenant": "acme",
+    "gallery": "staff",
+    "template_id": "t1",
+    "snapshot_id": "1" * 16,
+    "name": "console.js",
+    "job_id": "20200101T000000Z-00000000",
+}
 
 
 @dataclass(frozen=True)

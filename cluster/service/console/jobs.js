@@ -84,7 +84,7 @@ function place(job, where) {
   bar.max = job.total || 1;
   if (job.total) bar.value = job.done; else bar.removeAttribute("value");
   parts.said.textContent = progressText(job);
-  parts.left.textContent = ENDED.has(job.state) || job.eta_s === null ? "" : duration(job.eta_s);
+  parts.left.textContent = ENDED.has(job.state) || job.eta_s === null ? "" : `${duration(job.eta_s)} left`;
 }
 
 function progressText(job) {
