@@ -80,6 +80,11 @@ class Settings(BaseModel):
     recall_share: float = Field(
         default=0.001, ge=0, le=1, description="Share of the service's probes that are searched again exactly; 0: none."
     )
+    bulk_sources: tuple[str, ...] = Field(
+        default=(),
+        description="Directories and URLs, separated by spaces, that jobs of API keys may read from, with `{tenant}`"
+        " for the tenant's name; none if not set.",
+    )
     trace_endpoint: str | None = Field(
         default=None, description="OTLP/HTTP collector that the service sends spans to; no spans if not set."
     )
@@ -87,6 +92,11 @@ class Settings(BaseModel):
         default=(),
         description="Directories and URLs, separated by `,`, below which jobs that are submitted over HTTP may read.",
     )
+
+    @field_validator("bulk_sources", mode="before")
+    @classmethod
+    def _split_words(cls, value: Any) -> Any:
+        return tuple(value.split()) if isinstance(value, str) else value
 
     @field_validator("models", mode="before")
     @classmethod

@@ -32,6 +32,7 @@ from coordinator.measuring import DEFAULT_SAMPLES
 from coordinator.router import DEFAULT_DEADLINE_MS
 from coordinator.types import GalleryRoute, ReplicaErasure, RolloutStatus, TrainReport
 from shard.drift import Drift
+from cluster.thumbnails import with_reserved_of
 from shard.errors import InvalidEmbedding, InvalidParameter, UnknownIdentity, UnknownTemplate
 from shard.types import DEFAULT_RECALL, MAX_K, EnrollBatch, FloatArray, IdentityCount, SearchParams
 from shard.validate import check_embeddings, check_label, normalised
@@ -306,9 +307,10 @@ class Gallery:
     def update(self, template_id: str, metadata: Mapping[str, Any] | None) -> Template:
         """Replace a template's metadata, None for none; durable, and what filters see, when it returns.
 
-        The old metadata leaves the files by the deadline of erasure. Raises UnknownTemplate, InvalidParameter.
+        What Facegrid notes there itself (keys that begin with `facegrid:`) stays, unless other values are given. The old metadata leaves the files by the deadline of erasure. Raises UnknownTemplate, InvalidParameter.
         """
-        if not self._cluster.router.amend(self._route, template_id, metadata_json(metadata)):
+        kept = with_reserved_of(self.get(template_id).metadata, metadata)
+        if not self._cluster.router.amend(self._route, template_id, metadata_json(kept)):
             raise UnknownTemplate(f"{self.name} has no template {template_id!r}")
         return self.get(template_id)
 

@@ -6,7 +6,6 @@ below this module sees an image.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,15 @@ from cluster.faces import (
     ModelSpec,
     Photo,
     naming,
+    phash,
     read_image,
     select_face,
     thumbnail,
     walk_photos,
 )
+from cluster.photo_facts import photo_id_of, with_photo_facts
 from cluster.results import Box, Candidate, EnrollResult, FolderReport, ImageSearch, Refusal, Template, Verification
-from cluster.thumbnails import with_thumbnail
+from cluster.thumbnails import with_thumbnail, without_reserved
 from shard.errors import InvalidImage, InvalidParameter
 from shard.types import FloatArray
 from shard.validate import check_label
@@ -50,6 +51,7 @@ class _Pending:
     photo: Photo
     template_id: str
     face: Face
+    metadata: dict[str, Any]
 
 
 def box_of(face: Face) -> Box:
@@ -62,7 +64,13 @@ def template_id_of(data: bytes, face: int = 0) -> str:
 
     A repeated enrollment of the same file gives the same id, and so no second template.
     """
-    return f"{hashlib.blake2b(data, digest_size=16).hexdigest()}.{face}"
+    return f"{photo_id_of(data)}.{face}"
+
+
+def with_facts(metadata: Mapping[str, Any] | None, data: bytes, face: Face, *, limits: ImageLimits) -> dict[str, Any]:
+    """Metadata that has what dedup tells photos by as well: see `cluster.photo_facts`. Raises InvalidImage."""
+    look = phash(data, limits=limits)
+    return with_photo_facts(metadata, photo=photo_id_of(data), phash=look, quality=face.quality.score)
 
 
 def owner_face(faces: tuple[Face, ...]) -> Face:
@@ -166,7 +174,10 @@ def enroll_found(
         np.stack([_embedding(p.face) for p in fresh.values()]),
         identities=[p.identity for p in fresh.values()],
         template_ids=list(fresh),
-        metadata=[with_thumbnail(p.metadata, jpeg) for p, jpeg in zip(fresh.values(), jpegs, strict=True)],
+        metadata=[
+            with_thumbnail(with_facts(p.metadata, p.data, p.face, limits=limits), jpeg)
+            for p, jpeg in zip(fresh.values(), jpegs, strict=True)
+        ],
         if_exists="skip",
     )
     return outcomes if not result.skipped else _settled(gallery, ids, photos, outcomes, is_new=result.enrolled > 0)
@@ -243,10 +254,12 @@ class _FolderRun:
         self.refused: list[Refusal] = []
 
     def add(self, photo: Photo, face: Face) -> None:
-        template_id = template_id_of(read_image(photo.path, limits=self._limits))
+        data = read_image(photo.path, limits=self._limits)
+        template_id = template_id_of(data)
         twin = self._pending.get(template_id)
         if twin is None:
-            self._pending[template_id] = _Pending(photo, template_id, face)
+            metadata = with_facts(_source(photo, face), data, face, limits=self._limits)
+            self._pending[template_id] = _Pending(photo, template_id, face, metadata)
         elif twin.photo.identity == photo.identity:
             self.skipped += 1
         else:
@@ -276,17 +289,17 @@ class _FolderRun:
                 np.stack([_embedding(p.face) for p in fresh]),
                 identities=[p.photo.identity for p in fresh],
                 template_ids=[p.template_id for p in fresh],
-                metadata=[_metadata(p) for p in fresh],
+                metadata=[p.metadata for p in fresh],
                 if_exists="skip",
             )
             self.enrolled += result.enrolled
             self.skipped += result.skipped
 
 
-def _metadata(pending: _Pending) -> dict[str, object]:
-    box = box_of(pending.face)
-    name = pending.photo.path.name
-    source = name if pending.photo.identity is None else f"{pending.photo.identity}/{name}"
+def _source(photo: Photo, face: Face) -> dict[str, Any]:
+    box = box_of(face)
+    name = photo.path.name
+    source = name if photo.identity is None else f"{photo.identity}/{name}"
     return {"source": source_text(source), "box": [box.x, box.y, box.width, box.height]}
 
 
@@ -329,7 +342,7 @@ def _candidates(ids: Iterable[str], scores: Iterable[float], records: dict[str, 
     for template_id, score in zip(ids, scores, strict=False):  # scores are padded
         if template_id in records:  # else deleted since the search
             record = records[template_id]
-            yield Candidate(float(score), template_id, record.identity, record.metadata)
+            yield Candidate(float(score), template_id, record.identity, without_reserved(record.metadata))
 
 
 def verify(pipeline: FacePipeline, a: ImageSource, b: ImageSource, *, threshold: float | None) -> Verification:

@@ -1,8 +1,7 @@
 """Thumbnails of enrolled photos, for tenants that keep them: part of a template's metadata, under a key of ours.
 
-So they are as durable, replicated, encrypted and erased as the template itself. Answers leave them out; they are asked
-for one by one.
-"""
+So they are as durable, replicated, encrypted and erased as the template itself. Answers leave keys of ours out;
+thumbnails are asked for one by one."""
 
 from __future__ import annotations
 
@@ -26,12 +25,19 @@ def with_thumbnail(metadata: Mapping[str, Any] | None, jpeg: bytes | None) -> di
     return {**(metadata or {}), KEY: base64.b64encode(jpeg).decode()}
 
 
-def without_thumbnail(metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Metadata as the user gave it; None where nothing is left."""
-    if metadata is None or KEY not in metadata:
+def without_reserved(metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Metadata as the user gave it, without keys of ours; None where nothing is left."""
+    rest = {name: value for name, value in (metadata or {}).items() if not name.startswith(RESERVED)}
+    return None if metadata is None or (metadata and not rest) else rest
+
+
+def with_reserved_of(old: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """New metadata in place of old, of which keys of ours stay unless the new has them too; None if that is nothing."""
+    kept = {name: value for name, value in (old or {}).items() if name.startswith(RESERVED)}
+    if not kept:
         return None if metadata is None else dict(metadata)
-    rest = {name: value for name, value in metadata.items() if name != KEY}
-    return rest or None
+    given = dict(metadata or {})
+    return {**given, **{name: value for name, value in kept.items() if name not in given}}
 
 
 def thumbnail_of(metadata: Mapping[str, Any] | None) -> bytes | None:

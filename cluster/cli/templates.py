@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
 
 from cluster.cli.exits import ExitCode
+from cluster.thumbnails import without_reserved
 from cluster.cli.invocation import invocation_of, read_json
 from cluster.cli.output import Grid
 
@@ -28,14 +29,15 @@ def list_templates(
     invocation = invocation_of(context)
     with invocation.gallery(gallery) as found:
         page = found.list(cursor=cursor, limit=limit, identity=identity)
+    templates = [replace(t, metadata=without_reserved(t.metadata)) for t in page]
     rows = [
         (t.template_id, t.identity, None if t.metadata is None else json.dumps(t.metadata, ensure_ascii=False))
-        for t in page
+        for t in templates
     ]
     shown: list[str | Grid] = [Grid(("template id", "identity", "metadata"), rows) if rows else "no template"]
     if page.cursor is not None:
         shown.append(f"there are more: --cursor {page.cursor}")
-    document = {"gallery": gallery, "templates": [asdict(t) for t in page], "cursor": page.cursor}
+    document = {"gallery": gallery, "templates": [asdict(t) for t in templates], "cursor": page.cursor}
     invocation.output.result(document, *shown)
 
 
@@ -52,6 +54,7 @@ def update(
     given = read_json(metadata, option="--metadata")
     with invocation.gallery(gallery) as found:
         template = found.update(template_id, given)
+    template = replace(template, metadata=without_reserved(template.metadata))
     invocation.output.result({"gallery": gallery, "template": asdict(template)}, f"updated {template_id}")
 
 

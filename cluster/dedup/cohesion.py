@@ -17,14 +17,17 @@ from cluster.dedup.faces import Faces
 from cluster.dedup.linkage import FacesInPhotos, link
 from cluster.dedup.links import Links
 from cluster.dedup.medoids import medoids_by_embeddings, medoids_by_pairs
+from cluster.dedup.photos import IDENTICAL_SCORE
 from cluster.dedup.rules import Rules
 from shard.types import FloatArray, RowArray
 
 BATCH_NODES = 32_768
 """Faces of components that are taken apart at a time: 128 MiB of sums at 512 dimensions. A batch may have twice as
 many."""
-LINK = 0.9
-"""Of the threshold: how near the means of two groups are that merge. Chosen by benchmarks/dedup/quality.py --design."""
+NEARNESS = 0.55
+"""How near groups are that merge, see linkage.py: chosen on one half of LFW, docs/decisions/0028-grouping.md."""
+LEAST_LIKENESS = 0.05
+"""Of a person's photos, where thresholds near zero make pairs of everybody."""
 LARGE, APART = 2, 4
 """Bits of Review, which this module sets; see grouping.py."""
 
@@ -54,17 +57,21 @@ def pieces_of(
     is_whole = _whole(links, component, rules)
     of_edge = is_whole[component[links.left]]
     _fill(found, np.flatnonzero(is_whole[component]), component, links, of_edge)
+    likeness = _likeness(links, rules)
     photos = None if rules.merge_same_photo else _photos(links, faces, component)
     for batch in _batches(links, component, ~is_whole[component], ~of_edge):
-        _take_apart(found, batch, links, faces, floats, rules, photos)
+        _take_apart(found, batch, links, faces, floats, rules, photos, likeness)
     return found
 
 
 def _whole(links: Links, component: RowArray, rules: Rules) -> npt.NDArray[np.bool_]:
-    """(m,) bool, at a component's label: whether all its faces are pairs of each other, and no more than max_group."""
+    """(m,) bool, at a component's label: whether all its faces are pairs of each other, near enough and not too many."""
     size = np.bincount(component, minlength=len(component))
     edges = np.bincount(component[links.left], minlength=len(component))
-    return np.asarray((edges == size * (size - 1) // 2) & (size <= rules.max_group))
+    least = np.ones(len(component), np.float32)
+    np.minimum.at(least, component[links.left], links.scores)
+    is_near = least >= rules.least_cohesion
+    return np.asarray((edges == size * (size - 1) // 2) & (size <= rules.max_group) & is_near)
 
 
 def _fill(found: Piece, nodes: RowArray, component: RowArray, links: Links, edges: npt.NDArray[np.bool_]) -> None:
@@ -110,6 +117,7 @@ def _take_apart(
     floats: Callable[[RowArray], FloatArray],
     rules: Rules,
     photos: FacesInPhotos | None,
+    likeness: float,
 ) -> None:
     """Write the pieces of a batch's components."""
     nodes = batch.nodes
@@ -124,7 +132,8 @@ def _take_apart(
             left[at],
             right[at],
             scores[at],
-            stop=LINK * rules.threshold,
+            likeness=likeness,
+            nearness=min(NEARNESS, rules.threshold / likeness),
             max_group=rules.max_group,
             photos=here,
         )
@@ -139,6 +148,18 @@ def _take_apart(
         marks = LARGE * linked.was_large[heads] + APART * linked.met_photo[heads]
         found.review[nodes[smallest[heads]]] |= marks.astype(np.uint8)
         waiting[done] = False
+
+
+def _likeness(links: Links, rules: Rules) -> float:
+    """Cosine of two photos of one person: the mean score of pairs, identical pictures left out, the threshold if none.
+
+    Summed as whole numbers, so that it has the same bits in any order.
+    """
+    scores = links.scores[links.scores < IDENTICAL_SCORE]
+    if not len(scores):
+        return max(rules.threshold, LEAST_LIKENESS)
+    total = int(np.rint(scores.astype(np.float64) * 2**24).astype(np.int64).sum())
+    return max(total / len(scores) / 2**24, LEAST_LIKENESS)
 
 
 def _vectors(floats: Callable[[RowArray], FloatArray], rows: RowArray) -> FloatArray:

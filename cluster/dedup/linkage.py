@@ -1,8 +1,10 @@
-"""Agglomeration of faces that are linked by pairs, by the cosine of the groups' mean embeddings.
+"""Agglomeration of faces that are linked by pairs, by how near the mean embeddings of two groups are.
 
-Two groups merge when each is the other's nearest, as long as their means are near enough; only groups that a pair links
-are compared. Means of several photos lie nearer to the person than any photo does, so a person with varied photos comes
-together, while one pair of strangers that look alike does not tie two people: their means are far apart.
+Near is what one person's means would be: with w the cosine of two photos of a person, means of a and b photos have the
+cosine w / sqrt((w + (1 - w) / a) (w + (1 - w) / b)), which is w for two photos and nears 1 for many. The **nearness**
+of two groups is the cosine of their means over that. Groups merge when a pair links them, each is the other's nearest,
+and they are near enough. So a person with varied photos comes together, though photos may be far apart, while a pair of
+strangers that look alike does not tie two people: of many photos each, their means would have to be alike too.
 
 Coordinates are rounded to multiples of 2^-14 and summed as whole numbers, which float64 does without error up to 2^53:
 the outcome has the same bits in whatever order sums are made, on every machine.
@@ -51,7 +53,7 @@ class Linked:
 
 @dataclass(slots=True, eq=False)
 class _Edges:
-    """Pairs of groups, left < right, each once, with the cosine of their means."""
+    """Pairs of groups, left < right, each once, and how near they are."""
 
     left: RowArray
     right: RowArray
@@ -67,27 +69,29 @@ def link(
     right: RowArray,
     scores: FloatArray,
     *,
-    stop: float,
+    likeness: float,
+    nearness: float,
     max_group: int,
     photos: FacesInPhotos | None,
 ) -> Linked:
     """Groups of the nodes 0..k-1, whose numbers break ties.
 
     vectors: (k, dim) float32 unit embeddings. left, right: (e,) int64, left < right, each pair once, with scores (e,)
-    float32. stop: least cosine of the means of two groups that merge. photos: None where it does not matter whether two
-    faces are of one photo.
+    float32. likeness: cosine of two photos of one person, in (0, 1]. nearness: the least at which two groups merge.
+    photos: None where it does not matter whether two faces are of one photo.
     """
-    return _Agglomeration(vectors, left, right, scores, stop, max_group, photos).run()
+    return _Agglomeration(
+        vectors, _Edges(left, right, scores.astype(np.float64) / likeness), likeness, nearness, max_group, photos
+    ).run()
 
 
 class _Agglomeration:
     def __init__(
         self,
         vectors: FloatArray,
-        left: RowArray,
-        right: RowArray,
-        scores: FloatArray,
-        stop: float,
+        edges: _Edges,
+        likeness: float,
+        nearness: float,
         max_group: int,
         photos: FacesInPhotos | None,
     ) -> None:
@@ -97,8 +101,8 @@ class _Agglomeration:
         self._sizes = np.ones(nodes, np.int64)
         self._group = np.arange(nodes, dtype=np.int64)
         self._was_large, self._met_photo = np.zeros(nodes, bool), np.zeros(nodes, bool)
-        self._edges = _Edges(left, right, scores.astype(np.float64))
-        self._stop, self._max_group, self._photos = stop, max_group, photos
+        self._edges, self._likeness, self._nearness = edges, likeness, nearness
+        self._max_group, self._photos = max_group, photos
 
     def run(self) -> Linked:
         while len(self._edges.left):
@@ -123,7 +127,7 @@ class _Agglomeration:
             at = edges.score == best[near]
             np.minimum.at(nearest, near[at], far[at])
         is_mutual = (nearest[edges.left] == edges.right) & (nearest[edges.right] == edges.left)
-        return np.flatnonzero(is_mutual & (edges.score >= self._stop))
+        return np.flatnonzero(is_mutual & (edges.score >= self._nearness))
 
     def _allowed(self, chosen: RowArray) -> Marks:
         """Of the chosen edges those whose groups may be one; marks those that may not."""
@@ -157,7 +161,7 @@ class _Agglomeration:
         self._edges.keep(self._edges.score > -np.inf)
 
     def _merge(self, left: RowArray, right: RowArray) -> None:
-        """Merge right[i] into left[i]; edges of what merged get their new cosines."""
+        """Merge right[i] into left[i]; edges of what merged are compared anew."""
         self._sums[left] += self._sums[right]
         self._lengths[left] = np.sqrt(np.einsum("ij,ij->i", self._sums[left], self._sums[left]))
         self._sizes[left] += self._sizes[right]
@@ -182,13 +186,16 @@ class _Agglomeration:
         self._edges = _Edges(
             np.concatenate([edges.left, new_left]),
             np.concatenate([edges.right, new_right]),
-            np.concatenate([edges.score, self._cosines(new_left, new_right)]),
+            np.concatenate([edges.score, self._nearnesses(new_left, new_right)]),
         )
 
-    def _cosines(self, left: RowArray, right: RowArray) -> Sums:
+    def _nearnesses(self, left: RowArray, right: RowArray) -> Sums:
         found = np.empty(len(left), np.float64)
+        w = self._likeness
+        expected = np.sqrt(w + (1 - w) / self._sizes)  # the length of a mean; w over two of them is the cosine
         for start in range(0, len(left), CHUNK):
             a, b = left[start : start + CHUNK], right[start : start + CHUNK]
             dots = np.einsum("ij,ij->i", self._sums[a], self._sums[b])
-            found[start : start + CHUNK] = dots / (self._lengths[a] * self._lengths[b])
+            cosines = dots / (self._lengths[a] * self._lengths[b])
+            found[start : start + CHUNK] = cosines * (expected[a] * expected[b]) / w
         return found

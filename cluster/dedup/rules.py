@@ -8,7 +8,7 @@ from typing import Literal
 
 from shard.errors import InvalidParameter
 
-COHESION = 0.6
+COHESION = 0.5
 """Of the threshold: how near to its medoid a group's faces are, where nothing else is asked for."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from cluster.faces.batches import FaceBatches
 from cluster.faces.decode import ImageArray, ImageLimits, ImageSource, decode_image, naming, read_image
 from cluster.faces.model_files import Announce, ModelPlaces, Progress, locate, pull
+from cluster.faces.phash import phash
 from cluster.faces.photos import Photo, walk_photos
 from cluster.faces.pipeline import Face, FacePipeline, FoundFaces, ImageFaces, PipelineOptions, Select, select_face
 from cluster.faces.quality import Quality, QualityGate, Refusal
@@ -43,6 +44,7 @@ __all__ = [
     "locate",
     "model_spec",
     "naming",
+    "phash",
     "pull",
     "read_image",
     "require_device",

@@ -243,6 +243,10 @@ class FacePipeline:
             for found, also in zip(batch, embed_refused, strict=True)
         ]
 
+    def embed_crops(self, crops: ImageArray) -> FloatArray:
+        """Embeddings (n, dim) float32 of aligned crops (n, 112, 112, 3) uint8, in their order; see `Embedder.embed`."""
+        return self._embedder.embed(crops)
+
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))

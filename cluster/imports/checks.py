@@ -55,7 +55,7 @@ def checked(raw: RawBatch) -> tuple[CheckedBatch, list[RefusedRecord]]:
     rows: list[int] = []
     ids: list[str] = []
     for row in range(len(raw)):
-        fault = faults.get(row) or _label_fault(raw, row)
+        fault = faults.get(row) or label_fault(raw.template_ids[row], raw.identities[row], raw.metadata[row])
         if fault is not None:
             refused.append(RefusedRecord(raw.places[row], *fault))
             continue
@@ -85,9 +85,9 @@ def _float_faults(rows: FloatArray) -> Iterator[tuple[int, tuple[str, str]]]:
         yield row, ("zero_vector", "the embedding is all zeros")
 
 
-def _label_fault(raw: RawBatch, row: int) -> tuple[str, str] | None:
-    """Reason and message if id, identity or metadata of a record cannot be stored."""
-    named = (("bad_id", "template_id", raw.template_ids[row]), ("bad_identity", "identity", raw.identities[row]))
+def label_fault(template_id: object, identity: object, metadata: object) -> tuple[str, str] | None:
+    """Reason and message if id, identity or metadata of a record, each of which may be None, cannot be stored."""
+    named = (("bad_id", "template_id", template_id), ("bad_identity", "identity", identity))
     for code, what, value in named:
         if value is None:
             continue
@@ -95,7 +95,6 @@ def _label_fault(raw: RawBatch, row: int) -> tuple[str, str] | None:
             check_label(value, what=what)
         except InvalidParameter as error:
             return code, str(error)
-    metadata = raw.metadata[row]
     if metadata is None:
         return None
     return _metadata_fault(metadata)

@@ -59,10 +59,10 @@ class ParquetRecords:
             raise InvalidFile(f"{path}: row {start} and after: {error}") from error
 
     def _batch(self, path: Path, batch: Any, start: int) -> RawBatch:
-        rows, lengths = _floats(batch.column("embedding"), self._dim)
+        rows, lengths = embedding_floats(batch.column("embedding"), self._dim)
         good = np.flatnonzero(lengths == self._dim)
         refused = tuple(
-            _wrong_length(f"{path.name} row {start + i}", int(lengths[i]), self._dim)
+            wrong_length(f"{path.name} row {start + i}", int(lengths[i]), self._dim)
             for i in np.flatnonzero(lengths != self._dim).tolist()
         )
         taken = batch if len(good) == len(batch) else batch.take(pyarrow().array(good))
@@ -72,7 +72,7 @@ class ParquetRecords:
             embeddings=rows,
             template_ids=values.get("template_id", none),
             identities=values.get("identity", none),
-            metadata=[_from_json(value) for value in values.get("metadata", none)],
+            metadata=[metadata_value(value) for value in values.get("metadata", none)],
             sources=("",) * len(good),
             places=[f"{path.name} row {start + i}" for i in good.tolist()],
             refused=refused,
@@ -96,7 +96,7 @@ def _checked(path: Path, dim: int) -> tuple[int, str | None]:
                 raise InvalidFile(
                     f"{path}: expected embeddings of {dim} dimensions as the gallery's, got {kind.list_size}"
                 )
-            _check_sizes(path, about)
+            check_sizes(path, about)
             return about.num_rows, _embedder((schema.metadata or {}).get(ABOUT))
     except (arrow.ArrowException, OSError, ValueError) as error:
         if isinstance(error, InvalidFile):
@@ -104,11 +104,15 @@ def _checked(path: Path, dim: int) -> tuple[int, str | None]:
         raise InvalidFile(f"{path}: expected a Parquet file: {error}") from error
 
 
-def _check_sizes(path: Path, about: Any) -> None:
+def check_sizes(path: Path | str, about: Any, column_name: str = "embedding") -> None:
+    """InvalidFile if a footer promises more values for its rows than embeddings may have.
+
+    about: the file's metadata.
+    """
     for number in range(about.num_row_groups):
         group = about.row_group(number)
         for column in (group.column(i) for i in range(group.num_columns)):
-            is_embedding = column.path_in_schema.split(".")[0] == "embedding"
+            is_embedding = column.path_in_schema.split(".")[0] == column_name
             if is_embedding and column.num_values > group.num_rows * MAX_DIM:
                 raise InvalidFile(
                     f"{path}: row group {number} has {column.num_values} values for {group.num_rows} embeddings, which"
@@ -116,7 +120,7 @@ def _check_sizes(path: Path, about: Any) -> None:
                 )
 
 
-def _floats(column: Any, dim: int) -> tuple[FloatArray, Any]:
+def embedding_floats(column: Any, dim: int) -> tuple[FloatArray, Any]:
     """(m, dim) float32 of the lists that have that length and no null, and the length of each list, -1 for a null."""
     arrow = pyarrow()
     from pyarrow import compute
@@ -131,7 +135,8 @@ def _floats(column: Any, dim: int) -> tuple[FloatArray, Any]:
     return np.ascontiguousarray(rows), lengths
 
 
-def _wrong_length(where: str, length: int, dim: int) -> RefusedRecord:
+def wrong_length(where: str, length: int, dim: int) -> RefusedRecord:
+    """Why an embedding of so many values, -1 for a null, is refused."""
     if length < 0:
         return RefusedRecord(where, "no_embedding", "the embedding is null")
     return RefusedRecord(where, "dimension", f"expected {dim} dimensions as the gallery's, got {length}")
@@ -146,7 +151,7 @@ def _embedder(about: bytes | None) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _from_json(value: object) -> object:
+def metadata_value(value: object) -> object:
     """Metadata as it was; text and bytes that are no JSON stay what they are, and are refused."""
     if isinstance(value, list):  # a map
         return dict(value) if all(isinstance(pair, tuple) for pair in value) else value

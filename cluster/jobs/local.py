@@ -83,14 +83,22 @@ class _Worker:
 
 
 def run_in_processes(
-    function: str, blocks: Mapping[str, Any], *, workers: int, keep: Keep, check: Check, log: Log
+    function: str,
+    blocks: Mapping[str, Any],
+    *,
+    workers: int,
+    keep: Keep,
+    check: Check,
+    log: Log,
+    may_begin: Callable[[str], bool] = lambda block: True,
 ) -> None:
     """Call a function, `module:name`, with each block's argument in that many processes; keep(block, bytes) with each.
 
-    check: raises to stop all of it. log: is told of processes that died. Raises WorkerLost if MAX_DEATHS have died over
+    check: raises to stop all of it. log: is told of processes that died. may_begin: whether the next block may be begun
+    yet; one that is under way must not wait for it. Raises WorkerLost if MAX_DEATHS have died over
     one block, and what the function raised. No process is left when this returns.
     """
-    pool = _Pool(function, blocks, min(workers, len(blocks)), log)
+    pool = _Pool(function, blocks, min(workers, len(blocks)), log, may_begin)
     try:
         while not pool.is_done:
             check()
@@ -102,8 +110,11 @@ def run_in_processes(
 
 
 class _Pool:
-    def __init__(self, function: str, blocks: Mapping[str, Any], size: int, log: Log) -> None:
+    def __init__(
+        self, function: str, blocks: Mapping[str, Any], size: int, log: Log, may_begin: Callable[[str], bool]
+    ) -> None:
         self._function, self._blocks, self._size, self._log = function, blocks, size, log
+        self._may_begin = may_begin
         self._waiting = deque(blocks)
         self._workers: list[_Worker] = []
         self._deaths: Counter[str] = Counter()
@@ -117,6 +128,8 @@ class _Pool:
         while len(self._workers) < min(self._size, len(self._waiting) + len(self._busy())):
             self._workers.append(_Worker())
         for worker in [worker for worker in self._workers if worker.block is None][: len(self._waiting)]:
+            if not self._may_begin(self._waiting[0]):
+                return
             block = self._waiting.popleft()
             try:
                 worker.give(self._function, block, self._blocks[block])

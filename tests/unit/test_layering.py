@@ -11,7 +11,7 @@ LAYERS = ["shard", "coordinator", "cluster"]
 SOURCES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 
 ROOMS = {
-    "ray": ("coordinator/runtime.py", "coordinator/actors.py", "coordinator/ray_tasks.py"),
+    "ray": ("coordinator/runtime.py", "coordinator/actors.py", "coordinator/ray_data.py", "coordinator/ray_tasks.py"),
     "shard._native": ("shard/index.py", "shard/model.py"),
     "onnxruntime": ("cluster/faces/",),
     "cv2": ("cluster/faces/",),

@@ -12,7 +12,7 @@ from cluster.service.calls import Asked
 from cluster.service.once import once
 from cluster.service.operations import operation
 from cluster.service.routes.galleries import ONE
-from cluster.thumbnails import thumbnail_of, with_thumbnail, without_thumbnail
+from cluster.thumbnails import without_reserved
 from shard.errors import InvalidParameter, UnknownTemplate
 from shard.types import MAX_ID_BYTES
 
@@ -106,15 +106,12 @@ async def show_face(call: Asked, tenant: str, gallery: str, template_id: str) ->
     body=schemas.MetadataBody, reply=schemas.TemplateReply, tag="faces",
 )  # fmt: skip
 async def update_face(call: Asked, tenant: str, gallery: str, template_id: str) -> Response:
-    """Other metadata in place of a template's. Its thumbnail, which is no part of it here, stays."""
+    """Other metadata in place of a template's. What is no part of it here, such as its thumbnail, stays."""
     found = await call.gallery("write")
     wanted = call.read(schemas.MetadataBody)
 
-    def write() -> Template:
-        thumbnail = thumbnail_of(found.get(template_id).metadata)
-        return found.update(template_id, with_thumbnail(wanted.metadata, thumbnail))
-
-    return call.reply(template_values(await call.run(write, kind="write")))
+    written = await call.run(lambda: found.update(template_id, wanted.metadata), kind="write")
+    return call.reply(template_values(written))
 
 
 @operation(router, "DELETE", "/faces/{template_id:path}", "faces.drop", reply=schemas.DeletedReply, tag="faces")
@@ -133,5 +130,5 @@ def template_values(template: Template) -> dict[str, Any]:
     return {
         "template_id": template.template_id,
         "identity": template.identity,
-        "metadata": without_thumbnail(template.metadata),
+        "metadata": without_reserved(template.metadata),
     }

@@ -15,7 +15,7 @@ from cluster.service.calls import Asked, Call
 from cluster.service.operations import operation
 from cluster.service.routes.galleries import ONE
 from cluster.service.searches import Options
-from cluster.thumbnails import without_thumbnail
+from cluster.thumbnails import without_reserved
 from shard.errors import InvalidParameter
 from shard.types import FloatArray
 from shard.validate import check_label, check_probes
@@ -118,7 +118,7 @@ def candidates(
             "template_id": template_id,
             "identity": identity,
             "score": score,
-            "metadata": without_thumbnail(records[template_id].metadata),
+            "metadata": without_reserved(records[template_id].metadata),
         }
         for template_id, identity, score in zip(ids, identities, values, strict=True)
         if template_id in records
@@ -144,7 +144,7 @@ def columns(batch: SearchBatch, records: dict[str, Template] | None) -> dict[str
         "threshold": threshold_of(batch),
     }
     if records is not None:
-        found["metadata"] = {i: without_thumbnail(template.metadata) for i, template in records.items()}
+        found["metadata"] = {i: without_reserved(template.metadata) for i, template in records.items()}
     return found
 
 
