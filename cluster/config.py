@@ -88,10 +88,6 @@ class Settings(BaseModel):
     trace_endpoint: str | None = Field(
         default=None, description="OTLP/HTTP collector that the service sends spans to; no spans if not set."
     )
-    job_sources: tuple[str, ...] = Field(
-        default=(),
-        description="Directories and URLs, separated by `,`, below which jobs that are submitted over HTTP may read.",
-    )
 
     @field_validator("bulk_sources", mode="before")
     @classmethod
@@ -102,11 +98,6 @@ class Settings(BaseModel):
     @classmethod
     def _split_paths(cls, value: Any) -> Any:
         return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
-
-    @field_validator("job_sources", mode="before")
-    @classmethod
-    def _split_sources(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def key_source(settings: Settings) -> KeySource:

@@ -27,12 +27,12 @@ from cluster.results import (
     Template,
     TemplatePage,
 )
+from cluster.thumbnails import with_reserved_of
 from coordinator.gallery_calibration import Calibration
 from coordinator.measuring import DEFAULT_SAMPLES
 from coordinator.router import DEFAULT_DEADLINE_MS
 from coordinator.types import GalleryRoute, ReplicaErasure, RolloutStatus, TrainReport
 from shard.drift import Drift
-from cluster.thumbnails import with_reserved_of
 from shard.errors import InvalidEmbedding, InvalidParameter, UnknownIdentity, UnknownTemplate
 from shard.types import DEFAULT_RECALL, MAX_K, EnrollBatch, FloatArray, IdentityCount, SearchParams
 from shard.validate import check_embeddings, check_label, normalised

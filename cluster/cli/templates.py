@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from cluster.cli.exits import ExitCode
-from cluster.thumbnails import without_reserved
 from cluster.cli.invocation import invocation_of, read_json
 from cluster.cli.output import Grid
+from cluster.thumbnails import without_reserved
 
 GalleryArgument = Annotated[
     str, typer.Argument(metavar="GALLERY", help="Gallery, as tenant/gallery.", show_default=False)

@@ -37,7 +37,7 @@ def checked_parameters(
 ) -> dict[str, Any]:
     """The parameters, if they may be set over HTTP; what else they have to be is their model's to say.
 
-    roots: the setting `job_sources`. Raises InvalidParameter, PermissionDenied.
+    roots: the setting `bulk_sources`. Raises InvalidParameter, PermissionDenied.
     """
     for name in parameters:
         if name not in OPEN[kind]:

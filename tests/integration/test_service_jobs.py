@@ -25,7 +25,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     register_kinds()
     place = tmp_path_factory.mktemp("jobs")
     (place / "in" / "acme").mkdir(parents=True)
-    with running(place / "home", job_sources=(f"{place}/in/{{tenant}}", "s3://faces/{tenant}")) as s:
+    with running(
+        place / "home", bulk_sources=(f"{place}/in/{{tenant}}", "s3://faces/{tenant}", "s3://minio/{tenant}?region=r")
+    ) as s:
         for tenant in ("acme", "globex"):
             s.tenant(tenant)
             rows, names = people(300)
@@ -243,7 +245,8 @@ def test_sources_over_http(service: Running, acme: httpx.Client, tmp_path: Path)
     outside = [
         "/etc/passwd", f"{place}/globex/x", f"{place}/acme/../globex", f"{place}/acmeplus", f"{place}/acme/out/passwd",
         f"file://{place}/acme", "s3://faces/globex/x", "s3://faces/acme/../globex", "s3://faces/acmeplus",
-        "s3://faces/acme?endpoint_override=http://169.254.169.254", "s3://user:secret@faces/acme", "s3://faces/%61cme",
+        "s3://faces/acme?endpoint_override=http://169.254.169.254", "s3://minio/acme", "s3://minio/acme?region=other",
+        "s3://minio/acme?region=r&endpoint_override=http://x", "s3://user:secret@faces/acme", "s3://faces/%61cme",
         "http://169.254.169.254/latest/meta-data", "gs://faces/acme", "in/acme", "", "\x00", f"{place}/acme\\..\\x",
     ]  # fmt: skip
     for source in outside:

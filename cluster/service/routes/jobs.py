@@ -39,7 +39,7 @@ def _submitted(call: Call, wanted: schemas.JobBody) -> JobRecord:
     """Blocks."""
     grid = call.gateway.cluster
     tenant = owner_of(call, wanted.gallery)
-    parameters = checked_parameters(wanted.kind, wanted.parameters, tenant, grid.settings.job_sources)
+    parameters = checked_parameters(wanted.kind, wanted.parameters, tenant, grid.settings.bulk_sources)
     return grid.jobs.submit(
         wanted.kind, wanted.gallery, parameters, key_id=call.principal.key.key_id, max_unfinished=tenant.quotas.jobs
     )
