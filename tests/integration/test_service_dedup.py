@@ -15,6 +15,7 @@ from cluster.cli import run
 from shard import errors
 from tests.dedup_jobs import finished_dedup, finished_job
 from tests.integration.served import awaited
+from tests.people import people
 from tests.service import Running, running
 
 
@@ -121,6 +122,28 @@ def test_jobs_without_groups(service: Running, job: str) -> None:
         queued = catalog.submit("dedup", "acme/staff", {}).job_id
         assert code_of(client.get(f"/v1/jobs/{queued}/review")) == (409, "job_unfinished")
         assert code_of(client.post(f"/v1/jobs/{queued}/apply", json={"action": "tag"})) == (409, "job_unfinished")
+
+
+def test_a_whole_job(service: Running) -> None:
+    """Found by the engine, run by the service, its files read, merged and taken back."""
+    rows, names = people(300)
+    ids = [f"t{i:03d}" for i in range(len(rows))]
+    staff = service.cluster.gallery("acme/staff", create=True, dim=64, shards=2)
+    staff.enroll(rows, template_ids=ids, identities=[name if i % 2 else None for i, name in enumerate(names)])
+    service.cluster.jobs.start()
+    with Cluster.connect(service.url, service.key("acme", "write")) as client:
+        job = client.jobs.submit("dedup", "acme/staff", {"threshold": 0.8})
+        done = client.jobs.wait(job.job_id, poll_s=0.05)
+        assert (done.state.value, done.error) == ("succeeded", None)
+        result = client.jobs.result(job.job_id)
+        assert {file.name for file in result.files} >= {
+            "groups.parquet", "pairs.parquet", "report.html", "summary.json"
+        }  # fmt: skip
+        assert result.summary["counts"]["groups"] == 300
+        assert client.jobs.apply(job.job_id, "merge", dry_run=False).templates == 300
+        assert [template.identity for template in staff.templates(["t000", "t001"])] == ["p0", "p0"]
+        assert client.jobs.undo(job.job_id, dry_run=False).templates == 300
+        assert [template.identity for template in staff.templates(["t000", "t001"])] == [None, "p0"]
 
 
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
