@@ -170,8 +170,20 @@ def result(
             document["written"] = [str(path) for path in written]
     rows = [(one["name"], size_text(one["size"])) for one in document["files"]]
     facts = [(name, str(value)) for name, value in document["summary"].items() if not isinstance(value, (dict, list))]
-    shown: list[str | Grid] = [Grid(("file", "size"), rows), Grid(("", ""), facts)]
+    shown: list[str | Grid] = [Grid(("file", "size"), rows), Grid(("", ""), facts), *_analysis(document["summary"])]
     invocation.output.result(document, *shown, *(f"written: {path}" for path in document.get("written", ())))
+
+
+def _analysis(summary: dict[str, Any]) -> list[str | Grid]:
+    """What each threshold would give, of a dedup job that was asked for that; nothing of another."""
+    found = summary.get("analysis")
+    if not isinstance(found, dict):
+        return []
+    columns = ("threshold", "pairs", "groups", "faces", "largest")
+    rows = [tuple(one[name] for name in columns) for one in found["thresholds"]]
+    suggestion = found["suggestion"]
+    said = [] if suggestion is None else [f"suggested: {suggestion['threshold']} ({suggestion['because']})"]
+    return [Grid(("threshold", "pairs", "groups", "faces in them", "largest group"), rows), *said]
 
 
 def _result(grid: AnyCluster, job: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +131,22 @@ def test_a_job_is_started(page: Any, service: Running) -> None:
     sync_api.expect(job).to_contain_text("queued")
     (made,) = service.cluster.jobs.list()
     assert (made.kind, made.parameters["threshold"], made.parameters["mode"]) == ("dedup", 0.6, "exact")
+
+
+def test_an_analysis_shows_what_each_score_would_give(page: Any, service: Running) -> None:
+    job_id = finished_dedup(service.cluster)
+    summary = service.cluster.jobs.result(job_id).directory / "summary.json"
+    steps = [{"threshold": t / 100, "pairs": 9, "groups": 4, "faces": 10, "largest": 4} for t in range(30, 95)]
+    suggestion = {"threshold": 0.62, "because": "lowest point between the scores"}
+    summary.write_text(json.dumps({"kind": "dedup", "analysis": {"suggestion": suggestion, "thresholds": steps}}))
+    sign_in(page, service.key("acme", "write"))
+    page.get_by_role("link", name="Jobs", exact=True).click()
+    row(page, "dedup acme").get_by_role("button", name="Show").click()
+    sync_api.expect(page.get_by_text("Suggested: 0.62, the lowest point between the scores.")).to_be_visible()
+    table = page.get_by_role("table", name="Pairs and groups by least score")
+    sync_api.expect(table.get_by_role("row")).to_have_count(66)
+    sync_api.expect(page.get_by_label("Least score of a pair")).to_have_value("0.62")
+    keep(page, "analysis")
 
 
 def test_groups_are_reviewed_applied_and_taken_back(page: Any, service: Running) -> None:

@@ -38,7 +38,7 @@ byId("sign-out").addEventListener("click", () => {
   for (const left of Object.values(leave)) left();
   byId("job-log").textContent = "";
   for (const id of ["nav", "who", "view-galleries", "view-gallery", "view-jobs", "view-duplicates", "view-keys", "view-cluster"]) byId(id).hidden = true;
-  for (const id of ["gallery-rows", "identity-rows", "candidates", "key-rows", "host-rows", "shard-rows", "job-rows", "job-files", "job-facts", "groups", "review-job", "review-facts", "change-rows", "dedup-galleries"]) byId(id).replaceChildren();
+  for (const id of ["gallery-rows", "identity-rows", "candidates", "key-rows", "host-rows", "shard-rows", "job-rows", "job-files", "job-facts", "threshold-rows", "groups", "review-job", "review-facts", "change-rows", "dedup-galleries"]) byId(id).replaceChildren();
   byId("new-key").hidden = true;
   byId("sign-in").hidden = false;
   location.hash = "";

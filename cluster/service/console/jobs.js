@@ -1,7 +1,7 @@
 // Jobs: a list that follows them, one of them with its files and log, and a form that starts one.
 
 import { ask } from "./api.js";
-import { byId, bytes, cell, count, doing, element, row, say, time } from "./page.js";
+import { byId, bytes, cell, count, doing, element, number, row, say, time } from "./page.js";
 
 const LOOK_MS = 1500;
 const PAGE = 50;
@@ -159,10 +159,22 @@ async function showFiles(job) {
   const has = job.state === "succeeded";
   byId("job-files-title").hidden = !has;
   byId("job-files").replaceChildren();
+  byId("job-analysis").hidden = true;
   if (!has) return;
-  const { files } = await ask("GET", `${jobPath(job.job_id)}/result`);
+  const { files, summary } = await ask("GET", `${jobPath(job.job_id)}/result`);
+  showAnalysis(summary.analysis);
   byId("job-files").replaceChildren(...files.map((file) => element("li", {},
     element("button", { type: "button", onclick: () => download(job.job_id, file.name) }, `Download ${file.name}`), ` ${bytes(file.size)}`)));
+}
+
+function showAnalysis(analysis) {
+  byId("job-analysis").hidden = !analysis;
+  if (!analysis) return;
+  const { suggestion, thresholds } = analysis;
+  byId("suggestion").textContent = suggestion ? `Suggested: ${suggestion.threshold}, the ${suggestion.because}.` : "";
+  byId("threshold-rows").replaceChildren(...thresholds.map((one) => row(number(one.threshold.toFixed(2)), number(count(one.pairs)),
+    number(count(one.groups)), number(count(one.faces)), number(count(one.largest)))));
+  if (suggestion) byId("dedup-threshold").value = String(suggestion.threshold);
 }
 
 function line({ at, message, ...rest }) {
