@@ -24,6 +24,7 @@ from coordinator.catalog_tables import (
 )
 from coordinator.names import tenant_name
 from coordinator.tenant_rows import ensure_tenant
+from coordinator.tenant_types import DEFAULT_JOBS
 from shard.errors import CorruptData, FormatTooNew
 
 SCHEMA_VERSION = 3
@@ -47,6 +48,7 @@ def prepare(db: Connection, where: str) -> None:
         _check_complete(present, [table.name for table in (_SECOND_TABLES if version == 2 else _TABLES)], where)
         if version == 2:
             _upgrade_from_2(db)
+        _add_job_quota(db)
     elif GALLERIES.name in present:
         _check_complete(present, _FIRST_TABLES, where)
         _upgrade_from_1(db)
@@ -55,6 +57,16 @@ def prepare(db: Connection, where: str) -> None:
         METADATA.create_all(db)
         db.execute(META.insert(), {"name": "schema", "value": str(SCHEMA_VERSION)})
     METADATA.create_all(db)
+
+
+def _add_job_quota(db: Connection) -> None:
+    """The column max_jobs, where the tenants are from before there were jobs.
+
+    No version of its own: an earlier Facegrid passes over the column, and its new tenants have the usual quota.
+    """
+    columns = {column["name"] for column in sa.inspect(db).get_columns(TENANTS.name)}
+    if "max_jobs" not in columns:
+        db.exec_driver_sql(f"ALTER TABLE tenants ADD COLUMN max_jobs BIGINT DEFAULT {DEFAULT_JOBS}")
 
 
 def _version(db: Connection, where: str) -> int:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from coordinator.tenant_types import DEFAULT_JOBS
+
 IN_SYNC, JOINING = "in_sync", "joining"
 DROPPING = "dropping"
 """State of a gallery that is being removed; the others: `coordinator.catalog`."""
@@ -26,6 +28,8 @@ TENANTS = sa.Table(
     sa.Column("weight", sa.Integer, nullable=False),
     sa.Column("keeps_thumbnails", sa.Boolean, nullable=False),
     sa.Column("is_encrypted", sa.Boolean, nullable=False),
+    # Added to catalogs of this schema that were made before there were jobs.
+    sa.Column("max_jobs", sa.BigInteger, server_default=str(DEFAULT_JOBS)),
 )
 GALLERIES = sa.Table(
     "galleries",

@@ -126,6 +126,13 @@ class JobCatalog:
         with self._catalog.reading() as db:
             return [job_record(row) for row in db.execute(query).all()]
 
+    def counts(self) -> tuple[tuple[str, str, int], ...]:
+        """(kind, state, how many jobs), of those that there are."""
+        query = sa.select(JOBS.c.kind, JOBS.c.state, sa.func.count()).group_by(JOBS.c.kind, JOBS.c.state)
+        with self._catalog.reading() as db:
+            found = [(str(kind), str(state), int(count)) for kind, state, count in db.execute(query).all()]
+        return tuple(sorted(found))
+
     # Whoever runs a job
 
     def claim(self, owner: str, job_id: str | None = None) -> JobRecord | None:

@@ -50,6 +50,10 @@ class RayJobs:
         records: Records = self._call("list", tenant_id, gallery, kind, state, limit, before)
         return records
 
+    def counts(self) -> tuple[tuple[str, str, int], ...]:
+        """See JobCatalog.counts."""
+        return tuple(self._call("counts"))
+
     def claim(self, owner: str, job_id: str | None = None) -> JobRecord | None:
         """See JobCatalog.claim."""
         record: JobRecord | None = self._call("claim", owner, job_id)

@@ -29,7 +29,7 @@ def tenant_record(row: Row[Any]) -> TenantRecord:
         tenant_id=row.tenant_id,
         name=row.name,
         created_at=row.created_at,
-        quotas=Quotas(row.max_galleries, row.max_templates, row.max_queries_per_s, row.max_bytes),
+        quotas=Quotas(row.max_galleries, row.max_templates, row.max_queries_per_s, row.max_bytes, row.max_jobs),
         weight=row.weight,
         keeps_thumbnails=bool(row.keeps_thumbnails),
         is_encrypted=bool(row.is_encrypted),
@@ -43,6 +43,7 @@ def quota_values(quotas: Quotas) -> dict[str, object]:
         "max_templates": quotas.templates,
         "max_queries_per_s": quotas.queries_per_s,
         "max_bytes": quotas.bytes,
+        "max_jobs": quotas.jobs,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coordinator.names import check_gallery_name, check_tenant_name
 from shard.errors import InvalidParameter, QuotaExceeded
@@ -14,6 +14,8 @@ SCOPES = ("admin", "write", "read")
 KEY_ID = re.compile(r"[0-9a-f]{12}")
 MAX_WEIGHT = 100
 _MAX_COUNT = 2**62
+DEFAULT_JOBS = 10
+"""Jobs of a tenant that wait or run, where nobody said otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """How much a tenant may have, and ask: None is no limit."""
+    """How much a tenant may have, and ask: None is no limit. jobs: those that wait or run."""
 
     galleries: int | None = None
     templates: int | None = None
     queries_per_s: float | None = None
     bytes: int | None = None
+    jobs: int | None = DEFAULT_JOBS
 
     def check(self, tenant: str, usage: Usage, *, galleries: int = 0, templates: int = 0, size: int = 0) -> None:
         """QuotaExceeded if the tenant, with that many more galleries, templates or bytes (`size`), had too much."""
@@ -45,6 +48,11 @@ class Quotas:
                 raise QuotaExceeded(
                     f"tenant {tenant!r} may have {limit:,} {what}; it has {has:,}, asked for {more:,} more"
                 )
+
+    def check_jobs(self, tenant: str, active: int) -> None:
+        """QuotaExceeded if the tenant, which has so many jobs that wait or run, may have no more."""
+        if self.jobs is not None and active >= self.jobs:
+            raise QuotaExceeded(f"tenant {tenant!r} may have {self.jobs:,} jobs that wait or run; it has {active:,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +121,9 @@ class AuditEntry:
 
 def checked_quotas(quotas: Quotas) -> Quotas:
     """The quotas; InvalidParameter for one that is no number of at least 0, or a rate that is not above 0."""
-    for what, limit in (("galleries", quotas.galleries), ("templates", quotas.templates), ("bytes", quotas.bytes)):
+    for what, limit in (
+        ("galleries", quotas.galleries), ("templates", quotas.templates), ("bytes", quotas.bytes), ("jobs", quotas.jobs)
+    ):  # fmt: skip
         if limit is not None and (type(limit) is not int or not 0 <= limit <= _MAX_COUNT):
             raise InvalidParameter(
                 f"quota of {what}: expected a whole number of at least 0, or none; got {limit!r:.80}"
@@ -123,7 +133,7 @@ def checked_quotas(quotas: Quotas) -> Quotas:
         return quotas
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
         raise InvalidParameter(f"quota of queries_per_s: expected a number above 0, or none; got {rate!r:.80}")
-    return Quotas(quotas.galleries, quotas.templates, float(rate), quotas.bytes)
+    return replace(quotas, queries_per_s=float(rate))
 
 
 def checked_weight(weight: int) -> int:

@@ -16,6 +16,7 @@ from cluster.cli import (
     bench,
     calibration,
     cluster,
+    dedup,
     doctor,
     enroll,
     erasure,
@@ -24,6 +25,7 @@ from cluster.cli import (
     fsck,
     galleries,
     identities,
+    jobs,
     keys,
     models,
     search,
@@ -49,6 +51,8 @@ _app.add_typer(galleries.app, name="gallery")
 _app.add_typer(tenants.app, name="tenant")
 _app.add_typer(keys.app, name="key")
 _app.add_typer(cluster.app, name="cluster")
+_app.add_typer(jobs.app, name="jobs")
+_app.add_typer(dedup.app, name="dedup")
 _app.add_typer(snapshots.app, name="snapshot")
 _app.add_typer(models.app, name="models")
 _app.add_typer(bench.app, name="bench")

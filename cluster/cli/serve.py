@@ -93,6 +93,7 @@ def _serve_on_ray(
         "embedders": embedders,
         "operator_key_file": None if keyed is None else str(keyed),
     }
+    grid.jobs.start()
     invocation.output.result(document, f"serving on {', '.join(urls)} by {options.gateways} gateways{made}")
     stopped.wait()
 

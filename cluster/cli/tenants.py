@@ -22,6 +22,7 @@ MaxGalleries = Annotated[str | None, typer.Option(metavar="N", help="Most galler
 MaxTemplates = Annotated[str | None, typer.Option(metavar="N", help="Most templates; `none` for no limit.")]
 MaxRate = Annotated[str | None, typer.Option(metavar="N", help="Most requests a second; `none` for no limit.")]
 MaxBytes = Annotated[str | None, typer.Option(metavar="N", help="Most bytes of files; `none` for no limit.")]
+MaxJobs = Annotated[str | None, typer.Option(metavar="N", help="Most jobs that wait or run; `none` for no limit.")]
 Weight = Annotated[int | None, typer.Option(metavar="W", help="Share of the service beside others, 1 to 100.")]
 
 
@@ -33,6 +34,7 @@ def create(
     max_templates: MaxTemplates = None,
     max_queries_per_s: MaxRate = None,
     max_bytes: MaxBytes = None,
+    max_jobs: MaxJobs = None,
     weight: Weight = None,
     keeps_thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Keep a picture of each face.")] = False,
     is_encrypted: Annotated[bool, typer.Option("--encrypted", help="Encrypt its files.")] = False,
@@ -42,7 +44,7 @@ def create(
     from coordinator.tenant_types import Quotas
 
     invocation = invocation_of(context)
-    quotas = _changed(Quotas(), max_galleries, max_templates, max_queries_per_s, max_bytes)
+    quotas = _changed(Quotas(), max_galleries, max_templates, max_queries_per_s, max_bytes, max_jobs)
     with invocation.cluster(create=True) as grid:
         tenant = grid.tenants.create(
             name,
@@ -60,7 +62,7 @@ def list_tenants(context: typer.Context) -> None:
     invocation = invocation_of(context)
     with invocation.cluster() as grid:
         tenants = grid.tenants.all()
-    columns = ("tenant", "id", "created", "galleries", "templates", "queries/s", "bytes", "weight")
+    columns = ("tenant", "id", "created", "galleries", "templates", "queries/s", "bytes", "jobs", "weight")
     rows = [
         (t.name, t.tenant_id, time_text(t.created_at), *map(_limit, astuple(t.quotas)), str(t.weight)) for t in tenants
     ]
@@ -86,6 +88,7 @@ def update(
     max_templates: MaxTemplates = None,
     max_queries_per_s: MaxRate = None,
     max_bytes: MaxBytes = None,
+    max_jobs: MaxJobs = None,
     weight: Weight = None,
     thumbnails: Annotated[
         str | None, typer.Option(metavar="yes|no", help="Keep a picture of each face, from now on.")
@@ -98,7 +101,7 @@ def update(
     keeps_thumbnails = None if thumbnails is None else thumbnails == "yes"
     with invocation.cluster() as grid:
         before = grid.tenants.get(name).quotas
-        quotas = _changed(before, max_galleries, max_templates, max_queries_per_s, max_bytes)
+        quotas = _changed(before, max_galleries, max_templates, max_queries_per_s, max_bytes, max_jobs)
         tenant = grid.tenants.update(name, quotas=quotas, weight=weight, keeps_thumbnails=keeps_thumbnails)
     invocation.output.result({"tenant": asdict(tenant)}, _facts(tenant))
 
@@ -147,7 +150,7 @@ def _usage(grid: AnyCluster, name: str) -> Usage:
 
 
 def _changed(
-    quotas: Quotas, galleries: str | None, templates: str | None, rate: str | None, size: str | None
+    quotas: Quotas, galleries: str | None, templates: str | None, rate: str | None, size: str | None, jobs: str | None
 ) -> Quotas:
     """The quotas with those that an option names."""
     values: dict[str, Any] = {
@@ -155,8 +158,9 @@ def _changed(
         "templates": _whole("--max-templates", templates),
         "queries_per_s": _number("--max-queries-per-s", rate),
         "bytes": _whole("--max-bytes", size),
+        "jobs": _whole("--max-jobs", jobs),
     }
-    given = {"galleries": galleries, "templates": templates, "queries_per_s": rate, "bytes": size}
+    given = {"galleries": galleries, "templates": templates, "queries_per_s": rate, "bytes": size, "jobs": jobs}
     return replace(quotas, **{name: values[name] for name, text in given.items() if text is not None})
 
 

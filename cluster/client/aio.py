@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from cluster.client.aio_gallery import AsyncRemoteGallery
+from cluster.client.aio_jobs import AsyncRemoteJobs
 from cluster.client.aio_tenants import AsyncRemoteTenants
 from cluster.client.call import Operation, T
 from cluster.client.operations import fleet as _fleet
@@ -48,6 +49,11 @@ class AsyncRemoteCluster:
     def tenants(self) -> AsyncRemoteTenants:
         """Tenants, their keys and their audit log; needs an operator's key, or one with the scope `admin`."""
         return AsyncRemoteTenants(self._transport)
+
+    @property
+    def jobs(self) -> AsyncRemoteJobs:
+        """Batch jobs: submitted, followed, cancelled and resumed; their results."""
+        return AsyncRemoteJobs(self._transport)
 
     async def whoami(self) -> dict[str, Any]:
         """Whose key is in use and what it may do, as the service says it; Unauthenticated."""

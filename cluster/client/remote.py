@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.client.call import Operation, T
 from cluster.client.gallery import RemoteGallery
+from cluster.client.jobs import RemoteJobs
 from cluster.client.operations import fleet as _fleet
 from cluster.client.operations import galleries as _galleries
 from cluster.client.operations import photos as _photos
@@ -48,6 +49,11 @@ class RemoteCluster:
     def tenants(self) -> RemoteTenants:
         """Tenants, their keys and their audit log; needs an operator's key, or one with the scope `admin`."""
         return RemoteTenants(self._transport)
+
+    @property
+    def jobs(self) -> RemoteJobs:
+        """Batch jobs: submitted, followed, cancelled and resumed; their results."""
+        return RemoteJobs(self._transport)
 
     def whoami(self) -> dict[str, Any]:
         """Whose key is in use and what it may do, as the service says it; Unauthenticated."""

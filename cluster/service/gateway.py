@@ -16,6 +16,7 @@ from cluster.service.auth import AWAY, AWAY_S, Keys, Principal
 from cluster.service.bodies import Limits
 from cluster.service.face_pool import FacePool, FaceSource, OwnFaces
 from cluster.service.metrics import Metrics
+from cluster.service.open_results import OpenResults
 from cluster.service.overview import Overview
 from cluster.service.rates import RateLimits
 from cluster.service.recall import RecallMonitor
@@ -97,6 +98,7 @@ class Gateway:
         self._work = Work(self._work_turns, self.metrics, self.tracing)
         threads = cluster.settings.threads or len(os.sched_getaffinity(0))
         self.faces = FacePool(faces or OwnFaces(cluster.pipeline, threads), metrics=self.metrics)
+        self.results = OpenResults()
         self._galleries: dict[str, _Known] = {}
         self._away_until = float("-inf")
         self._under_way: dict[Hashable, asyncio.Task[Any]] = {}

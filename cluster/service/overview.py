@@ -49,6 +49,8 @@ class _Seen:
     replicas: Counter[str] = field(default_factory=Counter)
     troubled: dict[str, tuple[int, int]] = field(default_factory=dict)
     backlog: ErasureBacklog | None = None
+    jobs: tuple[tuple[str, str, int], ...] = ()
+    """Kind, state, how many."""
 
 
 class Overview(Collector):
@@ -97,7 +99,7 @@ class Overview(Collector):
         galleries = Counter(gallery_id.partition("-")[0] for gallery_id in routes)
         tenants = self._gateway.cluster.tenants.all()
         hosts, backlog = coordinator.host_records(), coordinator.erasure_backlog()
-        return _Seen(hosts, tenants, galleries, replicas, troubled, backlog)
+        return _Seen(hosts, tenants, galleries, replicas, troubled, backlog, coordinator.jobs.counts())
 
     def collect(self) -> Iterator[Metric]:
         """As the registry asks for it."""
@@ -111,6 +113,10 @@ class Overview(Collector):
         yield from _erasure(seen.backlog)
         yield GaugeMetricFamily("facegrid_tenants", "Tenants", value=len(seen.tenants))
         yield GaugeMetricFamily("facegrid_galleries", "Galleries", value=sum(seen.galleries.values()))
+        jobs = GaugeMetricFamily("facegrid_jobs", "Batch jobs", labels=["kind", "state"])
+        for kind, state, number in seen.jobs:
+            jobs.add_metric([kind, state], number)
+        yield jobs
         yield from self._quotas(seen)
         names = {tenant.tenant_id: tenant.name for tenant in seen.tenants[:MAX_TENANTS]} | {
             "": OPERATOR,
@@ -138,6 +144,7 @@ class Overview(Collector):
                 ("templates", quotas.templates),
                 ("bytes", quotas.bytes),
                 ("queries_per_s", quotas.queries_per_s),
+                ("jobs", quotas.jobs),
             ):
                 if limit is not None:
                     limits.add_metric([tenant.name, what], limit)

@@ -33,6 +33,7 @@ from shard.errors import (
     PermissionDenied,
     QuotaExceeded,
     RateLimited,
+    ResultBusy,
     StorageError,
     Unauthenticated,
 )
@@ -84,6 +85,7 @@ _TITLES = {
     413: "Request too large",
     414: "Target too long",
     415: "Unsupported media type",
+    416: "Range not satisfiable",
     422: "Invalid values",
     429: "Too many requests",
     431: "Headers too large",
@@ -126,13 +128,19 @@ def problem_of(error: BaseException) -> HttpProblem:
     if isinstance(error, RateLimited):
         extra["retry_after_s"] = round(error.retry_after_s, 3)
     status = status_of(type(error))
-    detail = str(error)
-    for hidden, what in _HIDDEN.items():
-        if isinstance(error, hidden):
-            # It names files of the machine, which are the operator's to know.
-            _LOG.error("a request failed: %s", error)
-            detail = f"{what}; the service's log says more"
+    detail = shown(error)
+    if detail != str(error):
+        _LOG.error("a request failed: %s", error)
     return HttpProblem(status, error.code, detail, is_retryable=error.is_retryable, **extra)
+
+
+def shown(error: FacegridError) -> str:
+    """The error's message, or what callers are told instead: it may name files of the machine, which are the
+    operator's to know."""
+    for hidden, what in _HIDDEN.items():
+        if isinstance(error, hidden) and not isinstance(error, ResultBusy):
+            return f"{what}; the service's log says more"
+    return str(error)
 
 
 def document(problem: HttpProblem, request_id: str) -> bytes:

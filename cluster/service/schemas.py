@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from cluster.thumbnails import check_users_own
 from coordinator.router import DEFAULT_DEADLINE_MS
+from coordinator.tenant_types import DEFAULT_JOBS
 from shard.types import DEFAULT_RECALL, MAX_DIM, MAX_ID_BYTES, MAX_IDENTITIES, MAX_K, MIN_DIM
 
 MAX_ENROLL = 8_192
@@ -69,12 +70,13 @@ class Reply(BaseModel):
 
 
 class QuotasBody(Body):
-    """What a tenant may have; null: no limit."""
+    """What a tenant may have; null: no limit. jobs: those that wait or run."""
 
     galleries: int | None = Field(default=None, ge=0, le=10_000_000)
     templates: int | None = Field(default=None, ge=0, le=10**12)
     queries_per_s: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
     bytes: int | None = Field(default=None, ge=0, le=10**18)
+    jobs: int | None = Field(default=DEFAULT_JOBS, ge=0, le=1_000_000)
 
 
 class TenantBody(Body):

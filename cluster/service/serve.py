@@ -133,7 +133,8 @@ def stop_on_signals(service: Service) -> None:
 
 
 def serve(cluster: Cluster, listen: Listen, *, snapshot_store: str | None, ready: Callable[[Service], None]) -> None:
-    """Serve an open cluster from the main thread until a signal."""
+    """Serve an open cluster from the main thread until a signal, and run its jobs beside."""
     service = Service(Gateway(cluster, snapshot_store=snapshot_store), listen)
     stop_on_signals(service)
+    cluster.jobs.start()
     service.run(ready=lambda: ready(service))

@@ -118,6 +118,18 @@ def test_tables_of_snapshots_come_to_a_catalog_that_has_none(catalog: Catalog, u
     again.close()
 
 
+def test_tenants_from_before_there_were_jobs_have_the_usual_quota(catalog: Catalog, url: str) -> None:
+    """The version of the schema is the same."""
+    Tenants(catalog, lambda: None).create("acme", quotas=Quotas(galleries=3, jobs=None))
+    execute(url, "ALTER TABLE tenants DROP COLUMN max_jobs")
+    again = Catalog(url)
+    assert Tenants(again, lambda: None).get("acme").quotas == Quotas(galleries=3, jobs=10)
+    again.close()
+    once_more = Catalog(url)
+    assert Tenants(once_more, lambda: None).get("acme").quotas.jobs == 10
+    once_more.close()
+
+
 def test_a_gallery_that_is_restored_is_hidden_and_looked_after(staff: Catalog) -> None:
     staff.set_state(GALLERY, RESTORING)
     assert staff.galleries() == []

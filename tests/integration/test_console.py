@@ -5,27 +5,22 @@ Screenshots are kept in $FACEGRID_SCREENSHOTS, where that is set.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.browsing import CHROMIUM, DESK, PHONE, chromium, keep, sign_in, status, window
 from tests.service import Running, running
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-sync_api.expect.set_options(timeout=30_000)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.data,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; Debian's package is `chromium`"),
 ]
 GALLERY = "acme/people"
-PHONE = {"width": 360, "height": 740}
-DESK = {"width": 1280, "height": 900}
 
 
 @pytest.fixture(scope="module")
@@ -38,50 +33,14 @@ def service(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterato
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(params=[DESK, PHONE], ids=["desk", "phone"])
 def page(request: pytest.FixtureRequest, browser: Any, service: Running) -> Iterator[Any]:
-    context = browser.new_context(viewport=request.param, base_url=service.url)
-    opened = context.new_page()
-    opened.set_default_timeout(60_000)
-    faults: list[str] = []
-    opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    opened.on("pageerror", lambda error: faults.append(str(error)))
-    opened.on("request", lambda request: _check_origin(request.url, service.url, faults))
-    yield opened
-    context.close()
-    # A 404 of a thumbnail or a calibration that is not there is an answer, which the browser calls an error.
-    assert [fault for fault in faults if "404" not in fault and "409" not in fault and "401" not in fault] == []
-
-
-def _check_origin(url: str, own: str, faults: list[str]) -> None:
-    if not url.startswith((f"{own}/", "blob:")):
-        faults.append(f"the page asked for {url}")
-
-
-def sign_in(page: Any, key: str) -> None:
-    page.goto("/console")
-    page.get_by_label("API key").fill(key)
-    page.keyboard.press("Enter")
-
-
-def status(page: Any) -> Any:
-    """Where the page says what it does."""
-    return page.locator("#status")
-
-
-def keep(page: Any, name: str) -> None:
-    """Keep a screenshot, where somebody wants them; nothing may be wider than the window."""
-    folder = os.environ.get("FACEGRID_SCREENSHOTS")
-    if folder:
-        width = page.viewport_size["width"]
-        page.screenshot(path=Path(folder) / f"{name}-{width}.png", full_page=True)
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{name} scrolls sideways"
+    with window(browser, service.url, request.param) as opened:
+        yield opened
 
 
 def test_a_wrong_key_is_refused(page: Any) -> None:
@@ -131,7 +90,7 @@ def test_a_photo_is_enrolled_and_found_again(page: Any, service: Running, data_d
 def test_every_control_has_a_name_and_can_be_reached_by_keyboard(page: Any, service: Running) -> None:
     sign_in(page, service.operator)
     sync_api.expect(page.get_by_role("heading", name="Galleries")).to_be_visible()
-    for section in ("Galleries", "Keys", "Cluster"):
+    for section in ("Galleries", "Jobs", "Duplicates", "Keys", "Cluster"):
         link = page.get_by_role("link", name=section, exact=True)
         link.focus()
         page.keyboard.press("Enter")
@@ -146,10 +105,10 @@ def test_every_control_has_a_name_and_can_be_reached_by_keyboard(page: Any, serv
     sync_api.expect(page.get_by_role("table", name="Shard hosts")).to_be_visible()
     reached = set()
     page.evaluate("document.activeElement.blur()")
-    for _ in range(12):
+    for _ in range(16):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.textContent.trim()"))
-    assert {"Skip to content", "Galleries", "Keys", "Cluster", "Sign out"} <= reached
+    assert {"Skip to content", "Galleries", "Jobs", "Duplicates", "Keys", "Cluster", "Sign out"} <= reached
 
 
 def test_keys_are_made_and_revoked(page: Any, service: Running) -> None:

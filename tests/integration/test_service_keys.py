@@ -26,6 +26,8 @@ from coordinator import api_keys
 from tests.service import Running, faces_like, running
 
 OPERATOR, ADMIN, WRITE, READ, ANY, NOBODY = "operator", "admin", "write", "read", "any", "nobody"
+JOB = "job"
+"""What is asked of a job: tests/integration/test_service_jobs.py, test_service_dedup.py."""
 NEEDS = {
     "livez": NOBODY, "readyz": NOBODY, "healthz": NOBODY, "openapi": NOBODY, "console": NOBODY, "console.file": NOBODY,
     "metrics": OPERATOR, "whoami": ANY, "detect": ANY, "verify": ANY, "galleries.list": ANY,
@@ -42,9 +44,19 @@ NEEDS = {
     "images.thumbnail": READ, "search": READ, "search.range": READ, "search.image": READ, "identities.list": READ,
     "identities.verify": READ, "calibration.show": READ, "calibration.threshold": READ, "calibration.plot": READ,
     "snapshots.list": READ,
+    "jobs.submit": JOB, "jobs.list": JOB, "jobs.show": JOB, "jobs.cancel": JOB, "jobs.resume": JOB, "jobs.delete": JOB,
+    "jobs.logs": JOB, "jobs.result": JOB, "jobs.file": JOB, "jobs.review": JOB, "jobs.decide": JOB, "jobs.apply": JOB,
+    "jobs.undo": JOB,
 }  # fmt: skip
 """What each operation needs. One that is not here fails `test_every_route_says_what_it_needs`."""
-VALUES = {"tenant": "acme", "gallery": "staff", "template_id": "t1", "snapshot_id": "1" * 16, "name": "console.js"}
+VALUES = {
+    "tenant": "acme",
+    "gallery": "staff",
+    "template_id": "t1",
+    "snapshot_id": "1" * 16,
+    "name": "console.js",
+    "job_id": "20200101T000000Z-00000000",
+}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from cluster.service import schemas
+from cluster.service import job_schemas, schemas
 from cluster.thumbnails import KEY, RESERVED
 from tests.service import MSGPACK, Running, faces_like, packed, post_msgpack, running
 
@@ -95,8 +95,12 @@ ROUTES: dict[type[schemas.Body], tuple[str, str]] = {
     schemas.CalibrateBody: ("POST", f"{BASE}/calibration"),
     schemas.SnapshotBody: ("POST", f"{BASE}/snapshots"),
     schemas.RestoreBody: ("POST", f"{BASE}/snapshots/x/restore"),
+    job_schemas.JobBody: ("POST", "/v1/jobs"),
+    job_schemas.DecisionBody: ("POST", "/v1/jobs/20200101T000000Z-00000000/review"),
+    job_schemas.ApplyBody: ("POST", "/v1/jobs/20200101T000000Z-00000000/apply"),
+    job_schemas.UndoBody: ("POST", "/v1/jobs/20200101T000000Z-00000000/undo"),
 }
-PARTS = {schemas.QuotasBody, schemas.ImageItem, schemas.SearchOptions}
+PARTS = {schemas.QuotasBody, schemas.ImageItem, schemas.SearchOptions, job_schemas.MemberBody}
 """Bodies that are parts of others."""
 
 

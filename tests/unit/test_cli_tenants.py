@@ -16,7 +16,7 @@ from coordinator.tenant_types import AuditEntry
 from shard.errors import Unauthenticated
 
 Answer = Callable[..., tuple[int, Any]]
-NO_QUOTAS = {"galleries": None, "templates": None, "queries_per_s": None, "bytes": None}
+NO_QUOTAS = {"galleries": None, "templates": None, "queries_per_s": None, "bytes": None, "jobs": 10}
 
 
 @pytest.fixture
@@ -43,10 +43,21 @@ def test_a_tenant_is_created_shown_changed_and_dropped(
     master = tmp_path / "master.key"
     master.write_text("00" * 32)
     monkeypatch.setenv("FACEGRID_ENCRYPTION_KEY_FILE", str(master))
-    limits = ("--max-galleries", 3, "--max-templates", 1000, "--max-queries-per-s", "2.5", "--max-bytes", 10**12)
+    limits = (
+        "--max-galleries",
+        3,
+        "--max-templates",
+        1000,
+        "--max-queries-per-s",
+        "2.5",
+        "--max-bytes",
+        10**12,
+        "--max-jobs",
+        3,
+    )
     code, document = answer("tenant", "create", "acme", *limits, "--weight", 20, "--thumbnails", "--encrypted")
     tenant = document["tenant"]
-    quotas = {"galleries": 3, "templates": 1000, "queries_per_s": 2.5, "bytes": 10**12}
+    quotas = {"galleries": 3, "templates": 1000, "queries_per_s": 2.5, "bytes": 10**12, "jobs": 3}
     assert (code, tenant["name"], tenant["quotas"], tenant["weight"]) == (0, "acme", quotas, 20)
     assert tenant["keeps_thumbnails"]
     assert tenant["is_encrypted"]

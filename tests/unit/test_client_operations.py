@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from cluster.client import AsyncRemoteCluster, AsyncRemoteGallery, RemoteCluster, RemoteGallery, RetryPolicy
+from cluster.client.aio_jobs import AsyncRemoteJobs
 from cluster.client.aio_tenants import AsyncRemoteTenants
+from cluster.client.jobs import RemoteJobs
 from cluster.client.operations import photos, requests, searches, templates
 from cluster.client.operations.galleries import Facts
 from cluster.client.tenants import RemoteTenants
@@ -414,7 +416,12 @@ SPECIAL = {"__contains__": "contains", "__len__": "count", "__enter__": "__aente
 
 @pytest.mark.parametrize(
     ("blocking", "other"),
-    [(RemoteCluster, AsyncRemoteCluster), (RemoteGallery, AsyncRemoteGallery), (RemoteTenants, AsyncRemoteTenants)],
+    [
+        (RemoteCluster, AsyncRemoteCluster),
+        (RemoteGallery, AsyncRemoteGallery),
+        (RemoteTenants, AsyncRemoteTenants),
+        (RemoteJobs, AsyncRemoteJobs),
+    ],
 )
 def test_the_twins_have_the_same_verbs(blocking: type, other: type) -> None:
     for name, verb in vars(blocking).items():

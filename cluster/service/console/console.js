@@ -1,7 +1,9 @@
 // The console: who is signed in, which view is shown, and the views that are tables.
 
 import { Problem, ask, signIn, signOut } from "./api.js";
+import { leaveDuplicates, showDuplicates } from "./duplicates.js";
 import { showGallery } from "./gallery.js";
+import { leaveJobs, showJobs } from "./jobs.js";
 import { byId, bytes, cell, count, doing, element, number, row, say, time } from "./page.js";
 
 let who = null;
@@ -12,7 +14,9 @@ const may = {
   write: () => who.scopes.includes("admin") || who.scopes.includes("write"),
 };
 
-const views = { galleries: showGalleries, gallery: (name) => showGallery(name, say), keys: showKeys, cluster: showCluster };
+const views = { galleries: showGalleries, gallery: (name) => showGallery(name, say), jobs: showJobs, duplicates: showDuplicates, keys: showKeys, cluster: showCluster };
+const leave = { jobs: leaveJobs, duplicates: leaveDuplicates };
+let shownView = null;
 
 byId("sign-in-form").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -31,8 +35,10 @@ byId("sign-in-form").addEventListener("submit", async (event) => {
 byId("sign-out").addEventListener("click", () => {
   signOut();
   who = null;
-  for (const id of ["nav", "who", "view-galleries", "view-gallery", "view-keys", "view-cluster"]) byId(id).hidden = true;
-  for (const id of ["gallery-rows", "identity-rows", "candidates", "key-rows", "host-rows", "shard-rows"]) byId(id).replaceChildren();
+  for (const left of Object.values(leave)) left();
+  byId("job-log").textContent = "";
+  for (const id of ["nav", "who", "view-galleries", "view-gallery", "view-jobs", "view-duplicates", "view-keys", "view-cluster"]) byId(id).hidden = true;
+  for (const id of ["gallery-rows", "identity-rows", "candidates", "key-rows", "host-rows", "shard-rows", "job-rows", "job-files", "job-facts", "threshold-rows", "groups", "review-job", "review-facts", "change-rows", "dedup-galleries"]) byId(id).replaceChildren();
   byId("new-key").hidden = true;
   byId("sign-in").hidden = false;
   location.hash = "";
@@ -46,6 +52,8 @@ async function show() {
   if (!who) return;
   const [name, ...rest] = (location.hash.slice(1) || "galleries").split("/");
   const view = views[name] ? name : "galleries";
+  if (shownView !== view) leave[shownView]?.();
+  shownView = view;
   for (const other of Object.keys(views)) byId(`view-${other}`).hidden = other !== view;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.dataset.view === view) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");

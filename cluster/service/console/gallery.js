@@ -2,6 +2,7 @@
 
 import { Problem, ask, galleryPath } from "./api.js";
 import { byId, bytes, cell, complain, count, doing, element, number, row, say } from "./page.js";
+import { Pictures } from "./pictures.js";
 
 const CANDIDATES = 20;
 let shown = null;
@@ -11,6 +12,7 @@ let found = [];
 let calibration = null;
 let nextIdentity = null;
 const pictures = new Set();
+const thumbnails = new Pictures();
 
 export async function showGallery(name) {
   shown = name;
@@ -116,6 +118,7 @@ byId("search").addEventListener("click", () => doing("Searching…", async () =>
 // Candidates and the threshold
 
 function showCandidates() {
+  thumbnails.forget();
   for (const url of pictures) URL.revokeObjectURL(url);
   pictures.clear();
   byId("results-title").hidden = found.length === 0;
@@ -133,13 +136,10 @@ function candidate(entry) {
 
 async function showThumbnail(item, entry) {
   try {
-    const query = new URLSearchParams({ template_id: entry.template_id });
-    const picture = await ask("GET", `${galleryPath(shown)}/thumbnail?${query}`, { accept: "image/jpeg" });
-    const url = URL.createObjectURL(picture);
-    pictures.add(url);
-    item.prepend(element("img", { src: url, alt: `Enrolled face of ${entry.identity ?? "no identity"}` }));
+    const picture = await thumbnails.of(shown, entry.template_id, `Enrolled face of ${entry.identity ?? "no identity"}`);
+    if (picture) item.prepend(picture);
   } catch (error) {
-    if (!(error instanceof Problem) || error.status !== 404) complain(error); // 404: the tenant keeps no thumbnails
+    complain(error);
   }
 }
 

@@ -18,6 +18,10 @@ _FILES = {
     "api.js": "text/javascript; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "gallery.js": "text/javascript; charset=utf-8",
+    "jobs.js": "text/javascript; charset=utf-8",
+    "duplicates.js": "text/javascript; charset=utf-8",
+    "apply.js": "text/javascript; charset=utf-8",
+    "pictures.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 _HEADERS = {

@@ -184,7 +184,7 @@ async def _check_key(call: Call, tenant: str, key_id: str) -> None:
 
 
 def _quotas(body: schemas.QuotasBody) -> Quotas:
-    return Quotas(body.galleries, body.templates, body.queries_per_s, body.bytes)
+    return Quotas(body.galleries, body.templates, body.queries_per_s, body.bytes, body.jobs)
 
 
 def tenant_values(tenant: TenantRecord) -> dict[str, Any]:
