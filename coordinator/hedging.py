@@ -11,10 +11,11 @@ class ReadPolicy:
     """When to ask another replica. Times are in seconds and begin when a request is sent.
 
     A request is hedged after the p95 of its kind at its host, `hedge_floor_s` at least, while the requests that hedges
-    sent are no more than `hedge_share` of the first ones plus a burst. It is given up for late, which costs no hedge and counts against the
-    host, `late_margin_s` after the p95; its answer still counts if it comes. unknown_p95_s: the p95 where too few were
-    observed. refresh_s: the longest wait for a newer route. stale_pauses_s: pauses before a shard is asked again whose
-    replicas all have another epoch than the newest route: hosts and catalog learn of a failover one after another.
+    sent are no more than `hedge_share` of the first ones plus a burst. It is given up for late, which costs no hedge
+    and counts against the host, `late_margin_s` after the p95; its answer still counts if it comes. unknown_p95_s: the
+    p95 where too few were observed. refresh_s: the longest wait for a newer route. stale_pauses_s: pauses before a
+    shard is asked again whose replicas all have another epoch than the newest route: hosts and catalog learn of a
+    failover one after another.
     """
 
     hedge_floor_s: float = 0.005
