@@ -3,8 +3,9 @@
 A copy that was made at a time holds no template that was deleted before it. If it is removed within `erasure_hours` of
 that time, it outlives the deadline of none that is deleted after it, whoever deletes it. So the job's own snapshot, the
 thumbnails of its report, the rows of its applies and what processes that died left half made all go then, whether the
-job succeeded, failed, was cancelled or waits. One that runs ends by itself (`JobContext.end_by`). Ids, identities and
-scores stay until the job is deleted, and so do its checkpoints, which hold nothing else.
+job succeeded, failed, was cancelled or waits. One that runs ends by itself (`JobContext.end_by`). So does the
+basis of its sketches: means of few faces may be nearly one of them. Ids, identities and scores stay until the job is
+deleted, and so do the other checkpoints, which hold nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from cluster.dedup.apply_journal import ApplyJournal
 from cluster.dedup.result_columns import REPORT, SUMMARY
 from shard.errors import CorruptData
-from shard.files import remove_tree, write_file
+from shard.files import remove_file, remove_tree, write_file
 
 START_SHARE = 0.75
 """Share of the deadline after which copies are removed, as deleted bytes are (`coordinator.erasure`)."""
@@ -31,6 +32,8 @@ _PICTURE_START = b"data:image/jpeg;base64,"
 NO_PICTURE = "data:,"
 _ID_TIME = "%Y%m%dT%H%M%SZ"
 _ID = re.compile(r"(?:create-)?(\d{8}T\d{6}Z)-[0-9a-f]{8}")
+DERIVED = ("basis", "basis-lists", "tuning")
+"""Checkpoints that are made of floats, and one that goes with them; the same are made again if they are needed."""
 INPUT = "input"
 """Below the job's directory: the store of its own snapshots."""
 
@@ -81,14 +84,14 @@ def remove_copies(
         journal.expire()
     pictures = _remove_pictures(job_directory / "result" / REPORT) if due.report else 0
     for copy in due.copies:
-        remove_tree(copy)
+        remove_tree(copy) if copy.is_dir() else remove_file(copy)
     has_input = job_directory / INPUT in due.copies
     return Removed(has_input, pictures, tuple(j.record.number for j in due.applies), len(due.copies) - has_input)
 
 
 @dataclass(frozen=True, slots=True)
 class _Due:
-    """applies: whose rows are. copies: directories. report: whether its pictures are."""
+    """applies: whose rows are. copies: directories and files. report: whether its pictures are."""
 
     applies: tuple[ApplyJournal, ...]
     copies: tuple[Path, ...]
@@ -100,10 +103,13 @@ def _due(job_directory: Path, longest_s: float, now: float, is_gone: bool) -> _D
     journals = tuple(j for j in ApplyJournal.all(job_directory) if j.has_rows and (is_gone or _is_over(j, now)))
     half_made = (*job_directory.glob(".result.*"), *job_directory.glob("apply/.*"), job_directory / "apply" / "source")
     found = {path: copied_at(path) for path in (job_directory / INPUT, *half_made)}
-    copies = tuple(path for path, at in found.items() if at is not None and (is_gone or at <= now - longest_s))
+    copies = [path for path, at in found.items() if at is not None and (is_gone or at <= now - longest_s)]
+    derived = [path for path in (job_directory / "checkpoints" / name for name in DERIVED) if path.exists()]
+    if any(is_gone or path.stat().st_mtime <= now - longest_s for path in derived):
+        copies += derived
     report = job_directory / "result" / REPORT
     has_pictures = report.exists() and _PICTURE_START in report.read_bytes()
-    return _Due(journals, copies, has_pictures and (is_gone or _made_at(job_directory) <= now - longest_s))
+    return _Due(journals, tuple(copies), has_pictures and (is_gone or _made_at(job_directory) <= now - longest_s))
 
 
 def _is_over(journal: ApplyJournal, now: float) -> bool:

@@ -68,6 +68,8 @@ def test_a_job_that_has_no_result_keeps_no_templates(grid: Cluster, monkeypatch:
     assert sweep(grid, grid.jobs.directory, now=due - 60) == 0
     assert sweep(grid, grid.jobs.directory, now=due + 1) == 3
     assert not any(holds(directory, floats) for directory in directories)
+    kept = {path.name for directory in directories for path in (directory / "checkpoints").iterdir()}
+    assert {name.rpartition("-")[0] or name for name in kept} == {"parts", "snapshot", "verify", "pairs-0000"}
     assert grid.coordinator.snapshots.made() == []
     for record in (failed, cancelled):
         grid.jobs.resume(record.job_id)
