@@ -22,7 +22,7 @@ from typing import Any
 from cluster import entry, hosts, images
 from cluster.calibration import Thresholds
 from cluster.config import Settings, key_source, load_settings, pipeline_options
-from cluster.dedup.sweeping import Sweeper
+from cluster.dedup.sweeping import Sweeper, sweep
 from cluster.faces import FacePipeline, ImageSource, model_spec
 from cluster.gallery import Gallery
 from cluster.hosts import Progress
@@ -85,7 +85,7 @@ class Cluster(entry.Cluster):
             self._closing = undo.pop_all()
         if attachment is None:
             self._submit(self._remove_due, "the cluster was closed meanwhile")
-            self._closing.callback(Sweeper(self, settings.home / "jobs").close)
+            self._closing.callback(Sweeper(self, self.jobs.directory).close)
 
     def _opened(self, undo: contextlib.ExitStack) -> tuple[Runtime, Coordinator | RayCoordinator]:
         self._home = Home(self.settings.home)
@@ -270,8 +270,10 @@ class Cluster(entry.Cluster):
         return {route.name: open_now.get(route.gallery_id, COLD) for route in self.coordinator.galleries()}
 
     def drop(self, name: str) -> None:
-        """Remove a gallery, its templates and its files; UnknownGallery."""
+        """Remove a gallery, its templates and its files, and what jobs hold of these; UnknownGallery."""
         self.coordinator.drop_gallery(check_gallery_name(name))
+        if self._home is not None:  # elsewhere its Sweeper comes to it
+            sweep(self, self.jobs.directory)
 
     def hosts(self) -> list[HostStatus]:
         """Every shard host that was ever part of the home, by name: its state, what it holds, how it answers."""

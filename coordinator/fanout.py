@@ -323,7 +323,9 @@ class FanOut:
                 continue
             options = {shard: self._options(shard, closed_only=True) for shard in leaf.shards}
             if any(options.values()) and self._desk.budget.spend():
-                self._send_pieces(leaf, list(self._choose(options).items()), "hedge")
+                chosen = self._choose(options)
+                self._desk.budget.charge(len(chosen) - 1)
+                self._send_pieces(leaf, list(chosen.items()), "hedge")
 
     def _settle(self, attempt: Attempt, future: Future[Reply]) -> None:
         """Take an answer, or ask others after a failure."""

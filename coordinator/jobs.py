@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from coordinator.catalog import READY, Catalog
-from coordinator.catalog_tables import GALLERIES, JOBS
+from coordinator.catalog_tables import GALLERIES, JOBS, SNAPSHOTS
 from coordinator.job_rows import STALE_S, check_gallery, is_stale, job_record, locked_job
 from coordinator.job_types import ENDED, UNFINISHED, JobRecord, JobState
 from coordinator.names import check_gallery_name
@@ -272,7 +272,10 @@ class JobCatalog:
         self.sweep()
 
     def sweep(self) -> int:
-        """Remove directories of jobs that the catalog does not know (any more); how many there were."""
+        """Remove directories of jobs that the catalog does not know (any more); how many there were.
+
+        Snapshots that were in a job's directory and are not there any more are forgotten.
+        """
         if self._directory is None or not self._directory.is_dir():
             return 0
         there = [path for path in self._directory.iterdir() if JOB_ID.fullmatch(path.name)]
@@ -281,7 +284,17 @@ class JobCatalog:
         gone = [path for path in there if path.name not in known]
         for path in gone:
             remove_tree(path)
+        self._forget_snapshots(self._directory.absolute())
         return len(gone)
+
+    def _forget_snapshots(self, directory: Path) -> None:
+        own = SNAPSHOTS.c.store.startswith(f"{directory}/", autoescape=True)
+        with self._catalog.reading() as db:
+            stores = set(db.execute(sa.select(SNAPSHOTS.c.store).where(own)).scalars())
+        gone = [store for store in stores if not Path(store).is_dir()]
+        if gone:
+            with self._catalog.writing() as db:
+                db.execute(SNAPSHOTS.delete().where(SNAPSHOTS.c.store.in_(gone)))
 
 
 def _change(db: Connection, row: Row[Any], **values: object) -> None:

@@ -29,6 +29,7 @@ FacegridError
 │   ├── JobEnded                 it has ended already
 │   ├── JobCancelled             it was cancelled
 │   ├── JobFailed                it failed; the message says by what
+│   ├── InputExpired             the templates that it read had to be removed by the deadline of erasure
 │   └── WorkerLost               the processes that worked at one block, or at the job, died again and again
 ├── MissingExtra                 an optional dependency is not installed; the message names the extra
 └── ClusterError                 HostUnavailable, HostBusy, DeadlineExceeded, IncompleteCoverage, EnrollIncomplete,
@@ -345,6 +346,12 @@ class JobFailed(JobError):
     """The job failed; the message says by what."""
 
     code = "job_failed"
+
+
+class InputExpired(JobError):
+    """What a job read was a copy of templates, which had to be removed by the deadline of erasure."""
+
+    code = "input_expired"
 
 
 class WorkerLost(JobError):

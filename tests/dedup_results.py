@@ -18,8 +18,12 @@ from cluster.dedup.result_columns import SUMMARY
 from cluster.dedup.result_files import DedupResult
 from cluster.dedup.results import GroupRows, PairChunk, ResultInput, write_results
 from cluster.gallery import Gallery
+from coordinator.catalog_tables import JOBS
+from coordinator.coordinator import Coordinator
+from coordinator.job_types import JobState
 from coordinator.snapshots.manifest import Manifest
 from coordinator.snapshots.store import SnapshotStore
+from shard.errors import UnknownJob
 from shard.files import write_file
 from shard.types import FloatArray, RowArray
 from tests.faces_like import unit_rows
@@ -193,6 +197,21 @@ def make_job(
     job_id: str = "20261122T031500Z-0a1b2c3d",
     names: Sequence[str] = (NAME,),
 ) -> DedupResult:
-    """A result of galleries as they are now, with these groups of template ids."""
+    """A result of galleries as they are now, with these groups of template ids; of a job that the catalog has."""
+    _record(grid, job_id, names)
     directory = grid.settings.home / "jobs" / job_id
     return write_job(directory, read_inputs(grid, names, directory / "input"), groups, reasons)
+
+
+def _record(grid: Cluster, job_id: str, names: Sequence[str]) -> None:
+    """Enter a job that has succeeded under this id, unless it is there."""
+    assert isinstance(grid.coordinator, Coordinator)
+    jobs = grid.coordinator.jobs
+    try:
+        jobs.get(job_id)
+    except UnknownJob:
+        other = names[1] if len(names) > 1 else None
+        made = jobs.submit("dedup", names[0], {"threshold": THRESHOLD, "other": other}, owner="a test")
+        jobs.finish(made.job_id, "a test", JobState.SUCCEEDED)
+        with grid.coordinator._catalog.writing() as db:
+            db.execute(JOBS.update().where(JOBS.c.job_id == made.job_id).values(job_id=job_id))

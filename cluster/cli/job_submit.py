@@ -49,7 +49,7 @@ def dedup(
     min_group: Annotated[int | None, typer.Option(metavar="N", help="Leave out groups of fewer faces; 2.")] = None,
     max_group: Annotated[int | None, typer.Option(metavar="N", help="Review groups of more faces; 1,000.")] = None,
     cohesion: Annotated[
-        float | None, typer.Option(metavar="S", help="Least cosine to the group's medoid; the threshold.")
+        float | None, typer.Option(metavar="S", help="Least cosine to the group's medoid; half of the threshold.")
     ] = None,
     merge_same_photo: Annotated[
         bool, typer.Option("--merge-same-photo", help="Two faces of one photo may be in one group.")

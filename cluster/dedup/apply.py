@@ -12,10 +12,12 @@ undo it is removed by the deadline of erasure (`retention.py`).
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cluster.dedup.apply_begin import begin_apply, make_plan
@@ -38,7 +40,7 @@ from cluster.dedup.apply_plan import (
 from cluster.dedup.apply_steps import ApplySteps
 from cluster.dedup.result_files import DedupResult
 from cluster.dedup.review import ReviewQueue
-from shard.errors import InvalidParameter, UndoExpired
+from shard.errors import InvalidParameter, UndoExpired, UnknownGallery
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
@@ -159,9 +161,26 @@ def settle(cluster: Cluster, result: DedupResult) -> None:
     Raises ResultBusy if somebody is at it.
     """
     with only_apply(result.directory, wait_s=0):
-        left = interrupted(result)
-        if left is not None and left.has_rows:
-            _settle(cluster, result, left)
+        _settle_left(cluster, result)
+
+
+@contextlib.contextmanager
+def settled(cluster: Cluster, job_directory: Path) -> Iterator[None]:
+    """Inside, no apply of that job is half done, and none can begin. Where its gallery was dropped nothing is settled.
+
+    Raises ResultBusy if somebody is at it, and what writing to the gallery raises.
+    """
+    with only_apply(job_directory, wait_s=0):
+        if ApplyJournal.all(job_directory):
+            with contextlib.suppress(UnknownGallery):
+                _settle_left(cluster, DedupResult.open(job_directory))
+        yield
+
+
+def _settle_left(cluster: Cluster, result: DedupResult) -> None:
+    left = interrupted(result)
+    if left is not None and left.has_rows:
+        _settle(cluster, result, left)
 
 
 def _action(action: str) -> ApplyAction:

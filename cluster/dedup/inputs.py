@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster.dedup.corpus import Corpus
 from cluster.dedup.parameters import DEFAULT_FLOOR, DedupParameters
-from shard.errors import InvalidParameter, ModelMismatch, NotEnoughData, PermissionDenied, UnknownSnapshot
+from cluster.dedup.retention import INPUT, copied_at, undo_seconds
+from shard.errors import InputExpired, InvalidParameter, ModelMismatch, NotEnoughData, PermissionDenied, UnknownSnapshot
+from shard.files import remove_tree
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
     from cluster.jobs.context import JobContext
 
-STORE = "input"
-"""Below the job's directory: where its own snapshots are."""
 PARTS = "parts"
 """Checkpoint of how many rows a part has at most."""
 THRESHOLD = "threshold"
@@ -71,7 +72,7 @@ def take_inputs(job: JobContext, values: DedupParameters) -> Corpus:
     if values.snapshot is not None and values.store is not None:
         spec = _open_given(values.store, _given(values), names).spec
     else:
-        store = str((job.directory / STORE).absolute()) if values.store is None else values.store
+        store = _own_store(job) if values.store is None else values.store
         spec = Corpus.open([(store, _snapshot(job, store, number, name)) for number, name in enumerate(names)]).spec
     if not job.checkpoints.has(PARTS):
         job.checkpoints.write(PARTS, str(spec.part_rows).encode())
@@ -79,9 +80,33 @@ def take_inputs(job: JobContext, values: DedupParameters) -> Corpus:
     return Corpus(replace(spec, part_rows=int(job.checkpoints.read(PARTS))))
 
 
+def _own_store(job: JobContext) -> str:
+    """The directory of the job's own snapshots. The job ends before it has to be removed; InputExpired then."""
+    store, hours = (job.directory / INPUT).absolute(), job.cluster.settings.erasure_hours
+    expired = InputExpired(
+        f"the snapshot of job {job.record.job_id} is removed {undo_seconds(hours) / 3_600:g} hours after it was made,"
+        " by the deadline of erasure; submit the job again, with more workers if it takes so long"
+    )
+    is_taken = job.checkpoints.has(_snapshot_name(0))
+    if is_taken and not store.is_dir():
+        raise expired
+    made_at = copied_at(store)
+    if not is_taken and made_at is not None and made_at + undo_seconds(hours) <= time.time():
+        remove_tree(store)  # what an attempt left that ended while it was reading
+        made_at = None
+    job.end_by((time.time() if made_at is None else made_at) + undo_seconds(hours), expired)
+    job.check()
+    return str(store)
+
+
+def _snapshot_name(number: int) -> str:
+    """Checkpoint of the id of an input's snapshot."""
+    return f"snapshot-{number}"
+
+
 def _snapshot(job: JobContext, store: str, number: int, name: str) -> str:
     """The job's snapshot of an input, made if it is not there. Its id is a checkpoint: it is made once."""
-    checkpoint = f"snapshot-{number}"
+    checkpoint = _snapshot_name(number)
     if not job.checkpoints.has(checkpoint):
         made = job.cluster.snapshots(store).create(
             name, progress=lambda done, total: job.progress(done, total, "templates", "reading")

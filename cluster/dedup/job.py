@@ -13,13 +13,16 @@ often the job was interrupted. They do not depend on rows either, but for the co
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel
 
 from cluster.dedup.analysis import analyse
+from cluster.dedup.apply import settled
 from cluster.dedup.corpus import Corpus
 from cluster.dedup.faces import Faces, faces_of
 from cluster.dedup.grouping import Groups, Role, group, reasons_of
@@ -56,6 +59,10 @@ class DedupJob:
         """See `check_inputs`."""
         assert isinstance(parameters, DedupParameters)
         check_inputs(cluster, gallery, parameters, key_id)
+
+    def deleting(self, cluster: Cluster, directory: Path) -> AbstractContextManager[None]:
+        """See `cluster.dedup.apply.settled`."""
+        return settled(cluster, directory)
 
     def run(self, job: JobContext) -> dict[str, Any]:
         """See the module. Raises what `check` does, CorruptData, and InvalidParameter for too many pairs."""

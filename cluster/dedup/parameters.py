@@ -55,7 +55,7 @@ class DedupParameters(BaseModel):
     min_group: int = Field(default=2, ge=2, description="Groups of fewer faces are left out.")
     max_group: int = Field(default=1_000, ge=2, description="Groups of more faces are marked for review.")
     cohesion: Cosine | None = Field(
-        default=None, description="Least cosine of a group's faces to its medoid; 0.6 of the threshold if not given."
+        default=None, description="Least cosine of a group's faces to its medoid; half of the threshold if not given."
     )
     merge_same_photo: bool = Field(default=False, description="Two faces of one photo may be in one group.")
     same_photo_bits: int = Field(

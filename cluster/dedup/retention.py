@@ -1,13 +1,15 @@
-"""Removing what a finished dedup job holds of templates before the deadline by which deleted ones must be gone.
+"""Removing what a dedup job holds of templates before the deadline by which deleted ones must be gone.
 
 A copy that was made at a time holds no template that was deleted before it. If it is removed within `erasure_hours` of
 that time, it outlives the deadline of none that is deleted after it, whoever deletes it. So the job's own snapshot, the
-thumbnails of its report and the rows of its applies all go then. Ids, identities and scores stay until the job is
-deleted.
+thumbnails of its report, the rows of its applies and what processes that died left half made all go then, whether the
+job succeeded, failed, was cancelled or waits. One that runs ends by itself (`JobContext.end_by`). Ids, identities and
+scores stay until the job is deleted, and so do its checkpoints, which hold nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -22,19 +24,31 @@ from shard.files import remove_tree, write_file
 
 START_SHARE = 0.75
 """Share of the deadline after which copies are removed, as deleted bytes are (`coordinator.erasure`)."""
+LAST_SHARE = 0.9
+"""The same, of copies of a job that runs: it has been told to end by then."""
 _PICTURE = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]*")
 _PICTURE_START = b"data:image/jpeg;base64,"
 NO_PICTURE = "data:,"
 _ID_TIME = "%Y%m%dT%H%M%SZ"
+_ID = re.compile(r"(?:create-)?(\d{8}T\d{6}Z)-[0-9a-f]{8}")
+INPUT = "input"
+"""Below the job's directory: the store of its own snapshots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What was removed of one job: its snapshot, pictures of its report, rows of applies by their number."""
+    """What was removed of one job: its snapshot, pictures of its report, rows of applies by their number, other
+    directories."""
 
     input: bool
     pictures: int
     applies: tuple[int, ...]
+    others: int = 0
+
+    @property
+    def is_any(self) -> bool:
+        """Whether something was."""
+        return self.input or bool(self.pictures or self.applies or self.others)
 
 
 def undo_seconds(erasure_hours: float) -> float:
@@ -42,55 +56,86 @@ def undo_seconds(erasure_hours: float) -> float:
     return START_SHARE * erasure_hours * 3_600
 
 
-def is_due(job_directory: Path, erasure_hours: float, *, now: float | None = None) -> bool:
-    """Whether a job holds something that `remove_copies` would remove. CorruptData."""
-    now = time.time() if now is None else now
-    if any(_has_due_rows(journal, now) for journal in ApplyJournal.all(job_directory)):
-        return True
-    made_at = _made_at(job_directory)
-    if made_at is None or made_at > now - undo_seconds(erasure_hours):
-        return False
-    report = job_directory / "result" / REPORT
-    return (job_directory / "input").is_dir() or (report.exists() and _PICTURE_START in report.read_bytes())
+def is_due(job_directory: Path, erasure_hours: float, *, now: float | None = None, is_gone: bool = False) -> bool:
+    """Whether `remove_copies` would remove something of a job that does not run. CorruptData."""
+    due = _due(job_directory, undo_seconds(erasure_hours), time.time() if now is None else now, is_gone)
+    return bool(due.applies or due.copies or due.report)
 
 
-def _has_due_rows(journal: ApplyJournal, now: float) -> bool:
-    until = journal.record.undo_until
-    return journal.has_rows and until is not None and until <= now
+def remove_copies(
+    job_directory: Path,
+    erasure_hours: float,
+    *,
+    now: float | None = None,
+    is_gone: bool = False,
+    is_running: bool = False,
+) -> Removed:
+    """Remove what is due of a job. now: unix seconds. is_gone: its gallery was dropped, so all of it is. Idempotent.
 
-
-def remove_copies(job_directory: Path, erasure_hours: float, *, now: float | None = None) -> Removed:
-    """Remove what is due of a job that has ended. now: unix seconds. Idempotent.
-
-    An apply that was interrupted has to be settled before (`cluster.dedup.apply.settle`). Raises WriteFailed,
-    CorruptData: the next call tries again.
+    An apply that was interrupted has to be settled before (`cluster.dedup.apply.settle`). is_running: somebody may
+    read. Raises WriteFailed, CorruptData: the next call tries again.
     """
-    now = time.time() if now is None else now
-    due = now - undo_seconds(erasure_hours)
-    applies = [journal for journal in ApplyJournal.all(job_directory) if _has_due_rows(journal, now)]
-    for journal in applies:
+    longest = LAST_SHARE * erasure_hours * 3_600 if is_running else undo_seconds(erasure_hours)
+    due = _due(job_directory, longest, time.time() if now is None else now, is_gone and not is_running)
+    for journal in due.applies:
         journal.expire()
-    is_removed, pictures = False, 0
-    made_at = _made_at(job_directory)
-    if made_at is not None and made_at <= due:
-        pictures = _remove_pictures(job_directory / "result" / REPORT)
-        is_removed = (job_directory / "input").is_dir()
-        if is_removed:
-            remove_tree(job_directory / "input")
-    return Removed(is_removed, pictures, tuple(journal.record.number for journal in applies))
+    pictures = _remove_pictures(job_directory / "result" / REPORT) if due.report else 0
+    for copy in due.copies:
+        remove_tree(copy)
+    has_input = job_directory / INPUT in due.copies
+    return Removed(has_input, pictures, tuple(j.record.number for j in due.applies), len(due.copies) - has_input)
 
 
-def _made_at(job_directory: Path) -> float | None:
-    """When the snapshot was made that the job read, the first of two, which its id says; None without a result."""
-    try:
-        inputs = json.loads((job_directory / "result" / SUMMARY).read_bytes())["inputs"]
-        times = [datetime.strptime(entry["snapshot_id"][:16], _ID_TIME) for entry in inputs]
-    except FileNotFoundError:
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """applies: whose rows are. copies: directories. report: whether its pictures are."""
+
+    applies: tuple[ApplyJournal, ...]
+    copies: tuple[Path, ...]
+    report: bool
+
+
+def _due(job_directory: Path, longest_s: float, now: float, is_gone: bool) -> _Due:
+    """longest_s: how long a copy may be there."""
+    journals = tuple(j for j in ApplyJournal.all(job_directory) if j.has_rows and (is_gone or _is_over(j, now)))
+    half_made = (*job_directory.glob(".result.*"), *job_directory.glob("apply/.*"), job_directory / "apply" / "source")
+    found = {path: copied_at(path) for path in (job_directory / INPUT, *half_made)}
+    copies = tuple(path for path, at in found.items() if at is not None and (is_gone or at <= now - longest_s))
+    report = job_directory / "result" / REPORT
+    has_pictures = report.exists() and _PICTURE_START in report.read_bytes()
+    return _Due(journals, copies, has_pictures and (is_gone or _made_at(job_directory) <= now - longest_s))
+
+
+def _is_over(journal: ApplyJournal, now: float) -> bool:
+    until = journal.record.undo_until
+    return until is not None and until <= now
+
+
+def copied_at(directory: Path) -> float | None:
+    """When the first of the files below was written, in unix seconds, or the first snapshot begun; None without a
+    directory. Nothing of it was read from a gallery before."""
+    if not directory.is_dir():
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        path = job_directory / "result" / SUMMARY
+    times = [directory.stat().st_mtime]
+    for path in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
+            times.append(path.stat().st_mtime)
+        if path.suffix == ".json" and (begun := _ID.fullmatch(path.stem)):
+            times.append(_time(begun.group(1)))
+    return min(times)
+
+
+def _made_at(job_directory: Path) -> float:
+    """When the snapshot was made that the job read, the first of two, which its id says."""
+    path = job_directory / "result" / SUMMARY
+    try:
+        return min(_time(entry["snapshot_id"][:16]) for entry in json.loads(path.read_bytes())["inputs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptData(f"{path} is not a summary: {error!r}", path=str(path)) from error
-    return min(moment.replace(tzinfo=timezone.utc).timestamp() for moment in times)
+
+
+def _time(text: str) -> float:
+    return datetime.strptime(text, _ID_TIME).replace(tzinfo=timezone.utc).timestamp()
 
 
 def _remove_pictures(report: Path) -> int:

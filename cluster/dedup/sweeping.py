@@ -1,4 +1,4 @@
-"""`Sweeper`: while a home is open, removes what finished dedup jobs hold of templates when its time has come.
+"""`Sweeper`: while a home is open, removes what jobs hold of templates: in time, or when their gallery is dropped.
 
 It looks once when the home is opened and then every minute. A batch at which an apply was interrupted is completed on
 the way: templates that were to get another identity may be missing until then.
@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.dedup.apply import settle
 from cluster.dedup.apply_journal import ApplyJournal
 from cluster.dedup.apply_lock import only_apply
-from cluster.dedup.result_columns import GROUPS
 from cluster.dedup.result_files import DedupResult
-from cluster.dedup.retention import is_due, remove_copies
-from shard.errors import FacegridError, InvalidParameter, ResultBusy, UnknownGallery
+from cluster.dedup.retention import INPUT, is_due, remove_copies
+from coordinator.job_rows import STALE_S
+from coordinator.job_types import JobRecord, JobState
+from coordinator.jobs import JOB_ID
+from shard.errors import FacegridError, InvalidParameter, ResultBusy, UnknownGallery, UnknownJob
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
@@ -33,26 +36,46 @@ def sweep(cluster: Cluster, jobs_directory: Path, *, now: float | None = None) -
     now: unix seconds, for tests.
     """
     swept = 0
-    for groups in sorted(jobs_directory.glob(f"*/result/{GROUPS}")):
+    for directory in sorted(path for path in jobs_directory.glob("*") if JOB_ID.fullmatch(path.name)):
         try:
-            swept += _sweep(cluster, groups.parent.parent, now)
-        except ResultBusy:
+            swept += _sweep(cluster, cluster.coordinator.jobs.get(directory.name), directory, now)
+        except (ResultBusy, UnknownJob):  # somebody is at it; it was deleted, and its directory goes with it
             continue
         except (FacegridError, FileNotFoundError):  # the job may be deleted at this moment
-            _LOG.exception("what job %s holds of templates could not be removed", groups.parent.parent.name)
+            _LOG.exception("what job %s holds of templates could not be removed", directory.name)
+    if swept:
+        cluster.coordinator.jobs.sweep()  # snapshots that are gone are forgotten
     return swept
 
 
-def _sweep(cluster: Cluster, job_directory: Path, now: float | None) -> bool:
-    hours = cluster.settings.erasure_hours
-    if any(journal.is_interrupted for journal in ApplyJournal.all(job_directory)):
+def _sweep(cluster: Cluster, record: JobRecord, directory: Path, now: float | None) -> bool:
+    hours, is_gone = cluster.settings.erasure_hours, _is_gone(cluster, record, directory)
+    if any(journal.is_interrupted for journal in ApplyJournal.all(directory)):
         with contextlib.suppress(UnknownGallery, InvalidParameter):  # the gallery is gone, and its templates with it
-            settle(cluster, DedupResult.open(job_directory))
-    if not is_due(job_directory, hours, now=now):
+            settle(cluster, DedupResult.open(directory))
+    if not is_due(directory, hours, now=now, is_gone=is_gone):
         return False
-    with only_apply(job_directory, wait_s=0):
-        remove_copies(job_directory, hours, now=now)
-    return True
+    with only_apply(directory, wait_s=0):
+        removed = remove_copies(directory, hours, now=now, is_gone=is_gone, is_running=_is_running(record))
+    return removed.is_any
+
+
+def _is_running(record: JobRecord) -> bool:
+    """Whether somebody has it who lives."""
+    has_owner = record.state in (JobState.RUNNING, JobState.CANCELLING)
+    return has_owner and record.heartbeat_at is not None and time.time() - record.heartbeat_at <= STALE_S
+
+
+def _is_gone(cluster: Cluster, record: JobRecord, directory: Path) -> bool:
+    """Whether a gallery that the job read was dropped, be there another of its name or not."""
+    names = {record.gallery, record.parameters.get("other")} - {None}
+    try:
+        there = {cluster.coordinator.gallery(str(name)).gallery_id for name in names}
+    except UnknownGallery:
+        return True
+    store = str((directory / INPUT).absolute())
+    read = {made.gallery_id for made in cluster.coordinator.snapshots.made() if made.store == store}
+    return not {record.gallery_id, *read} <= there
 
 
 class Sweeper:

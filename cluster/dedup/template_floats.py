@@ -86,7 +86,9 @@ def float_sources(
                 found[entry["gallery"]] = _own(result, entry) or _fresh(cluster, entry["gallery"], scratch)
         yield found
     finally:
-        remove_tree(scratch)
+        if scratch.is_dir():
+            remove_tree(scratch)
+            cluster.coordinator.jobs.sweep()  # the snapshot is forgotten
 
 
 def _own(result: DedupResult, entry: Mapping[str, Any]) -> FloatSource | None:

@@ -15,7 +15,7 @@ from cluster.jobs.local import run_in_processes
 from cluster.jobs.signs import Progress, Signs
 from coordinator.job_blocks import function_name
 from coordinator.job_types import JobRecord
-from shard.errors import InvalidParameter
+from shard.errors import FacegridError, InvalidParameter
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
@@ -98,6 +98,10 @@ class JobContext:
     def check(self) -> None:
         """Raise JobCancelled if the job was cancelled, and whatever else stops it. Cheap."""
         self._signs.check()
+
+    def end_by(self, at: float, error: FacegridError) -> None:
+        """Have `check` and `progress` raise this error from then on, in unix seconds; the last call counts."""
+        self._signs.end_by(at, error)
 
     def log(self, message: str, **fields: Any) -> None:
         """Add a line to the job's log. fields: JSON; never of a person."""

@@ -14,6 +14,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from pydantic import BaseModel
 
 from cluster.jobs.drive import Attempt
 from cluster.jobs.files import JobFiles
-from cluster.jobs.kinds import ChecksFirst, checked_parameters, kind_of
+from cluster.jobs.kinds import KINDS, ChecksFirst, SettlesFirst, checked_parameters, kind_of
 from cluster.jobs.runner import Runner
 from coordinator.home import jobs_directory
 from coordinator.job_types import JobRecord, JobState
@@ -166,9 +167,22 @@ class Jobs:
         return JobResult(files.result, tuple(paths), summary, run)
 
     def delete(self, job_id: str) -> None:
-        """Remove a job with all its files. JobUnfinished if it is queued or runs; UnknownJob."""
+        """Remove a job with all its files. What was begun with its result is completed first.
+
+        Raises JobUnfinished if it is queued or runs, ResultBusy while its result is applied; UnknownJob;
+        HostUnavailable where the home's directory is on another machine and something may have been begun.
+        """
         self._check_open()
-        self.control.forget(job_id)
+        with self._settled(self.get(job_id)):
+            self.control.forget(job_id)
+
+    def _settled(self, record: JobRecord) -> AbstractContextManager[None]:
+        kind: object = kind_of(record.kind) if record.kind in KINDS else None
+        if not record.state.has_ended or not isinstance(kind, SettlesFirst):
+            return nullcontext()
+        has_joined = not self._cluster.is_local and self._cluster.ray is None
+        files = self._files_here(record) if has_joined else self.files(record.job_id)
+        return kind.deleting(self._cluster, files.directory) if files.directory.is_dir() else nullcontext()
 
     def run(self, job_id: str) -> JobRecord:
         """Run a queued job, or one whose process has died, in this process until it ends; the job as it is then.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
@@ -35,6 +37,16 @@ class ChecksFirst(Protocol):
 
     def check(self, cluster: Cluster, gallery: str, parameters: BaseModel, key_id: str | None) -> None:
         """Raises the error that says why not. key_id: of the API key that asks; None for whoever opened the home."""
+
+
+@runtime_checkable
+class SettlesFirst(Protocol):
+    """A kind whose result may be acted on, which must not be half done when a job is deleted."""
+
+    def deleting(self, cluster: Cluster, directory: Path) -> AbstractContextManager[None]:
+        """Entered before the directory of a job that has ended is removed: completes what was begun, and lets nobody
+        begin anything until it is left. Raises the error that says why the job cannot be deleted now.
+        """
 
 
 KINDS: dict[str, str] = {

@@ -48,6 +48,7 @@ class Signs:
         self._now = Progress(record.done, record.total, record.unit, record.phase)
         self._phases: list[dict[str, Any]] = []
         self._error: FacegridError | None = None
+        self._last: tuple[float, FacegridError] | None = None
         self._stopped, self._ended = threading.Event(), threading.Event()
         self._heard = time.monotonic()
         self._thread = threading.Thread(target=self._give_on, name="facegrid-job-signs", daemon=True)
@@ -75,6 +76,8 @@ class Signs:
 
     def check(self) -> None:
         """Raise why the job has to stop, if it has to."""
+        if self._last is not None and time.time() >= self._last[0]:
+            self.stop(self._last[1])
         if self._error is not None:
             raise self._error
 
@@ -83,6 +86,10 @@ class Signs:
         if self._error is None:
             self._error = error
         self._stopped.set()
+
+    def end_by(self, at: float, error: FacegridError) -> None:
+        """Have the job stop for this reason from then on, in unix seconds."""
+        self._last = (at, error)
 
     def pause(self, seconds: float) -> None:
         """Wait so long, or until the job has to stop; raises as `check`."""

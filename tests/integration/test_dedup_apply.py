@@ -7,6 +7,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cluster import Cluster
 from cluster.dedup import apply_plan
 from cluster.dedup.apply import applied, apply, settle, undo
 from cluster.dedup.apply_journal import ApplyJournal
+from cluster.dedup.apply_lock import only_apply
 from cluster.dedup.apply_plan import TAG_KEY
 from cluster.dedup.result_files import DedupResult
 from cluster.dedup.retention import remove_copies, undo_seconds
@@ -24,7 +26,7 @@ from cluster.dedup.review import ReviewQueue
 from cluster.dedup.sweeping import sweep
 from cluster.gallery import Gallery
 from coordinator.router import Router
-from shard.errors import FacegridError, InvalidParameter, NotFound, ResultBusy, UndoExpired
+from shard.errors import FacegridError, InvalidParameter, NotFound, ResultBusy, UndoExpired, UnknownJob
 from shard.files import DirectoryLock
 from tests.dedup_results import DIM, NAME, contents, enroll, faces_of, make_job
 
@@ -415,6 +417,26 @@ def test_two_at_once_are_refused(grid: Cluster, result: DedupResult) -> None:
         with pytest.raises(ResultBusy):
             undo(grid, result, dry_run=False)
         assert apply(grid, result, "tag").templates == 0
+
+
+def test_a_job_is_deleted_when_what_was_begun_is_done(
+    grid: Cluster, result: DedupResult, look: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A merge deletes and enrolls: a template that is away at that moment must not go with the journal."""
+    before = look()
+    with monkeypatch.context() as patch:
+        crash_at(patch, "do", "changed", batch=0)
+        with pytest.raises(Crash):
+            apply(grid, result, "merge", dry_run=False)
+    assert len(look()) < len(before)
+    with only_apply(result.directory), ThreadPoolExecutor(1) as other, pytest.raises(ResultBusy):
+        other.submit(grid.jobs.delete, result.job_id).result()
+    assert result.directory.is_dir()
+    grid.jobs.delete(result.job_id)
+    assert sorted(look()) == sorted(before)
+    assert not result.directory.exists()
+    with pytest.raises(UnknownJob):
+        grid.jobs.get(result.job_id)
 
 
 # By the deadline

@@ -512,6 +512,33 @@ def test_the_budget_of_hedges_is_a_burst_and_a_share() -> None:
     assert [budget.spend() for _ in range(2)] == [True, False]
 
 
+def test_every_request_of_a_hedge_is_counted() -> None:
+    budget = HedgeBudget(0.5, 2.0)
+    assert budget.spend()
+    budget.charge(3)  # four requests in all, two beyond the budget
+    for _ in range(5):
+        budget.earn()
+        assert not budget.spend()
+    budget.earn()
+    assert budget.spend()
+
+
+def test_a_hedge_of_many_shards_costs_a_request_for_each_host(
+    hosts: dict[str, ShardHost], runtime: FaultyRuntime
+) -> None:
+    """a is asked for all shards; their other replicas are on b and c."""
+    share, burst, searches = 0.5, 2.0, 40
+    policy = dataclasses.replace(NOW, hedge_share=share, hedge_burst=burst, late_margin_s=0.02)
+    router, route = router_of(runtime, policy), route_of(("a", "b"), ("a", "b"), ("a", "c"), ("a", "c"))
+    runtime.holding = {"a"}
+    for _ in range(searches):
+        assert_whole(hosts, search(router, route))
+    sent = sum(host.hedges for host in router.health())
+    firsts = sum(len(asked) for asked in runtime.asked().values()) - sent
+    assert 2 <= sent <= burst + share * firsts + 1
+    runtime.release("a")
+
+
 def test_a_stopped_host_does_not_eat_the_deadline_and_is_soon_asked_last(
     hosts: dict[str, ShardHost], runtime: FaultyRuntime
 ) -> None:
