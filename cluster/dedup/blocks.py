@@ -17,12 +17,14 @@ from cluster.dedup.pairs import encode_pairs
 from shard.errors import InvalidParameter
 from shard.pairs import Pairs, join_sketches
 from shard.sketch import Basis, Sketch, make_basis, sketch
-from shard.types import FloatArray
+from shard.types import FloatArray, RowArray
 
 CACHE_BYTES = 256 << 20
 """Sketches that a worker keeps."""
 SAMPLE_ROWS = 16_384
 """Rows that the basis is made of."""
+PROBE_ROWS = 4_096
+"""Rows by whose pairs the fast mode is tuned and measured."""
 LIKELY_ROWS, LIKELY_HITS = 8_192, 2_000
 """Rows of the sample that says how many pairs there may be, and pairs in it from which on it is believed."""
 
@@ -33,6 +35,15 @@ class VerifyTask:
 
     corpus: CorpusSpec
     part: int
+
+
+@dataclass(frozen=True, slots=True)
+class BasisTask:
+    """What all sketches of a corpus are made with, for joins at a threshold. max_pairs: see `check_likely`."""
+
+    corpus: CorpusSpec
+    threshold: float
+    max_pairs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +58,55 @@ class JoinTask:
     max_pairs: int
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeTask:
+    """Pairs of the probes with a part, by number. basis: as bytes, without lists."""
+
+    corpus: CorpusSpec
+    basis: bytes
+    part: int
+    threshold: float
+
+
 def verify_block(task: VerifyTask) -> bytes:
     """JSON of the bytes that were read; CorruptData names a damaged object."""
     corpus = _corpus(task.corpus)
     return json.dumps({"bytes": corpus.verify(corpus.parts[task.part])}).encode()
 
 
+def basis_block(task: BasisTask) -> bytes:
+    """The basis, unless there would be far too many pairs."""
+    corpus = _corpus(task.corpus)
+    check_likely(corpus, task.threshold, task.max_pairs)
+    return basis_of(corpus, task.threshold)
+
+
 def join_block(task: JoinTask) -> bytes:
     """All pairs of the task, as `cluster.dedup.pairs.encode_pairs` has them. TooManyPairs, CorruptData."""
     corpus = _corpus(task.corpus)
-    left = _SKETCHES.get(task, corpus.parts[task.left])
-    right = None if task.left == task.right else _SKETCHES.get(task, corpus.parts[task.right])
+    left = _SKETCHES.get(task.corpus, task.basis, corpus.parts[task.left])
+    right = None if task.left == task.right else _SKETCHES.get(task.corpus, task.basis, corpus.parts[task.right])
     found = join_sketches(left, right, task.threshold)
     check_count(len(found.left), task.max_pairs)
-    return encode_pairs(Pairs(found.left, found.right, found.scores))
+    return encode_pairs(found)
+
+
+def probe_block(task: ProbeTask) -> bytes:
+    """All pairs of a probe, by its number, and another row of the part, as `join_block` gives them."""
+    corpus = _corpus(task.corpus)
+    part, rows = corpus.parts[task.part], probe_rows(corpus)
+    probes = sketch(_basis(task.basis), [corpus.floats(rows)])
+    found = join_sketches(probes, _SKETCHES.get(task.corpus, task.basis, part), task.threshold)
+    others = np.flatnonzero(rows[found.left] != found.right + part.start)
+    return encode_pairs(Pairs(found.left[others], found.right[others], found.scores[others]))
+
+
+def probe_rows(corpus: Corpus) -> RowArray:
+    """(m,) int64: at most PROBE_ROWS rows of the first input, evenly spread between those of the sample."""
+    rows = corpus.bounds[1]
+    count = min(PROBE_ROWS, rows)
+    between: RowArray = (2 * np.arange(count, dtype=np.int64) + 1) * rows // (2 * max(count, 1))
+    return between
 
 
 def check_count(found: int, max_pairs: int) -> None:
@@ -106,13 +152,13 @@ class _SketchCache:
         self._of: tuple[CorpusSpec, bytes] | None = None
         self._kept: OrderedDict[int, Sketch] = OrderedDict()
 
-    def get(self, task: JoinTask, part: Part) -> Sketch:
+    def get(self, spec: CorpusSpec, basis: bytes, part: Part) -> Sketch:
         """The part's sketch, made if it is not there."""
-        if self._of != (task.corpus, task.basis):
+        if self._of != (spec, basis):
             self._kept.clear()
-            self._of = task.corpus, task.basis
+            self._of = spec, basis
         if part.number not in self._kept:
-            self._kept[part.number] = sketch(_basis(task.basis), _corpus(task.corpus).part_floats(part))
+            self._kept[part.number] = sketch(_basis(basis), _corpus(spec).part_floats(part))
         self._kept.move_to_end(part.number)
         # The two that are being joined stay, whatever their size.
         while len(self._kept) > 2 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:

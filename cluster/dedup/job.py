@@ -29,7 +29,7 @@ from cluster.dedup.parameters import DedupParameters
 from cluster.dedup.photos import pair_kinds
 from cluster.dedup.results import RESULT_FORMAT, GroupRows, PairChunk, ResultInput, write_results
 from cluster.dedup.rules import Rules
-from cluster.dedup.strategies import STATEMENTS, found_pairs, strategy_of, verify
+from cluster.dedup.strategies import found_pairs, verify
 from cluster.thumbnails import KEY
 from coordinator.snapshots.manifest import manifest_digest
 from coordinator.snapshots.places import public_url, pyarrow
@@ -53,9 +53,8 @@ class DedupJob:
     parameters = DedupParameters
 
     def check(self, cluster: Cluster, gallery: str, parameters: BaseModel, key_id: str | None) -> None:
-        """See `check_inputs`; InvalidParameter for a mode that this version does not have."""
+        """See `check_inputs`."""
         assert isinstance(parameters, DedupParameters)
-        strategy_of(parameters)
         check_inputs(cluster, gallery, parameters, key_id)
 
     def run(self, job: JobContext) -> dict[str, Any]:
@@ -66,9 +65,9 @@ class DedupJob:
         corpus = take_inputs(job, values)
         threshold = threshold_of(job, values, corpus.manifests[0].templates)
         verify(job, corpus)
-        found = found_pairs(job, corpus, values, threshold.least)
+        found, recall = found_pairs(job, corpus, values, threshold.least)
         job.log("pairs", pairs=len(found))
-        work = _Work(job, values, corpus, threshold, found)
+        work = _Work(job, values, corpus, threshold, found, recall)
         return work.analysis() if values.analyse else work.groups()
 
 
@@ -81,6 +80,7 @@ class _Work:
     corpus: Corpus
     threshold: Threshold
     found: FoundPairs
+    recall: dict[str, Any]
 
     def analysis(self) -> dict[str, Any]:
         """The summary of an analysis: what each threshold from the floor up would give."""
@@ -93,6 +93,7 @@ class _Work:
             "floor": self.threshold.least,
             "inputs": self.corpus.digests,
             "pairs": len(self.found),
+            "recall": self.recall,
             "analysis": analysis.summary(),
         }
 
@@ -110,11 +111,7 @@ class _Work:
             inputs=self._inputs(),
             parameters=self._about()["parameters"],
             threshold=rules.threshold,
-            recall={
-                "mode": self.values.mode,
-                "target": self.values.target_recall,
-                "statement": STATEMENTS[self.values.mode],
-            },
+            recall=self.recall,
             rows=rows,
             labels=self.corpus.labels,
             pairs=_chunks(pairs, faces, rules.same_photo_bits),

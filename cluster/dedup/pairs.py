@@ -37,13 +37,18 @@ def encode_pairs(pairs: Pairs) -> bytes:
 
 def decode_pairs(data: bytes, block: PartPair) -> Pairs:
     """Pairs of a block's checkpoint, in global rows, sorted; CorruptData if they cannot be of this block."""
-    count = pairs_in(data, block.name)
+    found = local_pairs(data, block.name, len(block.left), len(block.right))
+    return Pairs(found.left + block.left.start, found.right + block.right.start, found.scores)
+
+
+def local_pairs(data: bytes, name: str, lefts: int, rights: int) -> Pairs:
+    """Pairs of a checkpoint as they are in it, of so many rows on each side; CorruptData if they cannot be."""
+    count = pairs_in(data, name)
     columns = np.frombuffer(data, dtype="<u4", offset=_HEADER.size).reshape(3, count)
-    if count and (columns[0].max() >= len(block.left) or columns[1].max() >= len(block.right)):
-        raise CorruptData(f"checkpoint {block.name}: it has rows that its parts do not have")
-    left = columns[0].astype(np.int64) + block.left.start
-    right = columns[1].astype(np.int64) + block.right.start
-    return Pairs(left, right, columns[2].view("<f4").astype(np.float32, copy=False))
+    if count and (columns[0].max() >= lefts or columns[1].max() >= rights):
+        raise CorruptData(f"checkpoint {name}: it has rows that its parts do not have")
+    scores = columns[2].view("<f4").astype(np.float32, copy=False)
+    return Pairs(columns[0].astype(np.int64), columns[1].astype(np.int64), scores)
 
 
 def pairs_in(data: bytes, name: str) -> int:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from cluster.dedup.corpus import Part
 
 PREFIX = "pairs-"
-TILE = 7
-"""Parts of each side of a tile. Sketches of two sides, of some 17 MiB each, fit into what a worker may keep."""
+TILE = 4
+"""Parts of each side of a tile. Sketches of two sides, of some 26 MiB each, fit into what a worker may keep."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,14 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::kernels::{self, Hit, Kernel, Limits, PANEL_ROWS};
+use crate::kernels::{self, Hit, Kernel, Panels};
 use crate::sketch::Sketch;
 
-/// Rows on the left that meet all on the right together: their heads stay in the first cache.
-const LEFT_ROWS: usize = 192;
+/// Rows on the right that are put into panels together: they stay in the second cache while all on the left meet them.
+const RIGHT_ROWS: usize = 1024;
 
-/// Panels that they meet before the hits are looked at.
-const STEP_PANELS: usize = 64;
+/// Rows on the left that meet them before the hits are looked at: their heads stay in the first cache.
+const LEFT_ROWS: usize = 192;
 
 /// Pairs that wait for their floats.
 const MOST_WAITING: usize = 1 << 20;
@@ -96,37 +96,46 @@ pub fn pairs(
 ) -> Result<Vec<Pair>> {
     let join = Join { left, right: right.unwrap_or(left), is_self: right.is_none(), least, kernel };
     join.check(visits)?;
-    let limits = join.right.sketch.limits(f64::from(least));
-    let places: Vec<u32> = match visits {
-        None => (0..left.sketch.rows() as u32).collect(),
-        Some(visits) => visits.visitors.to_vec(),
-    };
-    let tasks = match visits {
-        None => join.tasks(0..places.len(), 0..join.right.sketch.rows()),
-        Some(visits) => visits.ranges().flat_map(|(visitors, list)| join.tasks(visitors, list)).collect(),
+    let all: Vec<u32>;
+    let tasks: Vec<(&[u32], Range<usize>)> = match visits {
+        None => {
+            all = (0..left.sketch.rows() as u32).collect();
+            let before = |list: &Range<usize>| if join.is_self { list.end } else { all.len() };
+            in_steps(0..join.right.sketch.rows()).map(|list| (&all[..before(&list)], list)).collect()
+        }
+        Some(visits) => visits
+            .ranges()
+            .flat_map(|(visitors, list)| in_steps(list).map(move |list| (&visits.visitors[visitors.clone()], list)))
+            .collect(),
     };
     let found: Vec<Vec<Pair>> =
-        tasks.into_par_iter().map(|(chunk, list)| join.run(&places[chunk], list, &limits, visits.is_none())).collect();
+        tasks.into_par_iter().map(|(places, list)| join.run(places, list, visits.is_none())).collect();
     let mut found = found.concat();
     found.par_sort_unstable_by_key(|(left, right, _)| (*left, *right));
     found.dedup_by_key(|(left, right, _)| (*left, *right));
     Ok(found)
 }
 
+fn in_steps(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = rows.end;
+    rows.step_by(RIGHT_ROWS).map(move |first| first..(first + RIGHT_ROWS).min(end))
+}
+
 /// How many pairs of its rows a sketch leaves open: by their heads, and by their tails too.
 pub fn possible(sketch: &Sketch, least: f64, kernel: Kernel) -> (usize, usize) {
-    let (limits, units) = (sketch.limits(least), sketch.units(least));
-    let panels = sketch.rows().div_ceil(PANEL_ROWS);
-    let of_row = |row: usize| {
+    let (units, width) = (sketch.units(least), sketch.width());
+    let of_step = |list: Range<usize>| {
+        let (quads, limits) = (sketch.panels(list.clone()), sketch.limits(list.clone(), units));
+        let rows: Vec<kernels::Left> = (0..list.end).map(|row| sketch.left(row)).collect();
         let mut hits = Vec::new();
-        let first = row / PANEL_ROWS;
-        kernel.products(&[sketch.left(row)], sketch.panels(first..panels), &limits[first..], &mut hits);
-        let later =
-            hits.iter().map(|hit| (first * PANEL_ROWS + hit.right as usize, hit.sum)).filter(|(at, _)| *at > row);
-        let is_open = |(at, sum): &(usize, i32)| sketch.is_possible(row, sketch, *at, *sum, units, kernel);
-        (later.clone().count(), later.filter(is_open).count())
+        kernel.products(&rows, Panels { quads: &quads, width }, &limits, &mut hits);
+        let pairs = hits.iter().map(|hit| (hit.left as usize, list.start + hit.right as usize, hit.sum));
+        let pairs = pairs.filter(|(row, other, _)| row < other);
+        let is_open = |pair: &(usize, usize, i32)| sketch.is_possible(pair.0, sketch, pair.1, pair.2, units, kernel);
+        (pairs.clone().count(), pairs.filter(is_open).count())
     };
-    (0..sketch.rows()).into_par_iter().map(of_row).reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+    let steps: Vec<Range<usize>> = in_steps(0..sketch.rows()).collect();
+    steps.into_par_iter().map(of_step).reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
 }
 
 impl Visits<'_> {
@@ -179,28 +188,20 @@ impl Join<'_> {
         visits.map_or(Ok(()), |visits| visits.check(self.left.sketch.rows(), self.right.sketch.rows()))
     }
 
-    fn tasks(&self, left: Range<usize>, list: Range<usize>) -> Vec<(Range<usize>, Range<usize>)> {
-        let end = left.end;
-        let chunk = |first: usize| (first..(first + LEFT_ROWS).min(end), list.clone());
-        if list.is_empty() { Vec::new() } else { left.step_by(LEFT_ROWS).map(chunk).collect() }
-    }
-
-    /// Pairs of rows at some places on the left with a range of places on the right.
-    fn run(&self, places: &[u32], list: Range<usize>, limits: &[Limits], is_whole: bool) -> Vec<Pair> {
+    /// Pairs of rows at some places on the left with a range of places on the right. is_whole: all meet all, so that each
+    /// pair of rows of one side is found from its lower place.
+    fn run(&self, places: &[u32], list: Range<usize>, is_whole: bool) -> Vec<Pair> {
         let (sketch, right) = (self.left.sketch, self.right.sketch);
-        let rows: Vec<kernels::Left> = places.iter().map(|place| sketch.left(*place as usize)).collect();
         let least = sketch.units(f64::from(self.least));
-        // Where all meet all, each pair is found from its lower place.
-        let from = if self.is_self && is_whole { list.start.max(places[0] as usize) } else { list.start };
-        let panels = from / PANEL_ROWS..list.end.div_ceil(PANEL_ROWS);
+        let (quads, limits) = (right.panels(list.clone()), right.limits(list.clone(), least));
+        let panels = Panels { quads: &quads, width: right.width() };
         let (mut hits, mut waiting, mut found) = (Vec::new(), Vec::new(), Vec::new());
-        for first in panels.clone().step_by(STEP_PANELS) {
-            let step = first..(first + STEP_PANELS).min(panels.end);
-            self.kernel.products(&rows, right.panels(step.clone()), &limits[step], &mut hits);
-            let base = (first * PANEL_ROWS) as u32;
+        for chunk in places.chunks(LEFT_ROWS) {
+            let rows: Vec<kernels::Left> = chunk.iter().map(|place| sketch.left(*place as usize)).collect();
+            self.kernel.products(&rows, panels, &limits, &mut hits);
             for Hit { left, right: at, sum } in hits.drain(..) {
-                let (place, other) = (places[left as usize], base + at);
-                let is_wanted = list.contains(&(other as usize)) && !(self.is_self && is_whole && other <= place);
+                let (place, other) = (chunk[left as usize], list.start as u32 + at);
+                let is_wanted = !(self.is_self && is_whole && other <= place);
                 if is_wanted && sketch.is_possible(place as usize, right, other as usize, sum, least, self.kernel) {
                     waiting.push((self.left.floats.number(place), self.right.floats.number(other)));
                 }

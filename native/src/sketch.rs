@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::kernels::{Kernel, Left, Limits, PANEL_ROWS, Panels, Quad};
+use crate::kernels::{Kernel, Left, Limits, PANEL_ROWS, Quad};
 
 /// Bytes of a head that are lengths of what it leaves out; the others are coordinates.
 const HEAD_LENGTHS: usize = 4;
@@ -56,7 +56,6 @@ pub struct Sketch {
     rows: usize,
     heads: Vec<[i8; 4]>,
     totals: Vec<i32>,
-    quads: Vec<Quad>,
     tails: Vec<i8>,
     slacks: Vec<Slack>,
 }
@@ -71,8 +70,8 @@ impl Sketch {
         if head == 0 || [head, tail].iter().any(|bytes| !bytes.is_multiple_of(STEP) || *bytes > MOST_BYTES) {
             return Err(Error::value(format!("head and tail: expected multiples of 64 bytes, got {head} and {tail}")));
         }
-        let (heads, totals, quads, tails, slacks) = Default::default();
-        Ok(Self { scale, widths, rows: 0, heads, totals, quads, tails, slacks })
+        let (heads, totals, tails, slacks) = Default::default();
+        Ok(Self { scale, widths, rows: 0, heads, totals, tails, slacks })
     }
 
     pub fn widths(&self) -> Widths {
@@ -86,7 +85,7 @@ impl Sketch {
     /// Bytes of memory by capacity.
     pub fn bytes(&self) -> usize {
         let rows = self.totals.capacity() * size_of::<i32>() + self.slacks.capacity() * size_of::<Slack>();
-        self.heads.capacity() * 4 + self.quads.capacity() * size_of::<Quad>() + self.tails.capacity() + rows
+        self.heads.capacity() * 4 + self.tails.capacity() + rows
     }
 
     /// Add rows: `width` coordinates of each, and the squares of their norms. `Error::Value` for rows that are not of unit
@@ -116,12 +115,11 @@ impl Sketch {
         let rows = self.rows + more;
         u32::try_from(rows).map_err(|_| Error::value(format!("{rows} rows are too many for a sketch")))?;
         let none = |_| Error::Memory(format!("no memory for sketches of {rows} rows"));
-        let quads = self.widths.head / 4;
+        let quads = self.width();
         self.heads.try_reserve_exact(more * quads).map_err(none)?;
         self.totals.try_reserve_exact(more).map_err(none)?;
         self.slacks.try_reserve_exact(more).map_err(none)?;
-        self.tails.try_reserve_exact(more * self.widths.tail).map_err(none)?;
-        self.quads.try_reserve_exact(rows.div_ceil(PANEL_ROWS) * quads - self.quads.len()).map_err(none)
+        self.tails.try_reserve_exact(more * self.widths.tail).map_err(none)
     }
 
     fn push(&mut self, row: &[f32], square: f64) {
@@ -141,19 +139,10 @@ impl Sketch {
             }
         };
         self.totals.push(head.iter().map(|byte| i32::from(*byte)).sum());
-        self.push_head(head.as_chunks::<4>().0);
+        self.heads.extend_from_slice(head.as_chunks::<4>().0);
         self.tails.extend(tail);
         self.slacks.push(Slack { head: slack, whole });
         self.rows += 1;
-    }
-
-    fn push_head(&mut self, head: &[[i8; 4]]) {
-        let (panel, lane) = (self.rows / PANEL_ROWS * head.len(), self.rows % PANEL_ROWS);
-        self.quads.resize(panel + head.len(), Quad::ZERO);
-        for (quad, bytes) in self.quads[panel..].iter_mut().zip(head) {
-            quad.set(lane, *bytes);
-        }
-        self.heads.extend_from_slice(head);
     }
 
     /// Lengths of what a head leaves out: several stretches bound a product better than all of it does. The last one has
@@ -199,22 +188,31 @@ impl Sketch {
         Left { bytes: self.head(row), total: self.totals[row], start: self.slacks[row].head }
     }
 
-    /// Some of the panels, by their numbers.
-    pub fn panels(&self, panels: Range<usize>) -> Panels<'_> {
-        let width = self.widths.head / 4;
-        Panels { quads: &self.quads[panels.start * width..panels.end * width], width }
+    /// Rows in panels, the last one filled up with zeros.
+    pub fn panels(&self, rows: Range<usize>) -> Vec<Quad> {
+        let width = self.width();
+        let mut quads = vec![Quad::ZERO; rows.len().div_ceil(PANEL_ROWS) * width];
+        for (row, place) in rows.enumerate() {
+            let panel = &mut quads[row / PANEL_ROWS * width..][..width];
+            panel.iter_mut().zip(self.head(place)).for_each(|(quad, bytes)| quad.set(row % PANEL_ROWS, *bytes));
+        }
+        quads
+    }
+
+    /// Quads of a row's head.
+    pub fn width(&self) -> usize {
+        self.widths.head / 4
     }
 
     fn head(&self, row: usize) -> &[[i8; 4]] {
-        &self.heads[row * (self.widths.head / 4)..][..self.widths.head / 4]
+        &self.heads[row * self.width()..][..self.width()]
     }
 
-    /// What the sum of a row on the left, slack included, has to reach with each row of these panels for a cosine of
-    /// `least` to be possible. Rows that are not there reach nothing.
-    pub fn limits(&self, least: f64) -> Vec<Limits> {
-        let least = self.units(least);
-        let mut limits = vec![[i32::MAX; PANEL_ROWS]; self.rows.div_ceil(PANEL_ROWS)];
-        for (limit, slack) in limits.as_flattened_mut().iter_mut().zip(&self.slacks) {
+    /// What the sum of a row on the left, slack included, has to reach with each of these rows, in panels, for a cosine of
+    /// `least` units to be possible. Rows that are not there reach nothing.
+    pub fn limits(&self, rows: Range<usize>, least: i32) -> Vec<Limits> {
+        let mut limits = vec![[i32::MAX; PANEL_ROWS]; rows.len().div_ceil(PANEL_ROWS)];
+        for (limit, slack) in limits.as_flattened_mut().iter_mut().zip(&self.slacks[rows]) {
             *limit = least - slack.head;
         }
         limits

@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("shard.pairs", reason="the native join of sketches is not there yet")
-
 from cluster import Cluster
 from cluster.dedup import blocks
 from cluster.dedup.blocks import JoinTask, VerifyTask, basis_of, check_likely, join_block, verify_block

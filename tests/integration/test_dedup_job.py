@@ -16,8 +16,6 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-pytest.importorskip("shard.pairs", reason="the native join of sketches is not there yet")
-
 from cluster import Cluster
 from cluster.dedup import corpus as corpus_module
 from coordinator.job_types import JobState
@@ -87,6 +85,25 @@ def test_pairs_and_groups_of_a_gallery(grid: Cluster) -> None:
     summary = grid.jobs.result(job_id).summary
     assert (summary["threshold"], summary["counts"]["groups"]) == (THRESHOLD, PEOPLE)
     assert summary["inputs"][0]["templates"] == 2 * PEOPLE
+
+
+def test_fast_mode_finds_what_it_says_and_nothing_else(grid: Cluster) -> None:
+    enroll_doubled(grid, "acme/staff", PEOPLE)
+    enroll_doubled(grid, "acme/list", 150, seed=1, prefix="u")
+    rows, listed = doubled_rows(PEOPLE, seed=1), doubled_rows(150, seed=1)
+    across = {(f"t-{a:06d}", f"u-{b:06d}") for a, b in all_pairs(rows, listed, THRESHOLD)}
+    for other, expected in (({}, true_pairs(rows, THRESHOLD)), ({"other": "acme/list"}, across)):
+        job_id = finished(grid, "acme/staff", {"threshold": THRESHOLD, "mode": "fast", **other})
+        pairs = table(grid, job_id, "pairs.parquet").to_pydict()
+        found = set(zip(pairs["left_id"], pairs["right_id"], strict=True))
+        recall = grid.jobs.result(job_id).summary["recall"]
+        assert found <= expected
+        assert len(found) >= 0.99 * len(expected)
+        assert (recall["mode"], recall["target"]) == ("fast", 0.99)
+        assert recall["recall"] >= 0.99
+        assert f"{recall['pairs']:,} pairs" in recall["statement"]
+        again = finished(grid, "acme/staff", {"threshold": THRESHOLD, "mode": "fast", **other})
+        assert table(grid, again, "pairs.parquet") == table(grid, job_id, "pairs.parquet")
 
 
 def test_the_same_whatever_the_number_of_shards_and_workers(grid: Cluster) -> None:
