@@ -50,6 +50,8 @@ def text(steps: targets.Steps) -> str:
             f"load average before {load}; commit {step['source']['commit']}"
         )
     words = {True: "met", False: "NOT MET", None: "not judged"}
-    for item in targets.judged(steps):
-        parts.append(f"[{words[item.is_met]}] {item.figure} (target: {item.target})\n    {item.measured}")
+    parts += [
+        f"[{words[item.is_met]}] {item.figure} (target: {item.target})\n    {item.measured}"
+        for item in targets.judged(steps)
+    ]
     return "\n".join(parts)

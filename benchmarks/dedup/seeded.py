@@ -45,9 +45,7 @@ class Seeded:
         if not path.exists():
             unfinished = path.with_suffix(".tmp")
             made = np.memmap(unfinished, "<f4", "w+", shape=shape)
-            for start, (block, _) in zip(
-                range(0, self.n, _GENERATED), self._source().blocks(_GENERATED), strict=True
-            ):
+            for start, (block, _) in zip(range(0, self.n, _GENERATED), self._source().blocks(_GENERATED), strict=True):
                 made[start : start + _GENERATED] = block
             made.flush()
             unfinished.rename(path)

@@ -181,7 +181,9 @@ def _kills(steps: Steps) -> Iterator[Judged]:
     if ray is None:
         yield _missing("Ray cluster killed (tests/integration/test_jobs_ray.py has it)", target)
         return
-    measured = f"{'identical' if ray['identical'] else 'DIFFERENT'} files; killed after {ray['killed_after_blocks']} of "
+    measured = (
+        f"{'identical' if ray['identical'] else 'DIFFERENT'} files; killed after {ray['killed_after_blocks']} of "
+    )
     measured += f"{ray['blocks']} blocks; {ray['blocks_finished_but_lost']} finished blocks lost"
     is_met = ray["identical"] and not ray["blocks_finished_but_lost"] and not ray["checkpoints_made_again"]
     yield Judged(f"{_size(ray)}: Ray cluster killed", target, measured, is_met)
