@@ -104,6 +104,7 @@ def _step(step: Callable[[], dict[str, Any]], options: argparse.Namespace, folde
         "source": machine.source(_SOURCE),
         "load_before": list(os.getloadavg()),
     }
+    found: dict[str, Any]
     try:
         found = {"found": step()}
     except (FacegridError, DriverFailed, OSError, subprocess.SubprocessError, ImportError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -71,7 +72,7 @@ def _driver_killed(home: Path, given: dict[str, Any], log: Path, blocks: int) ->
         wait_for(lambda: len(pairs_done(driver.directory)) >= blocks // 2, driver)
         workers = driver.workers()
         driver.kill()
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+        wait_for(lambda: not any(runs(pid) for pid in workers))
     before = pairs_done(driver.directory)
     with Driver(home, {"resume": driver.job_id}, log) as second:
         said = second.finished()
@@ -126,3 +127,10 @@ def wait_for(is_so: Callable[[], bool], driver: Driver | None = None) -> None:
         if time.monotonic() > until or (driver is not None and driver.process.poll() is not None):
             raise TimeoutError("what was waited for did not come, or the job had ended before")
         threading.Event().wait(_LOOK_S)
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there and no zombie."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    return False

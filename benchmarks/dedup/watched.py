@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,12 +44,15 @@ class Peak:
 class Driver:
     """A driver under way. A context manager: it is killed if it still runs. Its workers end with it."""
 
-    def __init__(self, home: Path, request: dict[str, Any], log: Path) -> None:
+    def __init__(
+        self, home: Path, request: dict[str, Any], log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start it and wait until the home is open and the job there. environment: this process's if not given."""
         command = [sys.executable, "-m", "benchmarks.dedup.driver", str(home), json.dumps(request)]
         self._log = log
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
-                command, cwd=_SOURCE, stdout=subprocess.PIPE, stderr=errors, text=True, bufsize=1
+                command, cwd=_SOURCE, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, bufsize=1
             )
         self.began = self._line()
         self.job_id: str = self.began["job_id"]
