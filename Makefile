@@ -53,7 +53,7 @@ bench-simulate: .stamp/bench ## A thousand hosts in virtual time, from costs mea
 bench-photos: .stamp/dev ## Photos a second through the service, in batches and one by one; needs FACEGRID_DATA
 	$(BIN)/python -m benchmarks.photos
 
-bench-dedup: .stamp/bench ## Dedup of N templates (1,000,000) beside FAISS and hnswlib, killed and resumed, every figure with its target
+bench-dedup: .stamp/dev .stamp/bench ## Dedup of N templates (1,000,000) beside FAISS and hnswlib, killed and resumed, every figure with its target
 	$(BIN)/python -m benchmarks.dedup --n $(or $(N),1000000) --ray --json benchmarks/results/dedup.json
 
 bench-service: .stamp/dev ## The HTTP service under load beside its peers, every figure with its target (30 minutes; needs wrk)

@@ -25,7 +25,6 @@ from benchmarks.dedup.hosts import host_figures
 from benchmarks.dedup.kills import kill_figures
 from benchmarks.dedup.modes import mode_figures
 from benchmarks.dedup.peers import peer_figures
-from benchmarks.dedup.quality import EMBEDDERS, evaluate
 from benchmarks.dedup.seeded import MADE, PER_CYCLE, Seeded
 from benchmarks.dedup.targets import Steps
 from benchmarks.dedup.watched import DriverFailed
@@ -123,6 +122,9 @@ def reached(steps: Steps) -> dict[str, float]:
 
 
 def _quality(data: Path) -> dict[str, Any]:
+    # Needs the extra `bench`; all else but the peers does not.
+    from benchmarks.dedup.quality import EMBEDDERS, evaluate
+
     if not (data / "lfw").is_dir():
         raise FileNotFoundError("no lfw/ in --data or FACEGRID_DATA")
     return {"embedders": {embedder: evaluate(data, embedder, design=False) for embedder in EMBEDDERS}}
