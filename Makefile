@@ -6,7 +6,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 RUST_SOURCES := $(shell find native/src native/benches -name '*.rs' 2>/dev/null) native/Cargo.toml native/Cargo.lock
 
-.PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest bench-restart bench-service bench-galleries bench-photos bench-simulate
+.PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest bench-restart bench-service bench-galleries bench-photos bench-simulate bench-dedup
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -52,6 +52,9 @@ bench-simulate: .stamp/bench ## A thousand hosts in virtual time, from costs mea
 
 bench-photos: .stamp/dev ## Photos a second through the service, in batches and one by one; needs FACEGRID_DATA
 	$(BIN)/python -m benchmarks.photos
+
+bench-dedup: .stamp/dev .stamp/bench ## Dedup of N templates (1,000,000) beside FAISS and hnswlib, killed and resumed, every figure with its target
+	$(BIN)/python -m benchmarks.dedup --n $(or $(N),1000000) --ray --json benchmarks/results/dedup.json
 
 bench-service: .stamp/dev ## The HTTP service under load beside its peers, every figure with its target (30 minutes; needs wrk)
 	$(BIN)/python -m benchmarks.service --json benchmarks/results/service.json

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,10 @@ WIDTHS = ((64, 64), (128, 64), (128, 128), (192, 0), (192, 64), (256, 0), (256, 
 HEAD_NS, HIT_NS, FLOAT_NS = 0.18, 25.0, 150.0
 """Costs of a pair on one core with AVX-512: 64 bytes of its heads, looking at its tails, multiplying its floats. Only
 their ratio counts, and only for the speed."""
-TRIAL_ROWS = 2_048
-"""Rows of the sample whose pairs say what widths cost."""
+TRIAL_ROWS, TRIAL_LISTS = 2_048, 8
+"""Rows of the sample, or of each of so many lists, whose pairs say what widths cost."""
+LIST_COORDINATES = 124
+"""Coordinates by which rows are put into lists."""
 SCALE_QUANTILE = 0.999
 """The share of the sample's rows whose largest coordinate has to fit into a byte. Larger ones are cut, which makes the
 bounds of their rows as much wider."""
@@ -186,26 +188,39 @@ def make_basis(sample: FloatArray, threshold: float) -> Basis:
     """
     if sample.ndim != 2 or not len(sample):
         raise InvalidParameter(f"sample: expected (n, dim) with n >= 1, got {sample.shape}")
-    dim = sample.shape[1]
     rows = sample.astype(np.float64)
     directions = np.ascontiguousarray(np.linalg.eigh(rows.T @ rows)[1][:, ::-1], dtype=np.float32)
     largest = np.abs(sample @ directions).max(axis=1)
     scale = float(np.clip(127 / max(float(np.quantile(largest, SCALE_QUANTILE)), 1e-3), 1, 4_000))
-    trial = np.ascontiguousarray(sample[np.linspace(0, len(sample) - 1, min(len(sample), TRIAL_ROWS)).astype(np.intp)])
+    trial = sample[np.linspace(0, len(sample) - 1, min(len(sample), TRIAL_ROWS)).astype(np.intp)]
+    return _cheapest(directions, scale, [trial], threshold)
+
+
+def with_lists(basis: Basis, sample: FloatArray, count: int, threshold: float, rng: np.random.Generator) -> Basis:
+    """The basis with `count` lists fitted to a sample (n, dim), n >= count, and a margin of 0.
+
+    Its widths are those that cost least by pairs of one list: they are more alike than others, so that it takes more
+    bytes to tell them apart.
+    """
+    coordinates = np.ascontiguousarray((sample @ basis.directions)[:, :LIST_COORDINATES])
+    centroids = fit_lists(coordinates, count, rng)
+    own = (coordinates @ centroids.T).argmax(axis=1)
+    largest = np.argsort(-np.bincount(own, minlength=count), kind="stable")[:TRIAL_LISTS]
+    trials = [sample[own == number][:TRIAL_ROWS] for number in largest]
+    chosen = _cheapest(basis.directions, basis.scale, trials, threshold)
+    padded = np.zeros((count, chosen.directions.shape[1]), np.float32)
+    width = min(padded.shape[1], centroids.shape[1])
+    padded[:, :width] = centroids[:, :width]
+    return replace(chosen, centroids=padded)
+
+
+def _cheapest(directions: FloatArray, scale: float, trials: Sequence[FloatArray], threshold: float) -> Basis:
+    """The basis whose widths cost least for the pairs within each of the trials."""
+    width = directions.shape[1]
     # A head that has room for all coordinates has no use for a tail, nor for more room.
-    fitting = [widths for i, widths in enumerate(WIDTHS) if i == 0 or min(_coordinates(w) for w in WIDTHS[:i]) < dim]
+    fitting = [widths for i, widths in enumerate(WIDTHS) if i == 0 or min(sum(w) for w in WIDTHS[:i]) < width]
     candidates = [Basis(_cut(directions, head, tail), scale, head, tail) for head, tail in fitting]
-    return min(candidates, key=lambda basis: _cost(basis, trial, threshold))
-
-
-def with_lists(basis: Basis, sample: FloatArray, count: int, margin: float, rng: np.random.Generator) -> Basis:
-    """The basis with `count` lists fitted to a sample (n, dim), n >= count, whose rows are visited within `margin`."""
-    centroids = fit_lists(sample @ basis.directions, count, rng)
-    return Basis(basis.directions, basis.scale, basis.head, basis.tail, centroids, margin)
-
-
-def _coordinates(widths: tuple[int, int]) -> int:
-    return widths[0] + widths[1]
+    return min(candidates, key=lambda basis: sum(_cost(basis, rows, threshold) for rows in trials))
 
 
 def _cut(directions: FloatArray, head: int, tail: int) -> FloatArray:
@@ -214,7 +229,7 @@ def _cut(directions: FloatArray, head: int, tail: int) -> FloatArray:
 
 def _cost(basis: Basis, rows: FloatArray, threshold: float) -> float:
     """Nanoseconds a pair."""
-    heads, wholes = Sketch(basis, [rows]).native.possible(threshold)
+    heads, wholes = Sketch(basis, [np.ascontiguousarray(rows)]).native.possible(threshold)
     pairs = max(len(rows) * (len(rows) - 1) / 2, 1)
     return basis.head / 64 * HEAD_NS + (heads * HIT_NS * (basis.tail > 0) + wholes * FLOAT_NS) / pairs
 

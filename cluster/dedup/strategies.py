@@ -102,7 +102,8 @@ def _tuned(job: JobContext, corpus: Corpus, basis: bytes, target: float, thresho
     order = np.lexsort((every.right, every.left))
     sorted_pairs = Pairs(every.left[order], every.right[order], every.scores[order])
     part_rows = max(len(part) for part in corpus.parts)
-    return tune(Basis.from_bytes(basis), sample_of(corpus), corpus.floats, thinned(sorted_pairs), part_rows, target)
+    known, sample = Basis.from_bytes(basis), sample_of(corpus)
+    return tune(known, sample, corpus.floats, thinned(sorted_pairs), part_rows, threshold, target)
 
 
 def _tuning(data: bytes) -> Tuning:

@@ -8,7 +8,7 @@ states. Owns the choice; which rows are probes and what is joined with what is `
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from shard.sketch import Basis, with_lists
 from shard.types import FloatArray, RowArray
 
 MAX_LISTS, MIN_LISTS = 256, 8
-ROWS_PER_LIST = 512
+ROWS_PER_LIST = 256
 """Of a part: fewer, and looking lists up costs more than what they save."""
 ENOUGH_PAIRS = 400
 """From so many on, a quantile of them is believed; with fewer, rows look as far as WIDE."""
@@ -52,6 +52,7 @@ def tune(
     floats: Callable[[RowArray], FloatArray],
     pairs: Pairs,
     part_rows: int,
+    threshold: float,
     target: float,
 ) -> tuple[Basis, Tuning]:
     """The basis with lists, for parts of so many rows.
@@ -62,16 +63,14 @@ def tune(
     wanted = 1 << max(part_rows // ROWS_PER_LIST, 1).bit_length() - 1
     count = min(max(MIN_LISTS, min(MAX_LISTS, wanted)), len(sample))
     rng = np.random.default_rng(_SEED)
-    listed = with_lists(basis, sample, count, WIDE, rng)
+    listed = with_lists(basis, sample, count, threshold, rng)
     probes = np.unique(pairs.left)
     measures = np.searchsorted(probes, pairs.left) % 2 == 1
     distances = _distances(listed, floats, pairs)
     chosen, held_out = distances[~measures], distances[measures]
     margin = _margin(chosen, target)
     recall = float(np.mean(held_out <= margin)) if len(held_out) else None
-    return Basis(basis.directions, basis.scale, basis.head, basis.tail, listed.centroids, margin), Tuning(
-        count, margin, recall, len(held_out)
-    )
+    return replace(listed, margin=margin), Tuning(count, margin, recall, len(held_out))
 
 
 def thinned(pairs: Pairs, most: int = MOST_PAIRS) -> Pairs:

@@ -196,7 +196,10 @@ impl Join<'_> {
         let (quads, limits) = (right.panels(list.clone()), right.limits(list.clone(), least));
         let panels = Panels { quads: &quads, width: right.width() };
         let (mut hits, mut waiting, mut found) = (Vec::new(), Vec::new(), Vec::new());
-        for chunk in places.chunks(LEFT_ROWS) {
+        let mut chunks = places.chunks(LEFT_ROWS).peekable();
+        while let Some(chunk) = chunks.next() {
+            // Those who visit a list lie anywhere: without this, each waits for the memory by itself.
+            chunks.peek().into_iter().copied().flatten().for_each(|place| sketch.fetch(*place as usize));
             let rows: Vec<kernels::Left> = chunk.iter().map(|place| sketch.left(*place as usize)).collect();
             self.kernel.products(&rows, panels, &limits, &mut hits);
             for Hit { left, right: at, sum } in hits.drain(..) {

@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::kernels::{Kernel, Left, Limits, PANEL_ROWS, Quad};
+use crate::kernels::{self, Kernel, Left, Limits, PANEL_ROWS, Quad};
 
 /// Bytes of a head that are lengths of what it leaves out; the others are coordinates.
 const HEAD_LENGTHS: usize = 4;
@@ -186,6 +186,11 @@ impl Sketch {
     /// The row as it meets panels: what its sums start with is its own slack.
     pub fn left(&self, row: usize) -> Left<'_> {
         Left { bytes: self.head(row), total: self.totals[row], start: self.slacks[row].head }
+    }
+
+    /// Ask for a row's head ahead of its use.
+    pub fn fetch(&self, row: usize) {
+        kernels::fetch(bytemuck::cast_slice(self.head(row)));
     }
 
     /// Rows in panels, the last one filled up with zeros.

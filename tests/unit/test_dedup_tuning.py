@@ -19,7 +19,7 @@ EVERY = join_sketches(sketch(BASIS, [FACES]), None, 0.5)
 def test_the_share_that_is_asked_for_is_found(target: float) -> None:
     of_probes = np.flatnonzero(EVERY.left % 4 < 2)
     pairs = Pairs(EVERY.left[of_probes], EVERY.right[of_probes], EVERY.scores[of_probes])
-    basis, tuning = tune(BASIS, FACES, lambda rows: FACES[rows], pairs, 16_384, target)
+    basis, tuning = tune(BASIS, FACES, lambda rows: FACES[rows], pairs, 8_192, 0.5, target)
     assert (tuning.lists, tuning.margin) == (32, basis.margin)
     found = join_sketches(sketch(basis, [FACES]), None, 0.5)
     share = len(found.left) / len(EVERY.left)
@@ -29,16 +29,16 @@ def test_the_share_that_is_asked_for_is_found(target: float) -> None:
 
 
 def test_a_lower_target_looks_less_far() -> None:
-    margins = [tune(BASIS, FACES, lambda rows: FACES[rows], EVERY, 16_384, t)[1].margin for t in (0.5, 0.9, 0.999)]
+    margins = [tune(BASIS, FACES, lambda rows: FACES[rows], EVERY, 8_192, 0.5, t)[1].margin for t in (0.5, 0.9, 0.999)]
     assert NARROW <= margins[0] < margins[1] < margins[2]
 
 
 def test_with_few_pairs_rows_look_far() -> None:
     few = thinned(EVERY, 10)
     assert len(few.left) == 10
-    tuning = tune(BASIS, FACES, lambda rows: FACES[rows], few, 16_384, 0.5)[1]
+    tuning = tune(BASIS, FACES, lambda rows: FACES[rows], few, 8_192, 0.5, 0.5)[1]
     assert tuning.margin >= WIDE
     nothing = Pairs(few.left[:0], few.right[:0], few.scores[:0])
-    tuning = tune(BASIS, FACES, lambda rows: FACES[rows], nothing, 16_384, 0.99)[1]
+    tuning = tune(BASIS, FACES, lambda rows: FACES[rows], nothing, 8_192, 0.5, 0.99)[1]
     assert (tuning.margin, tuning.recall, tuning.pairs) == (WIDE, None, 0)
     assert "no pairs" in tuning.statement

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -58,12 +60,12 @@ def test_lists_find_most_pairs_and_only_pairs() -> None:
     one, two = FACES[:1_000], FACES[800:]
     for right in (None, two):
         whole = expected(one, right, 0.5)
-        basis = with_lists(make_basis(FACES, 0.5), FACES, 32, 0.2, rng)
+        basis = replace(with_lists(make_basis(FACES, 0.5), FACES, 32, 0.5, rng), margin=0.2)
         found = listed(join_sketches(sketch(basis, [one]), None if right is None else sketch(basis, [right]), 0.5))
         assert found == sorted(set(found))
         assert set(found) <= whole
         assert len(found) >= 0.95 * len(whole)
-        basis = with_lists(make_basis(FACES, 0.5), FACES, 32, 2.0, rng)
+        basis = replace(basis, margin=2.0)
         everything = join_sketches(sketch(basis, [one]), None if right is None else sketch(basis, [right]), 0.5)
         assert listed(everything) == sorted(whole), "a margin that visits all lists loses nothing"
 
@@ -78,7 +80,7 @@ def test_no_rows_have_no_pairs() -> None:
 
 
 def test_a_basis_is_the_same_bytes_again() -> None:
-    for basis in (make_basis(FACES, 0.5), with_lists(make_basis(FACES, 0.5), FACES, 8, 0.1, np.random.default_rng(1))):
+    for basis in (make_basis(FACES, 0.5), with_lists(make_basis(FACES, 0.5), FACES, 8, 0.5, np.random.default_rng(1))):
         data = basis.to_bytes()
         assert Basis.from_bytes(data).to_bytes() == data
         assert listed(join_sketches(sketch(Basis.from_bytes(data), [FACES]), None, 0.5))
