@@ -90,7 +90,7 @@ def measure(options: argparse.Namespace, folder: Path, steps: Steps) -> None:
         print(f"[{datetime.now():%H:%M:%S}] {name}", file=sys.stderr, flush=True)
         steps[name] = _step(known[name], options, folder)
         if options.json:
-            results.write(options.json, results.document(steps), folder, options.data)
+            results.write(options.json, results.document(steps), folder, options.data.absolute(), _SOURCE)
 
 
 def _step(step: Callable[[], dict[str, Any]], options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -106,7 +106,10 @@ def _step(step: Callable[[], dict[str, Any]], options: argparse.Namespace, folde
     found: dict[str, Any]
     try:
         found = {"found": step()}
-    except (FacegridError, DriverFailed, OSError, subprocess.SubprocessError, ImportError) as error:
+    except subprocess.SubprocessError as error:
+        # Its message has the command, and so paths.
+        found = {"failed": f"{type(error).__name__}: {getattr(error, 'returncode', 'took too long')}"}
+    except (FacegridError, DriverFailed, OSError, ImportError) as error:
         found = {"failed": f"{type(error).__name__}: {error}".replace(str(folder), "FOLDER")[:400]}
     return {**about, "seconds": time.monotonic() - began, **found}
 

@@ -77,15 +77,16 @@ def _asked(request: dict[str, Any], threads: int) -> dict[str, Any]:
 
 
 def extrapolations(peers: dict[str, Any], n: int) -> dict[str, Any]:
-    """Seconds at n rows, from the largest size that was measured.
+    """Seconds at n rows, from the largest sizes that were measured.
 
-    faiss_s: as n squared. hnswlib: for each recall, `as_n_log_n_s`, which is kind to it, and `as_power_s`, by the
-    exponent between the two largest sizes; None where the recall was not reached.
+    faiss_s: as n squared, less what does not grow so by the two largest sizes. hnswlib: for each recall,
+    `as_n_log_n_s`, which is kind to it, and `as_power_s`, by the exponent between the two largest sizes; None where
+    the recall was not reached.
     """
-    flat = peers["faiss"][-1]
+    flat = [(run["size"], run["seconds"]) for run in peers["faiss"]]
     found: dict[str, Any] = {
-        "faiss_s": flat["seconds"] * (n / flat["size"]) ** 2,
-        "faiss_exponent": _exponent([(run["size"], run["seconds"]) for run in peers["faiss"]]),
+        "faiss_s": _square(flat) * n**2,
+        "faiss_exponent": _exponent(flat),
         "hnswlib": {},
     }
     for name in peers["hnswlib"][-1]["at"]:
@@ -104,6 +105,16 @@ def extrapolations(peers: dict[str, Any], n: int) -> dict[str, Any]:
 def _seconds(run: dict[str, Any], name: str) -> float | None:
     at = run["at"][name]
     return None if at is None else run["build_s"] + at["query_s"]
+
+
+def _square(runs: list[tuple[int, float]]) -> float:
+    """Seconds a pair of rows: of the largest size, or of what it has more than the one before, if that is less."""
+    size, seconds = runs[-1]
+    a_pair = seconds / size**2
+    if len(runs) > 1:
+        small, before = runs[-2]
+        a_pair = min(a_pair, max(seconds - before, 0.0) / (size**2 - small**2))
+    return a_pair
 
 
 def _exponent(runs: list[tuple[int, float]]) -> float | None:

@@ -99,15 +99,21 @@ def _beside_peers(steps: Steps) -> Iterator[Judged]:
         yield _missing("against FAISS range_search", f">= {FLAT_TIMES:g} times faster")
         yield _missing("against hnswlib", f">= {GRAPH_TIMES:g} times faster")
         return
-    seconds = peers["extrapolated"]["faiss_s"]
-    yield from _ratios(steps, peers, "exact", "FAISS range_search", FLAT_TIMES, seconds)
+    flat = peers["extrapolated"]
+    yield from _ratios(steps, peers, "exact", "FAISS range_search", FLAT_TIMES, flat["faiss_s"], flat["faiss_exponent"])
     for mode in ("fast", "exact"):
-        seconds = peers["extrapolated"]["hnswlib"][mode]["as_n_log_n_s"]
-        yield from _ratios(steps, peers, mode, f"hnswlib at recall {peers['recalls'][mode]:.4f}", GRAPH_TIMES, seconds)
+        graph, name = peers["extrapolated"]["hnswlib"][mode], f"hnswlib at recall {peers['recalls'][mode]:.4f}"
+        yield from _ratios(steps, peers, mode, name, GRAPH_TIMES, graph["as_n_log_n_s"], graph["exponent"])
 
 
 def _ratios(
-    steps: Steps, peers: dict[str, Any], mode: str, name: str, least: float, seconds: float | None
+    steps: Steps,
+    peers: dict[str, Any],
+    mode: str,
+    name: str,
+    least: float,
+    seconds: float | None,
+    exponent: float | None,
 ) -> Iterator[Judged]:
     ours = _measured(steps, mode)
     for what, field in (("finding pairs", "finding_pairs_s"), ("whole job", "whole_s")):
@@ -118,7 +124,10 @@ def _ratios(
             yield Judged(figure, target, "it did not reach that recall", None)
         else:
             ratio = seconds / ours[field]
-            measured = f"{ratio:.1f} times: {ours[field]:.1f} s, {seconds:,.0f} s from {peers['sizes'][-1]:,} rows"
+            grew = "" if exponent is None else f", where time grew with exponent {exponent:.2f}"
+            measured = (
+                f"{ratio:.1f} times: {ours[field]:.1f} s, {seconds:,.0f} s from {peers['sizes'][-1]:,} rows{grew}"
+            )
             yield Judged(figure, target, measured, _if_full(peers, ratio >= least))
 
 

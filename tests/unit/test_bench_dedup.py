@@ -98,6 +98,8 @@ def test_extrapolations() -> None:
     }
     found = extrapolations(peers, 4_000)
     assert (found["faiss_s"], found["faiss_exponent"]) == (16.0, 2.0)
+    peers["faiss"][1]["seconds"] = 2.5  # one of them does not grow, so it counts once
+    assert extrapolations(peers, 4_000)["faiss_s"] == pytest.approx(8.0)
     fast = found["hnswlib"]["fast"]
     assert fast["as_n_log_n_s"] == pytest.approx(4 * 2 * math.log(4_000) / math.log(2_000))
     assert (fast["exponent"], fast["as_power_s"]) == (1.0, 8.0)
