@@ -6,7 +6,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 RUST_SOURCES := $(shell find native/src native/benches -name '*.rs' 2>/dev/null) native/Cargo.toml native/Cargo.lock
 
-.PHONY: help demo test lint unit rust torture bench-engine format lock clean bench-ingest bench-restart bench-service bench-galleries bench-photos bench-simulate bench-dedup
+.PHONY: help demo test lint unit unit-near unit-far rust torture bench-engine format lock clean bench-ingest bench-restart bench-service bench-galleries bench-photos bench-simulate bench-dedup
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -26,8 +26,14 @@ lint: .stamp/dev ## Formatting, ruff, mypy --strict, clippy
 rust: ## Rust tests: every kernel against the scalar one, scans against brute force
 	cargo test --manifest-path native/Cargo.toml --locked --release --no-default-features
 
-unit: .stamp/dev ## Python tests
-	$(BIN)/python -m pytest
+unit: .stamp/dev ## Python tests, in two lanes: many wait for processes rather than for a core
+	$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target unit-near unit-far
+
+unit-near: .stamp/dev
+	$(BIN)/python -m pytest tests/unit tests/crash tests/accuracy tests/property
+
+unit-far: .stamp/dev
+	$(BIN)/python -m pytest tests/integration
 
 torture: .stamp/dev ## The long forms: hundreds of killed writers, every fault of the disk, hosts and networks that fail, thousands of random programs (more than an hour)
 	FACEGRID_TORTURE=300 $(BIN)/python -m pytest -s tests/crash tests/property \
