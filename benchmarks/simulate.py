@@ -13,19 +13,28 @@ import argparse
 import json
 from pathlib import Path
 
+from benchmarks.engine.machine import describe
 from benchmarks.simulation import draw, page, scenarios
 from benchmarks.simulation.costs import COSTS, RESULTS, load
-from benchmarks.simulation.measure import measure
+from benchmarks.simulation.measure import measure, measure_join
 
 
 def main() -> None:
     """Measure, or simulate and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="time the primitives here instead of simulating")
+    parser.add_argument("--measure-join", action="store_true", help="time the join of dedup again, and nothing else")
     parser.add_argument("--page", action="store_true", help="write the page again from the figures that are there")
     options = parser.parse_args()
     if options.measure:
         _write(COSTS, measure())
+        return
+    if options.measure_join:
+        # One machine's costs must not be mixed with another's.
+        known = json.loads(COSTS.read_text())
+        if known["machine"]["cpu"] != describe()["cpu"]:
+            parser.error(f"the other costs are of another machine, {known['machine']['cpu']}: use --measure")
+        _write(COSTS, {**known, "join": measure_join()})
         return
     costs = load()
     if not options.page:

@@ -15,12 +15,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from benchmarks.simulation.costs import Costs
+from cluster.dedup.plan import TILE
 
 PART_ROWS = 131_072
-TILE = 7
-"""Parts of each side of a tile, as the job orders its blocks."""
-KEPT = 15
-"""Sketches that a worker keeps: 256 MiB at 17 MiB each."""
+KEPT = 9
+"""Sketches that a worker keeps: 256 MiB at 26 MiB each."""
 
 
 @dataclass(frozen=True, slots=True)

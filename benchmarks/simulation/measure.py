@@ -53,7 +53,7 @@ def measure(rows: int = ROWS) -> dict[str, Any]:
                 "source": source(Path(__file__).parent),
                 "search": _search(made),
                 "copy": _copy(made[0], folder / "copy", models),
-                "join": _join(made[0]),
+                "join": measure_join(),
                 "merge": {str(lists): _merge(lists) for lists in (1, 10, 100, 1_000)},
                 "checkpoint": _checkpoint(folder),
                 "catalog": _catalog(folder),
@@ -150,9 +150,9 @@ def _copy(shard: Shard, folder: Path, models: dict[str, SearchModel]) -> dict[st
     return {"rows": len(shard), "wall_s": seconds, "cpu_s": cpu, "rows_per_s": len(shard) / seconds}
 
 
-def _join(shard: Shard) -> dict[str, Any]:
+def measure_join() -> dict[str, Any]:
     """The join of dedup jobs at threshold 0.5: two halves of some rows with each other, after a sketch of either."""
-    floats = shard.gather(np.arange(min(SKETCH_ROWS, len(shard)), dtype=np.int64))
+    floats = _gallery(SKETCH_ROWS).rows(0, SKETCH_ROWS)[0]
     basis, half = make_basis(floats[:JOIN_ROWS], 0.5), len(floats) // 2
     sketch_s = _least(lambda: sketch(basis, [floats[:half]]))
     left, right = sketch(basis, [floats[:half]]), sketch(basis, [floats[half:]])
