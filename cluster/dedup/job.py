@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from cluster.dedup.analysis import analyse
+from cluster.dedup.analysis_report import analysis_html
 from cluster.dedup.apply import settled
 from cluster.dedup.corpus import Corpus
 from cluster.dedup.faces import Faces, faces_of
@@ -30,6 +31,7 @@ from cluster.dedup.inputs import Threshold, check_inputs, take_inputs, threshold
 from cluster.dedup.pairs import FoundPairs, gathered
 from cluster.dedup.parameters import DedupParameters
 from cluster.dedup.photos import pair_kinds
+from cluster.dedup.result_columns import REPORT
 from cluster.dedup.results import RESULT_FORMAT, GroupRows, PairChunk, ResultInput, write_results
 from cluster.dedup.rules import Rules
 from cluster.dedup.strategies import found_pairs, verify
@@ -37,6 +39,7 @@ from cluster.thumbnails import KEY
 from coordinator.snapshots.manifest import manifest_digest
 from coordinator.snapshots.places import public_url, pyarrow
 from shard.errors import CorruptData
+from shard.files import write_file
 from shard.pairs import Pairs
 from shard.types import RowArray
 
@@ -93,7 +96,7 @@ class _Work:
         """The summary of an analysis: what each threshold from the floor up would give."""
         self.job.progress(0, 1, "steps", "analysing")
         analysis = analyse(self.found.all(), floor=self.threshold.least)
-        return {
+        summary = {
             "format": RESULT_FORMAT,
             "kind": "dedup",
             **self._about(),
@@ -103,6 +106,9 @@ class _Work:
             "recall": self.recall,
             "analysis": analysis.summary(),
         }
+        write_file(self.job.result / REPORT, analysis_html(summary).encode())
+        self.job.progress(1, 1, "steps", "analysing")
+        return summary
 
     def groups(self) -> dict[str, Any]:
         """The result's files and summary."""

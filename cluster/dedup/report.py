@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cluster.dedup.report_style import POLICY, STYLE
+from cluster.dedup.report_page import inputs_section, page, table
 from cluster.dedup.report_svg import KINDS, scores_svg, sizes_svg
 from cluster.dedup.result_columns import KEEP
 from cluster.thumbnails import thumbnail_of
@@ -75,22 +75,14 @@ def report_html(summary: Mapping[str, Any], groups: Any, rows: RowArray, near: R
     shown = _Shown(summary, groups, rows, near, pictures)
     galleries = " and ".join(entry["gallery"] for entry in summary["inputs"])
     title = f"Duplicates in {galleries}"
-    parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="referrer" content="no-referrer">',
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
-        f"<h1>{escape(title)}</h1>",
+    sections = [
         _figures(summary),
         *_histograms(summary),
         *shown.sections(),
         *_disagreements(summary),
-        _inputs(summary),
-        "</body></html>",
+        inputs_section(summary),
     ]
-    return "\n".join(parts) + "\n"
+    return page(title, sections)
 
 
 def _figures(summary: Mapping[str, Any]) -> str:
@@ -200,7 +192,7 @@ class _Shown:
                 for side, row in (("left", left), ("right", right))
             )
             lines.append(f'<tr><td class="number">{pair["score"]:.4f}</td>{"".join(sides)}<td>{group}</td></tr>')
-        return _table(("score", "left", "right", "in"), lines)
+        return table(("score", "left", "right", "in"), lines)
 
     def _image(self, row: int) -> str:
         jpeg = self._pictures.get(row)
@@ -217,7 +209,7 @@ def _disagreements(summary: Mapping[str, Any]) -> Iterable[str]:
         f" {found['identities_in_several_groups']:,} identities are in several groups.</p>"
     )
     several = found["several_identities"][:EXAMPLES]
-    yield _table(
+    yield table(
         ("group", "identities, and how many templates"),
         [
             f'<tr><td class="number">{entry["group"]}</td><td>'
@@ -226,31 +218,13 @@ def _disagreements(summary: Mapping[str, Any]) -> Iterable[str]:
             for entry in several
         ],
     )
-    yield _table(
+    yield table(
         ("identity", "in groups"),
         [
             f"<tr><td>{escape(entry['identity'])}</td><td>{', '.join(map(str, entry['groups'][:EXAMPLES]))}</td></tr>"
             for entry in found["several_groups"][:EXAMPLES]
         ],
     )
-
-
-def _inputs(summary: Mapping[str, Any]) -> str:
-    lines = [
-        f"<tr><td>{escape(entry['gallery'])}</td><td>{entry['templates']:,}</td><td>{entry['shards']}</td>"
-        f"<td><code>{escape(entry['snapshot_id'])}</code></td><td><code>{escape(entry['sha256'])}</code></td></tr>"
-        for entry in summary["inputs"]
-    ]
-    parameters = escape(json.dumps(summary["parameters"], ensure_ascii=False, sort_keys=True))
-    head = ("gallery", "templates", "shards", "snapshot", "SHA-256 of its manifest")
-    return f"<h2>Inputs</h2>{_table(head, lines)}<p>Parameters: <code>{parameters}</code></p>"
-
-
-def _table(head: Sequence[str], lines: Sequence[str]) -> str:
-    if not lines:
-        return ""
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    return f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def _first_of(shown: int, count: int) -> str:

@@ -25,24 +25,26 @@ SIZES = ((2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 10), (11, 20), (21, 50), (5
 """Sizes of groups that share a bar."""
 
 
-def scores_svg(scores: Mapping[str, Any], threshold: float) -> str:
+def scores_svg(
+    scores: Mapping[str, Any], threshold: float, kinds: Sequence[tuple[tuple[str, ...], str, str]] = KINDS
+) -> str:
     """Bars of the histogram of summary.json, one kind of pairs on top of the other."""
     begin, step = float(scores["begin"]), float(scores["step"])
-    series = [[sum(counts) for counts in zip(*(scores[kind] for kind in kinds), strict=True)] for kinds, _, _ in KINDS]
+    series = [[sum(counts) for counts in zip(*(scores[kind] for kind in alike), strict=True)] for alike, _, _ in kinds]
     totals = [sum(counts) for counts in zip(*series, strict=True)]
     axes = _Axes(max(totals, default=0))
     width = (_WIDTH - _LEFT - _RIGHT) / max(1, len(totals))
     bars = []
     for i, counts in enumerate(zip(*series, strict=True)):
-        for kind in reversed(range(len(KINDS))):  # the lower ones are drawn over the upper ones
+        for kind in reversed(range(len(kinds))):  # the lower ones are drawn over the upper ones
             if counts[kind]:
-                said = f"{begin + i * step:.2f} to {begin + (i + 1) * step:.2f}: {counts[kind]:,} {KINDS[kind][2]}"
-                bars.append(axes.bar(_LEFT + i * width, width, sum(counts[: kind + 1]), KINDS[kind][1], said))
+                said = f"{begin + i * step:.2f} to {begin + (i + 1) * step:.2f}: {counts[kind]:,} {kinds[kind][2]}"
+                bars.append(axes.bar(_LEFT + i * width, width, sum(counts[: kind + 1]), kinds[kind][1], said))
     labels = [
         _text(_LEFT + i * width, _HEIGHT - 24, f"{begin + i * step:.2f}")
         for i in range(0, len(totals) + 1, max(1, len(totals) // 8))
     ]
-    each = "; ".join(f"{sum(counts):,} {KINDS[kind][2]}" for kind, counts in enumerate(series))
+    each = "; ".join(f"{sum(counts):,} {kinds[kind][2]}" for kind, counts in enumerate(series))
     said = f"Scores of {sum(totals):,} pairs from the threshold {threshold:.3f} up: {each}."
     middle = _text((_LEFT + _WIDTH) / 2, _HEIGHT - 6, "score (cosine)")
     return _svg("scores", "Pairs by score", said, [*axes.lines(), *bars, *labels, middle])

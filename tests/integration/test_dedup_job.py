@@ -153,6 +153,10 @@ def test_an_analysis_has_a_histogram_and_no_groups(grid: Cluster) -> None:
     assert "groups.parquet" not in result.files
     steps = {step["threshold"]: step for step in result.summary["analysis"]["thresholds"]}
     assert steps[0.8]["groups"] == PEOPLE
+    report = (result.directory / "report.html").read_text()
+    assert f"<td>0.800</td><td>{steps[0.8]['pairs']:,}</td><td>{PEOPLE:,}</td>" in report
+    assert "<svg" in report
+    assert "<script" not in report
     assert steps[0.5]["pairs"] == result.summary["pairs"] == len(true_pairs(doubled_rows(PEOPLE, seed=1), 0.5))
 
 
