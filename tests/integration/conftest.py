@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.integration.postgres import PostgresServer
+from tests.ports import free_port
 
 HOSTS = ("a", "b", "c")
 
@@ -51,6 +52,8 @@ class RayNodes:
         self._nodes[host] = self._cluster.add_node(
             include_dashboard=has_dashboard,
             **({"dashboard_port": self._dashboard_port} if has_dashboard else {}),
+            # The agent that takes jobs: the port it would have is another Ray's of this session.
+            **({"dashboard_agent_listen_port": free_port()} if has_dashboard else {}),
             num_cpus=1,
             object_store_memory=80 << 20,
             resources={f"facegrid_host_{host}": 1},

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,10 +71,9 @@ def open_gates(home: Path, *numbers: int) -> None:
 
 def until(holds: Any) -> None:
     """Wait for something that only polling tells."""
-    ended, tick = threading.Event(), 0
+    ended, deadline = threading.Event(), time.monotonic() + WAIT_S
     while not holds():
-        tick += 1
-        assert tick < WAIT_S * 50
+        assert time.monotonic() < deadline, f"not within {WAIT_S:.0f} s"
         ended.wait(0.02)
 
 

@@ -22,8 +22,8 @@ from shard.errors import HomeLocked
 from tests.integration.conftest import RayNodes, SharedRay, ray_nodes
 from tests.integration.test_jobs import contents, is_there, open_gates, parameters, runs, until
 from tests.integration.test_jobs import home as home  # a fixture
-from tests.integration.test_service_ray import free_port
 from tests.job_kinds import block_name, register_kinds
+from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,17 +18,12 @@ from cluster.service.serve import Listen
 from coordinator.actors import HEALTH
 from shard.errors import FacegridError
 from tests.integration.conftest import SharedRay
+from tests.ports import free_port
 from tests.service import faces_like
 
 pytestmark = pytest.mark.ray
 DIM = 64
 SOON_S = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
