@@ -26,14 +26,18 @@ lint: .stamp/dev ## Formatting, ruff, mypy --strict, clippy
 rust: ## Rust tests: every kernel against the scalar one, scans against brute force
 	cargo test --manifest-path native/Cargo.toml --locked --release --no-default-features
 
+# What needs no Ray of the integration tests' faces and of dedup: so that the lanes take about as long.
+NEAR := $(filter-out %_ray.py %_embedders.py,$(wildcard tests/integration/test_cli*.py tests/integration/test_con*.py \
+	tests/integration/test_dedup*.py tests/integration/test_service*.py))
+
 unit: .stamp/dev ## Python tests, in two lanes: many wait for processes rather than for a core
 	$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target unit-near unit-far
 
 unit-near: .stamp/dev
-	$(BIN)/python -m pytest tests/unit tests/crash tests/accuracy tests/property
+	$(BIN)/python -m pytest tests/unit tests/crash tests/accuracy tests/property $(NEAR)
 
 unit-far: .stamp/dev
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest $(filter-out $(NEAR),$(wildcard tests/integration/test_*.py))
 
 torture: .stamp/dev ## The long forms: hundreds of killed writers, every fault of the disk, hosts and networks that fail, thousands of random programs (more than an hour)
 	FACEGRID_TORTURE=300 $(BIN)/python -m pytest -s tests/crash tests/property \
