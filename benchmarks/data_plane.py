@@ -1,13 +1,15 @@
 """What the data plane costs: one shard host in its own process, searched over TCP, by Ray actor call, and in process.
 
-    python -m benchmarks.data_plane [--templates 20000] [--seconds 5]
+    python -m benchmarks.data_plane [--templates 20000] [--seconds 5] [--tls [--rounds 3]]
 
-Prints one JSON object. The gallery is small on purpose, so that the way is measured and not the scan.
+Prints one JSON object. The gallery is small on purpose, so that the way is measured and not the scan. With --tls it
+compares the data plane with TLS and without, and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -20,9 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.data_plane_tls import compared
+from coordinator.catalog import Catalog
+from coordinator.coordinator import Coordinator
 from coordinator.home import Home
 from coordinator.messages import Reply, SearchReply, SearchRequest
 from coordinator.ray_cluster import RayCluster, RayOptions
+from coordinator.ray_coordinator import RayCoordinator
 from coordinator.router import Router
 from coordinator.runtime import LocalRuntime, Runtime
 from coordinator.types import GalleryRoute, GallerySpec
@@ -39,11 +45,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--templates", type=int, default=20_000)
     parser.add_argument("--seconds", type=float, default=5.0, help="duration of each throughput measurement")
+    parser.add_argument("--tls", action="store_true", help="compare the data plane with TLS and without")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each with --tls, in turn")
     options = parser.parse_args()
+    if options.tls:
+        print(json.dumps({"templates": options.templates, "dim": DIM, "shards": SHARDS, **with_tls(options)}))
+        return
     with tempfile.TemporaryDirectory() as scratch:
         home = Home(Path(scratch) / "home")
         cluster = RayCluster.start(RayOptions(num_cpus=2), home.directory, home.home_id, home.secret, ())
-        route = filled(cluster, options.templates)
+        route = filled(cluster.coordinator, cluster.runtime, options.templates)
         actor = cluster.actors[HOST]
         results = {
             "data plane": measured(over(cluster.runtime), route, options.seconds),
@@ -59,15 +70,33 @@ def main() -> None:
     )
 
 
-def filled(cluster: RayCluster, templates: int) -> GalleryRoute:
+def with_tls(options: argparse.Namespace) -> dict[str, object]:
+    """The data plane of a host in a process of its own, with TLS and without."""
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Home(Path(scratch) / "home")
+        with contextlib.closing(Catalog(home.directory / "catalog.db")) as catalog:
+            runtime = LocalRuntime(home.hosts_directory, [HOST])
+            coordinator = Coordinator(catalog, runtime)
+            route = filled(coordinator, runtime, options.templates)
+            coordinator.close()
+            runtime.close()
+        directory = home.hosts_directory / HOST
+        found = compared(
+            directory, HOST, route, lambda search: measured(search, route, options.seconds), options.rounds
+        )
+        home.close()
+        return found
+
+
+def filled(coordinator: Coordinator | RayCoordinator, runtime: Runtime, templates: int) -> GalleryRoute:
     """A trained gallery of random unit rows."""
-    route = cluster.coordinator.create_gallery(GallerySpec("bench/data-plane", DIM, SHARDS, 512, None))
+    route = coordinator.create_gallery(GallerySpec("bench/data-plane", DIM, SHARDS, 512, None))
     rows = unit_rows(templates, seed=1)
     nothing = (None,) * templates
     batch = EnrollBatch(rows, tuple(f"t{i}" for i in range(templates)), nothing, nothing)
-    Router(cluster.runtime).enroll(route, batch, skip_existing=False, new_ids=True)
-    cluster.coordinator.train(route.name)
-    return cluster.coordinator.gallery(route.name)
+    Router(runtime).enroll(route, batch, skip_existing=False, new_ids=True)
+    coordinator.train(route.name)
+    return coordinator.gallery(route.name)
 
 
 def unit_rows(n: int, seed: int) -> FloatArray:

@@ -46,7 +46,7 @@ class OneByOne:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    def begin(self, image: bytes, embedder: str, *, embed_refused: bool) -> Future[tuple[Face, ...]]:
+    def begin(self, image: bytes, embedder: str, *, embed_refused: bool, until: float) -> Future[tuple[Face, ...]]:
         """Everything in the caller's thread."""
         done: Future[tuple[Face, ...]] = Future()
         done.set_result(self._cluster.pipeline(embedder).faces(image, embed_refused=embed_refused))

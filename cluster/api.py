@@ -21,7 +21,7 @@ from typing import Any
 
 from cluster import entry, hosts, images
 from cluster.calibration import Thresholds
-from cluster.config import Settings, key_source, load_settings, pipeline_options
+from cluster.config import Settings, key_source, load_settings, pipeline_options, tls_files
 from cluster.dedup.sweeping import Sweeper, sweep
 from cluster.faces import FacePipeline, ImageSource, model_spec
 from cluster.gallery import Gallery
@@ -36,7 +36,8 @@ from coordinator.heat import COLD
 from coordinator.home import Home, jobs_directory
 from coordinator.idempotency import Idempotency
 from coordinator.names import check_gallery_name
-from coordinator.ray_cluster import RayCluster, RayCoordinator, RayOptions
+from coordinator.ray_cluster import RayCluster, RayOptions
+from coordinator.ray_coordinator import RayCoordinator
 from coordinator.ray_idempotency import RayIdempotency
 from coordinator.ray_tenants import RayTenants
 from coordinator.router import Router
@@ -125,7 +126,8 @@ class Cluster(entry.Cluster):
         if self._ray is None:
             raise InvalidParameter("expected a home that was opened with runtime='ray'")
         coordinator = self._ray.coordinator.actor.where
-        return Attachment(str(self.home.directory), coordinator, self._ray.host_actors, self.home.secret)
+        tls = tls_files(self.settings)
+        return Attachment(str(self.home.directory), coordinator, self._ray.host_actors, self.home.secret, tls)
 
     @classmethod
     def open(cls, home: str | Path | None = None, *, runtime: str | None = None, **settings: Any) -> Cluster:
@@ -416,7 +418,14 @@ def _start_ray(home: Home, settings: Settings, undo: contextlib.ExitStack) -> Ra
     with contextlib.closing(open_catalog(home, settings.catalog)) as catalog:
         known = tuple(catalog.shards_per_host())
         needed = {config.primary for config in catalog.shards() if len(config.in_sync) == 1}
-    options = RayOptions(address=settings.ray_address, shard_hosts=settings.shard_hosts)
+    options = RayOptions(
+        address=settings.ray_address,
+        shard_hosts=settings.shard_hosts,
+        is_detached=settings.ray_detached,
+        data_port=settings.data_port,
+        probe_port=settings.probe_port,
+        tls=tls_files(settings),
+    )
     ray = RayCluster.start(
         options,
         home.directory,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from cluster.faces import ModelPlaces, PipelineOptions
+from coordinator.dataplane.tls import TlsFiles
 from coordinator.key_service import KeySource
 from shard.errors import InvalidParameter
 
@@ -24,11 +25,22 @@ class Settings(BaseModel):
     url: str | None = Field(default=None, description="Service to work on instead of a home; the command line only.")
     key: str | None = Field(default=None, repr=False, description="API key for the service.")
     key_file: Path | None = Field(default=None, description="File whose first line is the API key for the service.")
+    url_authority: Path | None = Field(
+        default=None,
+        description="PEM file of whom to trust about the service's certificate; the usual list if not set.",
+    )
+    url_insecure: bool = Field(
+        default=False,
+        description="Send the API key over plain http to another machine too, as inside a network policy.",
+    )
     runtime: Literal["local", "ray"] = Field(
         default="local", description="Where shard hosts run: in this process, or as Ray actors."
     )
     ray_address: str = Field(
         default="local", description="Ray cluster to join (host:port), or `local` to start one on this machine."
+    )
+    ray_detached: bool = Field(
+        default=False, description="Whether the actors on Ray outlive the process that opened the home."
     )
     catalog: str | None = Field(
         default=None,
@@ -41,6 +53,23 @@ class Settings(BaseModel):
         ge=1,
         le=1024,
         description="Shard hosts to run in this process, or on a Ray that Facegrid starts itself; 1 if not set.",
+    )
+    data_port: int = Field(
+        default=0, ge=0, le=65_535, description="Port of the data plane at every shard host on Ray; 0: any free one."
+    )
+    probe_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_535,
+        description="Port where every shard host on Ray answers `/livez`, `/readyz` and `/metrics`; none if not set.",
+    )
+    data_certificate: Path | None = Field(
+        default=None,
+        description="PEM file of the certificate that this node shows on the data plane; plain connections if not set.",
+    )
+    data_private_key: Path | None = Field(default=None, description="PEM file of its private key.")
+    data_authority: Path | None = Field(
+        default=None, description="PEM file of the authority that signed the certificates of all ends."
     )
     erasure_hours: float = Field(
         default=24.0, gt=0, le=24 * 365, description="Hours that bytes of deleted templates may stay in files."
@@ -100,10 +129,44 @@ class Settings(BaseModel):
         return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
 
 
+def kept_settings(settings: Settings) -> dict[str, Any]:
+    """What was set, without what only the process that opens the home needs: its keys, its catalog and its service.
+
+    Plain values, for actors that Ray may start again when another version of Facegrid is installed: `settings_of`.
+    """
+    return settings.model_dump(exclude_unset=True, exclude=_OPENERS)
+
+
+def settings_of(kept: Mapping[str, Any]) -> Settings:
+    """The settings again. Those that this version does not know are dropped."""
+    return Settings(**{name: value for name, value in kept.items() if name in Settings.model_fields})
+
+
+_OPENERS = {"encryption_key_file", "encryption_key", "encryption_kms", "catalog", "url", "key", "key_file"}
+
+
 def key_source(settings: Settings) -> KeySource:
     """Where these settings say that the keys of encrypted tenants are wrapped."""
     text = None if settings.encryption_key is None else settings.encryption_key.get_secret_value()
     return KeySource(settings.encryption_key_file, text, settings.encryption_kms)
+
+
+def tls_files(settings: Settings) -> TlsFiles | None:
+    """The files of the data plane's TLS; None for plain connections. InvalidParameter if only some are given."""
+    certificate, private_key, authority = settings.data_certificate, settings.data_private_key, settings.data_authority
+    if certificate is None and private_key is None and authority is None:
+        return None
+    if certificate is None or private_key is None or authority is None:
+        given = [name for name in _TLS_SETTINGS if getattr(settings, name) is not None]
+        raise InvalidParameter(
+            f"TLS of the data plane: expected {', '.join(_TLS_SETTINGS)} together or none of them,"
+            f" got {', '.join(given)} only"
+        )
+    # Absolute, because the processes that read them are elsewhere.
+    return TlsFiles(certificate.absolute(), private_key.absolute(), authority.absolute())
+
+
+_TLS_SETTINGS = ("data_certificate", "data_private_key", "data_authority")
 
 
 def pipeline_options(settings: Settings) -> PipelineOptions:

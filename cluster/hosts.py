@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from cluster.results import HostStatus, ShardReplicas
 from coordinator.coordinator import Coordinator
-from coordinator.ray_cluster import RayCoordinator
+from coordinator.ray_coordinator import RayCoordinator
 from coordinator.router import Router
 from coordinator.types import DRAINING, UP, HostRecord, ShardConfig
 from shard.errors import ClusterNotReady, DeadlineExceeded, InvalidParameter

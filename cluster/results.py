@@ -226,3 +226,19 @@ class ShardReplicas:
     def missing(self) -> int:
         """Replicas that the shard lacks; 0 where it has all, or more for a while because one moves."""
         return max(0, self.wanted - len(self.in_sync))
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """A snapshot in a few words. size: bytes of its objects, shared ones included; times in UTC as in its manifest."""
+
+    snapshot_id: str
+    gallery: str
+    created_at: str
+    expires_at: str | None
+    templates: int
+    shards: int
+    dim: int
+    embedder: str | None
+    model_id: str | None
+    size: int

@@ -9,12 +9,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cluster.progress import Tell, show_progress
+from cluster.results import SnapshotInfo
 from coordinator.names import check_gallery_name
 from coordinator.router import Router
 from coordinator.snapshot_catalog import SnapshotRecord
@@ -28,22 +28,6 @@ from shard.errors import InvalidParameter, UnknownSnapshot
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotInfo:
-    """A snapshot in a few words. size: bytes of its objects, shared ones included; times in UTC as in its manifest."""
-
-    snapshot_id: str
-    gallery: str
-    created_at: str
-    expires_at: str | None
-    templates: int
-    shards: int
-    dim: int
-    embedder: str | None
-    model_id: str | None
-    size: int
 
 
 def snapshot_info(manifest: Manifest) -> SnapshotInfo:

@@ -24,7 +24,7 @@ from coordinator.catalog import Catalog
 from coordinator.catalog_tables import API_KEYS, TENANTS
 from coordinator.names import check_name_in_tenant, check_tenant_name
 from coordinator.tenant_rows import locked_tenant
-from coordinator.tenant_types import KEY_ID, SCOPES, KeyRecord
+from coordinator.tenant_types import KEY_ID, METRICS, SCOPES, KeyRecord
 from shard.errors import InvalidParameter, Unauthenticated, UnknownKey
 
 MAX_NAME = 63
@@ -52,12 +52,12 @@ class ApiKeys:
         """See `Tenants.create_key`."""
         now, (text, digest) = self._clock(), _new_text(key_id := secrets.token_hex(6))
         row = {
-            "key_id": key_id, "name": _checked_name(name), "scopes": ",".join(_checked_scopes(scopes)),
+            "key_id": key_id, "name": _checked_name(name), "scopes": ",".join(_checked_scopes(scopes, tenant)),
             "galleries": json.dumps(_checked_galleries(galleries)), "digest": digest, "created_at": now,
             "expires_at": _checked_expiry(expires_at, now),
         }  # fmt: skip
-        if tenant is None and (row["scopes"] != "admin" or galleries):
-            raise InvalidParameter("an operator's key may do all: expected the scope admin alone, and no galleries")
+        if tenant is None and (len(scopes) != 1 or galleries):
+            raise InvalidParameter(f"an operator's key: expected the scope admin or {METRICS} alone, and no galleries")
         with self._catalog.writing() as db:
             row["tenant_id"] = None if tenant is None else locked_tenant(db, check_tenant_name(tenant)).tenant_id
             db.execute(API_KEYS.insert(), row)
@@ -164,10 +164,12 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _checked_scopes(scopes: Sequence[str]) -> list[str]:
-    if isinstance(scopes, str) or not scopes or not set(scopes) <= set(SCOPES):
-        raise InvalidParameter(f"scopes: expected some of {', '.join(SCOPES)}; got {scopes!r:.160}")
-    return [scope for scope in SCOPES if scope in scopes]
+def _checked_scopes(scopes: Sequence[str], tenant: str | None) -> list[str]:
+    known = ("admin", METRICS) if tenant is None else SCOPES
+    if isinstance(scopes, str) or not scopes or not set(scopes) <= set(known):
+        whose = " of an operator's key" if tenant is None else ""
+        raise InvalidParameter(f"scopes{whose}: expected some of {', '.join(known)}; got {scopes!r:.160}")
+    return [scope for scope in known if scope in scopes]
 
 
 def _checked_galleries(galleries: Sequence[str]) -> list[str]:

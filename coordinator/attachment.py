@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coordinator.actors import Actor, ActorName
-from coordinator.ray_cluster import RayCoordinator
+from coordinator.dataplane.tls import TlsFiles
+from coordinator.kept import kept
+from coordinator.ray_coordinator import RayCoordinator
 from coordinator.ray_runtime import RayRuntime
 from shard.errors import FacegridError, HostUnavailable
 
@@ -18,14 +20,16 @@ LOOK_S = 2.0
 _LOG = logging.getLogger(__name__)
 
 
+@kept
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """home: its directory, for messages. hosts: the shard hosts' actors by host name, as of now."""
+    """home: its directory, for messages. hosts: the shard hosts' actors by host name, as of now. tls: of data."""
 
     home: str
     coordinator: ActorName
     hosts: Mapping[str, ActorName]
     secret: bytes = field(repr=False)
+    tls: TlsFiles | None = None
 
 
 class Attached:
@@ -35,13 +39,15 @@ class Attached:
         """HostUnavailable if the coordinator is not running; hosts that are not there are reached when they come."""
         self._ended = threading.Event()
         self.coordinator = RayCoordinator(Actor.find(attachment.coordinator))
-        self.runtime = RayRuntime(_found(attachment.hosts), attachment.secret)
+        self.runtime = RayRuntime(_found(attachment.hosts), attachment.secret, attachment.tls)
         self._looking = threading.Thread(target=self._look_on, name="facegrid-hosts", daemon=True)
         self._looking.start()
 
     def look(self) -> list[str]:
-        """Reach shard hosts that have come since; their names."""
+        """Reach shard hosts that have come since, and those no more that are gone for good; the names of the first."""
         known: Mapping[str, ActorName] = self.coordinator.actor.call("host_actors", timeout_s=LOOK_S)
+        for name in set(self.runtime.hosts()) - known.keys():
+            self.runtime.remove(name)
         fresh = _found({name: where for name, where in known.items() if name not in self.runtime.hosts()})
         for name, actor in fresh.items():
             self.runtime.add(name, actor)

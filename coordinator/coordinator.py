@@ -230,6 +230,14 @@ class Coordinator:
         """Every host that was ever part of the home, with its state, by name."""
         return self.replication.hosts()
 
+    def hand_over(self, host: str) -> int:
+        """Have other replicas be the primaries of what a host leads; how many shards. See `Replication.hand_over`."""
+        return self.replication.hand_over(host)
+
+    def leave(self, host: str) -> int:
+        """Go on without a host that is about to end; how many replicas are missed. See `Replication.leave`."""
+        return self.replication.leave(host)
+
     def replicas_left(self, host: str) -> int:
         """Replicas that a host holds still."""
         return self.replication.left_on(host)

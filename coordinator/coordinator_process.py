@@ -11,20 +11,24 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from coordinator.actor_names import host_title
 from coordinator.actors import Actor, ActorName, is_restarted
 from coordinator.catalog import Catalog
 from coordinator.coordinator import ERASURE_S, Coordinator
+from coordinator.dataplane.tls import TlsFiles
 from coordinator.home import jobs_directory
 from coordinator.key_service import KeySource
 from coordinator.outcome import Outcome, outcome_of
 from coordinator.ray_runtime import RayRuntime
 from coordinator.replication import ReplicationPolicy
 from coordinator.tenants import AUDIT_S
+from coordinator.types import GONE
 from shard.errors import HostUnavailable, InvalidParameter
 
 METHODS = (
     "hosts", "gallery", "galleries", "create_gallery", "drop_gallery", "train", "train_if_due", "drift", "rollouts",
-    "roll_back", "resume_rollouts", "report", "drain", "undrain", "host_records", "replicas_left", "shard_configs",
+    "roll_back", "resume_rollouts", "report", "drain", "undrain", "hand_over", "leave", "host_records",
+    "replicas_left", "shard_configs",
     "erasure_report", "erase", "erase_due", "erasure_backlog", "look_after", "compare", "heat",
     "snapshots.active_model",
     "snapshots.begin_restore", "snapshots.restoring", "snapshots.finish_restore", "snapshots.abandon_restore",
@@ -45,11 +49,6 @@ RETRY_S = 1.0
 log = logging.getLogger("facegrid.actors")
 
 
-def host_title(name: str) -> str:
-    """The title of a shard host's actor, by which each process of a home finds it."""
-    return f"shard host {name}"
-
-
 class CoordinatorProcess:
     """The coordinator of a home, over the hosts' actors."""
 
@@ -63,16 +62,20 @@ class CoordinatorProcess:
         audit_s: float = AUDIT_S,
         key_source: KeySource | None = None,
         home: Path | None = None,
+        tls: TlsFiles | None = None,
+        mark: str = "",
     ) -> None:
         """catalog: its URL or SQLite file. hosts: the hosts' actors by host name. secret: the cluster's.
 
         erasure_s, policy, audit_s: see Coordinator. key_source: what wraps the keys of encrypted tenants. home: its
-        directory, on this node.
+        directory, on this node. tls: of the data plane. mark: what its starter calls these arguments.
+
+        These are kept: see coordinator/kept.py before you change them.
         """
-        self._home = home
+        self._home, self._mark = home, mark
         self._key_source = key_source or KeySource()
         self._where, self._policy, self._erasure_s, self._audit_s = catalog, policy, erasure_s, audit_s
-        self._hosts, self._secret = hosts, secret
+        self._hosts, self._secret, self._tls = hosts, secret, tls
         self._opening = threading.Lock()
         self._runtime: RayRuntime | None = None
         self._coordinator: Coordinator | None = None
@@ -98,19 +101,49 @@ class CoordinatorProcess:
                     self._runtime.add(name, Actor.find(self._hosts[name]))
         self._open()
 
+    def _reached(self) -> dict[str, Actor]:
+        """The hosts' actors by host name, but for those that were ended since."""
+        found = {}
+        for name, where in self._hosts.items():
+            try:
+                found[name] = Actor.find(where)
+            except HostUnavailable as error:
+                log.info("shard host %s was part of this home: %s", name, error)
+        return found
+
     def _recall_hosts(self, catalog: Catalog, runtime: RayRuntime) -> None:
         """Reach hosts too that came after the first start, whose arguments a restarted process has again."""
-        some = next(iter(self._hosts.values()))
         for record in catalog.hosts():
-            if record.host not in runtime.hosts():
-                try:
-                    runtime.add(record.host, Actor.find(replace(some, title=host_title(record.host))))
-                except HostUnavailable as error:
-                    log.info("shard host %s was part of this home: %s", record.host, error)
+            if record.host in runtime.hosts() or record.state == GONE or not self._hosts:
+                continue
+            try:
+                where = replace(next(iter(self._hosts.values())), title=host_title(record.host))
+                runtime.add(record.host, Actor.find(where))
+                self._hosts = {**self._hosts, record.host: where}
+            except HostUnavailable as error:
+                log.info("shard host %s was part of this home: %s", record.host, error)
+
+    def forget_host(self, name: str) -> Outcome:
+        """A host is gone for good, and its actor about to be ended."""
+        return outcome_of(lambda: self._forget_host(name), "the coordinator")
+
+    def _forget_host(self, name: str) -> None:
+        with self._opening:
+            self._hosts = {host: where for host, where in self._hosts.items() if host != name}
+            if self._runtime is not None:
+                self._runtime.remove(name)
+
+    def mark(self) -> Outcome:
+        """What its starter calls the arguments that it was started with."""
+        return Outcome(self._mark)
 
     def home(self) -> Outcome:
         """The home's directory, which is on this node; None where nobody told."""
         return Outcome(None if self._home is None else str(self._home))
+
+    def tls(self) -> Outcome:
+        """The files of the data plane's TLS, for processes that join later; None for plain connections."""
+        return Outcome(self._tls)
 
     def host_actors(self) -> Outcome:
         """The hosts' actors by host name, for processes that join later."""
@@ -138,8 +171,7 @@ class CoordinatorProcess:
     def _open(self) -> Coordinator:
         with self._opening:
             if self._runtime is None:
-                actors = {name: Actor.find(where) for name, where in self._hosts.items()}
-                self._runtime = RayRuntime(actors, self._secret)
+                self._runtime = RayRuntime(self._reached(), self._secret, self._tls)
             if self._coordinator is None:
                 catalog = Catalog(self._where, self._key_source.service())
                 try:

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from coordinator.actor_names import COORDINATOR, NAMESPACE_PREFIX
 from coordinator.actors import HEALTH, Actor, ActorName, RaySession
 from coordinator.attachment import Attachment
-from coordinator.ray_cluster import COORDINATOR, NAMESPACE_PREFIX
 from shard.errors import ClusterNotReady, FacegridError, InvalidParameter
 
 TIMEOUT_S = 30.0
@@ -29,7 +29,8 @@ def open_home(address: str, home_id: str | None = None) -> Iterator[Attachment]:
         found = coordinator.where.namespace.removeprefix(NAMESPACE_PREFIX)
         secret = _secret(Path(directory), found, address)
         hosts = coordinator.call("host_actors", timeout_s=TIMEOUT_S)
-        yield Attachment(str(directory), coordinator.where, hosts, secret)
+        tls = coordinator.call("tls", timeout_s=TIMEOUT_S)
+        yield Attachment(str(directory), coordinator.where, hosts, secret, tls)
     finally:
         session.close()
 

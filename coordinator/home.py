@@ -35,7 +35,7 @@ class Home:
         make_directory(self.directory)
         self._lock = DirectoryLock(self.directory)
         try:
-            self.home_id = self._read(manifest) if manifest.exists() else self._create(manifest)
+            self.home_id = _manifest_id(manifest) if manifest.exists() else self._create(manifest)
         except BaseException:
             self._lock.close()
             raise
@@ -46,15 +46,6 @@ class Home:
         make_directory(self.hosts_directory)
         # Last, because its presence says that the home is complete.
         write_file(manifest, json.dumps({"format": HOME_FORMAT, "home_id": home_id}).encode())
-        return home_id
-
-    def _read(self, manifest: Path) -> str:
-        try:
-            values = json.loads(_read_bytes(manifest))
-            _check_format(values["format"], manifest)
-            home_id = str(values["home_id"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CorruptData(f"{manifest} is not a home's manifest: {error!r}") from error
         return home_id
 
     @property
@@ -83,6 +74,11 @@ class Home:
         self._lock.close()
 
 
+def home_id_of(directory: Path) -> str:
+    """The id of a home, whoever has it open. Raises what `Home` does of its manifest; StorageError if it has none."""
+    return _manifest_id(directory / "facegrid.json")
+
+
 def jobs_directory(home: Path) -> Path:
     """Where the jobs of a home keep their files."""
     return home / "jobs"
@@ -98,6 +94,15 @@ def checked_directory(path: Path) -> Path:
     if not there.is_dir():
         raise InvalidParameter(f"home: expected a directory, got {directory}: {there} is a file")
     return directory
+
+
+def _manifest_id(manifest: Path) -> str:
+    try:
+        values = json.loads(_read_bytes(manifest))
+        _check_format(values["format"], manifest)
+        return str(values["home_id"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptData(f"{manifest} is not a home's manifest: {error!r}") from error
 
 
 def _check_format(value: object, manifest: Path) -> None:

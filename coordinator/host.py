@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator import host_erasure, host_exports, host_training
+from coordinator import host_erasure, host_exports, host_leaving, host_training
 from coordinator.directories import gallery_directory, shard_directory, shards_on, tenant_of
 from coordinator.host_keys import HostKeys
 from coordinator.host_models import HostModels
@@ -89,6 +89,8 @@ from coordinator.messages import (
     ShardHealth,
     StatsReply,
     StatsRequest,
+    WithdrawShards,
+    YieldShards,
 )
 from coordinator.open_shards import OpenShards, default_limit
 from coordinator.peers import Beacons, Leases, Peers, ask
@@ -658,6 +660,8 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     SetPeers: ShardHost.set_peers,
     SetKeys: ShardHost.set_keys,
     AdmitReplica: ShardHost.admit_replica,
+    YieldShards: host_leaving.yield_shards,
+    WithdrawShards: host_leaving.withdraw_shards,
     DropShard: ShardHost.drop_shard,
     CompactShards: host_erasure.compact_shards,
     ScrubShards: host_erasure.scrub_shards,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -24,6 +23,7 @@ from coordinator.catalog_tables import GALLERIES, JOBS, SNAPSHOTS
 from coordinator.job_rows import STALE_S, check_gallery, is_stale, job_record, locked_job
 from coordinator.job_types import ENDED, UNFINISHED, JobRecord, JobState
 from coordinator.names import check_gallery_name
+from coordinator.timed_ids import new_timed_id
 from shard.errors import (
     InvalidParameter,
     JobEnded,
@@ -71,7 +71,7 @@ class JobCatalog:
         """
         now = self._clock()
         moment = datetime.fromtimestamp(now, timezone.utc)
-        job_id = f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+        job_id = new_timed_id(moment)
         row = {
             "job_id": job_id, "kind": kind, "gallery": check_gallery_name(gallery), "key_id": key_id,
             "parameters": json.dumps(dict(parameters), sort_keys=True), "state": JobState.QUEUED.value,

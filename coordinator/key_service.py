@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from coordinator.kept import kept
 from shard.encryption import KEY_BYTES, check_key, seal, unseal
 from shard.errors import InvalidParameter, KeyUnavailable
 
@@ -46,6 +47,7 @@ class MasterKey:
         return unseal(self._key, context, wrapped)
 
 
+@kept
 @dataclass(frozen=True, slots=True)
 class KeySource:
     """Where the master key comes from, as settings say; one of these at most. Not one is in what is printed of it.

@@ -486,6 +486,36 @@ class AdmitReplica:
 
 
 @dataclass(frozen=True, slots=True)
+class YieldShards:
+    """To the primary of these shards: begin no write to them for `for_s` seconds, or until they are configured anew,
+    and have all that were begun confirmed. epochs: under which it is primary.
+    """
+
+    gallery_ids: tuple[str, ...]
+    shards: tuple[int, ...]
+    epochs: tuple[int, ...]
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class YieldReply:
+    """For each shard the LSN of its last entry, which all in sync have; -1 where it goes on writing."""
+
+    lsns: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawShards:
+    """Answer no reads of these shards for `for_s` seconds, or until they are configured anew: the others in sync are
+    about to go on without this host, and need not wait then until it must have noticed.
+    """
+
+    gallery_ids: tuple[str, ...]
+    shards: tuple[int, ...]
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class DropShard:
     """Close and remove one shard of this host, files included, unless it knows a later configuration than `epoch`."""
 
@@ -721,6 +751,8 @@ ControlRequest: TypeAlias = (
     | HeatRequest
     | BuriedRequest
     | AdmitReplica
+    | YieldShards
+    | WithdrawShards
     | DropShard
     | CompactShards
     | ScrubShards
@@ -754,5 +786,6 @@ Reply: TypeAlias = (
     | HeatReply
     | BuriedReply
     | ConfiguredReply
+    | YieldReply
     | Done
 )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 
 from coordinator.dataplane.client import ClientLoop, DataClient
+from coordinator.dataplane.tls import TlsContexts
 from coordinator.messages import DataRequest, Reply
 from shard.errors import HostUnavailable, ShardClosed
 
@@ -14,9 +15,9 @@ from shard.errors import HostUnavailable, ShardClosed
 class PeerClients:
     """Implements `coordinator.peers.Peers`. Knows nobody until `locate` was called; thread-safe."""
 
-    def __init__(self, host: str, secret: bytes) -> None:
-        """host: the one that asks, for messages. secret: the cluster's."""
-        self._host, self._secret = host, secret
+    def __init__(self, host: str, secret: bytes, tls: TlsContexts | None = None) -> None:
+        """host: the one that asks, for messages. secret: the cluster's. tls: None for plain connections."""
+        self._host, self._secret, self._tls = host, secret, tls
         self._lock = threading.Lock()
         self._loop: ClientLoop | None = None
         self._clients: dict[str, DataClient] = {}
@@ -35,7 +36,7 @@ class PeerClients:
                     continue
                 if known is not None:
                     known.close()
-                self._clients[name] = DataClient(name, (address[0], address[1]), self._secret, self._loop)
+                self._clients[name] = DataClient(name, (address[0], address[1]), self._secret, self._loop, self._tls)
 
     def submit(self, host: str, request: DataRequest, *, deadline: float) -> Future[Reply]:
         """Send a data request; see `coordinator.runtime.Runtime.submit`."""

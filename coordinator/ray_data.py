@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.job_blocks import call_block, step_back
+from coordinator.ray_tasks import has_control_node, here
 from shard.errors import HostUnavailable, InvalidParameter, JobFailed, MissingExtra, WorkerLost, error_from_code
 
 MAX_DEATHS = 3
@@ -32,6 +33,8 @@ class Stage:
     actors: int
     cpus: float = 1.0
     gpus: float = 0.0
+    is_here: bool = False
+    """On the node of this process alone."""
 
 
 def stream(
@@ -50,10 +53,16 @@ def stream(
         yield from _wave(data, ray, stages, reference, numbers[start : start + WAVE], check)
 
 
-def cores() -> int:
-    """CPUs of the cluster."""
+def cores(*, is_here: bool = False) -> int:
+    """CPUs of the cluster, or of the node of this process."""
     _, ray = _ray_data()
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return here().cpus if is_here else max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def sees_alone(is_path: bool) -> bool:
+    """Whether this node alone sees a source: a path, where a node is set apart for the home. Elsewhere nodes see the
+    same paths, or the job says what is missing."""
+    return is_path and has_control_node()
 
 
 def _wave(
@@ -118,6 +127,7 @@ def _pipeline(data: Any, stages: Sequence[Stage], reference: Any, numbers: Seque
                 ),
                 num_cpus=stage.cpus,
                 num_gpus=stage.gpus,
+                **({"scheduling_strategy": here().strategy} if stage.is_here else {}),
                 max_restarts=-1,
                 max_task_retries=MAX_DEATHS - 1,
             )

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from coordinator.actors import HEALTH, Actor, share
 from coordinator.dataplane.client import ClientLoop, DataClient
+from coordinator.dataplane.tls import TlsContexts, TlsFiles, tls_contexts
 from coordinator.messages import ControlRequest, DataRequest, Reply
 from shard.errors import DeadlineExceeded, FacegridError, HostUnavailable, ShardClosed
 
@@ -29,10 +30,11 @@ ALIVE_S = 5.0
 class RayRuntime:
     """Implements `coordinator.runtime.Runtime`. Closing it closes the connections; the actors are RayCluster's."""
 
-    def __init__(self, actors: Mapping[str, Actor], secret: bytes) -> None:
-        self._secret = secret
+    def __init__(self, actors: Mapping[str, Actor], secret: bytes, tls: TlsFiles | None = None) -> None:
+        """secret: the cluster's. tls: None for plain connections. InvalidCertificate."""
+        self._secret, self._tls = secret, tls_contexts(tls)
         self._loop = ClientLoop(use_uvloop=True)
-        self._links = {name: HostLink(name, actors[name], secret, self._loop) for name in sorted(actors)}
+        self._links = {name: HostLink(name, actors[name], secret, self._loop, self._tls) for name in sorted(actors)}
         self._is_closed = False
 
     def hosts(self) -> tuple[str, ...]:
@@ -57,7 +59,17 @@ class RayRuntime:
     def add(self, name: str, actor: Actor) -> None:
         """Reach another host too."""
         self._check_open()
-        self._links = dict(sorted({**self._links, name: HostLink(name, actor, self._secret, self._loop)}.items()))
+        self._links = dict(
+            sorted({**self._links, name: HostLink(name, actor, self._secret, self._loop, self._tls)}.items())
+        )
+
+    def remove(self, name: str) -> None:
+        """Reach a host no more; what is in flight to it fails with HostUnavailable or ShardClosed."""
+        links = dict(self._links)
+        gone = links.pop(name, None)
+        self._links = links
+        if gone is not None:
+            gone.close()
 
     def control(self, calls: Sequence[tuple[str, ControlRequest]]) -> list[Reply]:
         """Carry out control requests in parallel; a message object that goes to several hosts is shipped once.
@@ -106,8 +118,9 @@ class RayRuntime:
 class HostLink:
     """The data client of one host, made anew when the host's address may have changed."""
 
-    def __init__(self, name: str, actor: Actor, secret: bytes, loop: ClientLoop) -> None:
+    def __init__(self, name: str, actor: Actor, secret: bytes, loop: ClientLoop, tls: TlsContexts | None) -> None:
         self.actor = actor
+        self._tls = tls
         self._name = name
         self._secret = secret
         self._loop = loop
@@ -171,7 +184,7 @@ class HostLink:
             if self._client is None or self._client.address != address:
                 if self._client is not None:
                     self._client.close()
-                self._client = DataClient(self._name, address, self._secret, self._loop)
+                self._client = DataClient(self._name, address, self._secret, self._loop, self._tls)
             return self._client
 
     def _ask_address(self, until: float) -> tuple[str, int]:

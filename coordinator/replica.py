@@ -140,6 +140,10 @@ class Replica:
         self._min_in_sync = 1
         self._is_ready = False
         self._writes_from = 0.0
+        self._calm = threading.Condition()
+        self._under_way = 0
+        """Writes that were begun and have not come to their end, under `_calm`."""
+        self._paused_until = self._silent_until = 0.0
         self._configuring, self._lock = threading.Lock(), threading.Lock()
         # One for each backup: a joining one may be copied for hours, and a slow one must not hold up the others.
         self._levelling: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -197,6 +201,8 @@ class Replica:
         config = self.config
         if config is None or not self._is_ready:
             raise StaleRoute(f"{self._name} has no configuration yet")
+        if time.monotonic() < self._silent_until:
+            raise StaleRoute(f"{self._name} is about to leave")
         if epoch not in (0, config.epoch):
             raise StaleRoute(f"{self._name} is of epoch {config.epoch}, the request of {epoch}")
         if self._host not in config.in_sync or self.lazy.is_catching_up:
@@ -269,6 +275,7 @@ class Replica:
                     since_start = before is None and config.epoch > 1
                     until = self._leases.granted_until(left_out, since_start=since_start)
                     self._writes_from = max(self._writes_from, until)
+            self._paused_until = self._silent_until = 0.0
             self._is_ready = True
 
     # Writing, at the primary
@@ -279,13 +286,57 @@ class Replica:
         Raises StaleRoute, NotEnoughReplicas, and NotReplicated with the host that did not confirm; the write may then
         be there or not, until it is repeated with its operation.
         """
-        self.check_write(epoch)
-        with self.using() as shard:
+        with self._begun(epoch), self.using() as shard:
             if shard.write_error is not None:
                 shard.recover()
             outcome = work(shard)
             self._confirm(shard.lsn)
         return outcome
+
+    @contextlib.contextmanager
+    def _begun(self, epoch: int) -> Iterator[None]:
+        """Inside, a write counts as under way; see `check_write`."""
+        with self._calm:
+            self.check_write(epoch)
+            if time.monotonic() < self._paused_until:
+                raise StaleRoute(f"{self._name} is being handed over")
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._calm:
+                self._under_way -= 1
+                self._calm.notify_all()
+
+    def pause_writes(self, epoch: int, until: float) -> None:
+        """Begin no write until then (time.monotonic()), or until another configuration: another is to be primary.
+
+        StaleRoute if this is not the primary under the epoch.
+        """
+        with self._calm:
+            self.check_primary(epoch)
+            self._paused_until = until
+
+    def settle(self, until: float) -> int:
+        """Wait until no write is under way and all in sync have every entry; the LSN of the last one.
+
+        NotReplicated if that is not before `until` (time.monotonic()); writes go on then.
+        """
+        try:
+            with self._calm:
+                if not self._calm.wait_for(lambda: not self._under_way, max(0.0, until - time.monotonic())):
+                    raise NotReplicated(f"{self._name} has writes under way")
+            if self.lazy.shard is not None:  # a closed one has confirmed what it has
+                with self.using() as shard:
+                    self._confirm(shard.lsn)
+            return self.lazy.lsn
+        except FacegridError:
+            self._paused_until = 0.0
+            raise
+
+    def withdraw(self, for_s: float) -> None:
+        """Answer no reads for so long, or until another configuration."""
+        self._silent_until = time.monotonic() + for_s
 
     def _confirm(self, lsn: int) -> None:
         while True:

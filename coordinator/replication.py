@@ -12,12 +12,14 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from coordinator.catalog import CREATING, DROPPING, LOOKED_AFTER, Catalog
 from coordinator.directories import tenant_of
+from coordinator.kept import kept
 from coordinator.messages import (
     AdmitReplica,
     CheckReply,
@@ -38,6 +40,9 @@ from coordinator.messages import (
     SetKeys,
     SetPeers,
     ShardHealth,
+    WithdrawShards,
+    YieldReply,
+    YieldShards,
 )
 from coordinator.placement import balance_moves, is_level, spare_host
 from coordinator.runtime import Runtime
@@ -58,6 +63,12 @@ DIGEST_S = 60.0
 """How long a host may take to read all records of a shard."""
 CONTROL_AT_ONCE = 64
 """Hosts that are told something side by side."""
+HAND_OVER_AT_ONCE = 16
+"""Shards that are handed over together: writes to the last wait until the others are configured."""
+YIELD_S = 5.0
+"""The longest that a primary takes no writes for a hand-over."""
+LEAVING_S = 60.0
+"""How long a host that leaves may take to end, before it is made to hold shards again."""
 SCRUB_ALL_S = 24 * 3_600.0
 """Time in which every replica's files are read once."""
 SCRUB_PAUSE_S = 30.0
@@ -70,6 +81,7 @@ _LOCKED = (KeyUnavailable.code, WrongKey.code)
 _LOG = logging.getLogger(__name__)
 
 
+@kept
 @dataclass(frozen=True, slots=True)
 class ReplicationPolicy:
     """dead_s: silence after which a host is out. away_s: how long a host that is out may stay away before its shards
@@ -107,6 +119,8 @@ class Replication:
         self._is_started = False
         self._told: dict[tuple[str, Key], int] = {}
         self._left: dict[Key, str] = {}
+        self._leaving: dict[str, float] = {}
+        """Hosts that are about to end, and until when they are given no replica."""
         self._copying: dict[tuple[Key, str], Future[None]] = {}
         self._creating: set[str] = set()
         self._copier = ThreadPoolExecutor(self.policy.copies, thread_name_prefix="facegrid-copy")
@@ -152,6 +166,7 @@ class Replication:
             self._replace_missing()
             self._move()
             self._remove_surplus()
+            self._remove_leftovers()
 
     def report(self, gallery_id: str, shard: int, epoch: int, error: str) -> None:
         """A write was not confirmed under the epoch: look at the shard now, and go on without whoever fails."""
@@ -178,6 +193,7 @@ class Replication:
             self._seen[host] = self._clock()
         for host in self._started(replies):
             self._incarnations[host] = replies[host].incarnation
+            self._leaving.pop(host, None)
             self.arrivals.set()
             for told in [told for told in list(self._told) if told[0] == host]:
                 self._told.pop(told, None)
@@ -243,10 +259,23 @@ class Replication:
             if record.host in replies and record.state in (DOWN, GONE):
                 self._set_state(record, UP)
                 self.arrivals.set()
-            elif record.host not in replies and silent_s >= self.policy.dead_s and record.state in (UP, DRAINING):
+            elif record.host in replies or silent_s < self.policy.dead_s:
+                continue
+            elif self._is_gone(record):
+                self._set_state(record, GONE)
+            elif record.state in (UP, DRAINING):
                 self._set_state(record, DOWN)
                 for config in self._catalog.shards_on(record.host):
                     self._lose((config.gallery_id, config.shard), record.host, f"silent for {silent_s:.1f} s")
+
+    def _is_gone(self, record: HostRecord) -> bool:
+        """Nobody misses it: it was to be drained, and holds nothing, nor anything that is to be removed from it still.
+
+        A host that was just lost may come back with files of what was dropped meanwhile, so it is missed for ever.
+        """
+        if record.state != DRAINING or self._catalog.ids(DROPPING, CREATING):
+            return False
+        return not self._catalog.shards_on(record.host)
 
     def _set_state(self, record: HostRecord, state: str) -> None:
         _LOG.warning("shard host %s is %s", record.host, state)
@@ -303,11 +332,13 @@ class Replication:
             if (health.gallery_id, health.shard) == key and not health.fault and not health.is_catching_up
         }
 
-    def _decide(self, config: ShardConfig, why: str, gives_up: str | None = None) -> ShardConfig | None:
+    def _decide(
+        self, config: ShardConfig, why: str, gives_up: str | None = None, released: tuple[str, ...] = ()
+    ) -> ShardConfig | None:
         """Write a configuration into the catalog and tell the hosts; None if somebody else decided first.
 
         gives_up: a host that holds the shard no more under it, which is told first: once it has removed its replica,
-        nobody needs to wait until it must have noticed.
+        nobody needs to wait until it must have noticed. released: hosts that answer no reads of it any more.
         """
         try:
             decided = self._catalog.reconfigure(config)
@@ -315,7 +346,8 @@ class Replication:
             _LOG.info("overtaken: %s", error)
             return None
         _LOG.warning("shard %d of %s, epoch %d: %s", decided.shard, decided.gallery_id, decided.epoch, why)
-        released = (gives_up,) if gives_up is not None and self._drop(gives_up, decided) else ()
+        if gives_up is not None and self._drop(gives_up, decided):
+            released = (*released, gives_up)
         self._tell([decided], released)
         return decided
 
@@ -436,7 +468,11 @@ class Replication:
     def _replace_missing(self) -> None:
         """Choose a host for every replica that is missing: the one that left if it is back, else, in time, a spare."""
         records = {record.host: record for record in self._catalog.hosts()}
-        eligible = [host for host, record in records.items() if record.state == UP and self._is_there(host)]
+        eligible = [
+            host
+            for host, record in records.items()
+            if record.state == UP and self._is_there(host) and not self._is_leaving(host)
+        ]
         load = self._catalog.shards_per_host()
         routes = {route.gallery_id: route for route in self._catalog.galleries(*LOOKED_AFTER)}
         for config in self._catalog.shards():
@@ -459,7 +495,10 @@ class Replication:
     def _may_come_back(self, record: HostRecord) -> bool:
         if record.state == DOWN:
             return time.time() - record.since < self.policy.away_s
-        return record.state in (UP, DRAINING) and not self._is_there(record.host)
+        return record.state in (UP, DRAINING) and (not self._is_there(record.host) or self._is_leaving(record.host))
+
+    def _is_leaving(self, host: str) -> bool:
+        return self._leaving.get(host, 0.0) > self._clock()
 
     def _move(self) -> None:
         """Towards even hosts, and none on those that are drained."""
@@ -599,6 +638,19 @@ class Replication:
             _LOG.warning("what shard host %s holds could not be seen: %s", host, error)
             self._incarnations.pop(host, None)
 
+    def _remove_leftovers(self) -> None:
+        """What a host had when it left, and did not get back because another one was quicker to copy it."""
+        if not self._left:
+            return
+        replicas = {route.gallery_id: route.replicas for route in self._catalog.galleries(*LOOKED_AFTER)}
+        for config in self._catalog.shards():
+            key = (config.gallery_id, config.shard)
+            host = self._left.get(key)
+            if host is None or len(config.in_sync) < replicas.get(config.gallery_id, len(config.in_sync) + 1):
+                continue
+            if host in (*config.in_sync, *config.joining) or (self._is_there(host) and self._drop(host, config)):
+                del self._left[key]
+
     @contextlib.contextmanager
     def creating(self, gallery_id: str) -> Iterator[None]:
         """Inside, a gallery that is not completely created yet is not taken for one that was left so."""
@@ -648,6 +700,57 @@ class Replication:
         if record.state == DRAINING:
             self._set_state(record, UP)
 
+    def hand_over(self, host: str) -> int:
+        """Make another replica in sync the primary of every shard that a host is primary of; how many were.
+
+        The host stays in sync, and primary where it is alone or an entry is not confirmed in time. No write is lost and
+        none is done twice: writers are refused while a shard changes hands, and try again.
+        """
+        self._record(host)
+        led = [config for config in self._catalog.shards() if config.primary == host and len(config.in_sync) > 1]
+        with self._deciding:
+            return sum(self._hand_over(host, led[i : i + HAND_OVER_AT_ONCE]) for i in _steps(led))
+
+    def _hand_over(self, host: str, led: Sequence[ShardConfig]) -> int:
+        reply = self._control(host, YieldShards(*_keys(led), tuple(config.epoch for config in led), YIELD_S))
+        if not isinstance(reply, YieldReply):
+            return 0
+        leads = Counter(config.primary for config in self._catalog.shards())
+        moved = 0
+        for config, lsn in zip(led, reply.lsns, strict=True):
+            others = _without(config.in_sync, host)
+            level = [
+                name for name, at in self._followers((config.gallery_id, config.shard), others).items() if at >= lsn
+            ]
+            if lsn < 0 or not level:
+                continue  # it writes again by itself in a moment
+            best = min(sorted(level), key=lambda name: leads[name])
+            leads[best] += 1
+            in_sync = (best, *sorted(_without(config.in_sync, best)))
+            moved += self._decide(replace(config, primary=best, in_sync=in_sync), f"{host} hands it over") is not None
+        return moved
+
+    def leave(self, host: str) -> int:
+        """Go on without a host that is about to end, as far as others are in sync; how many replicas are missed then.
+
+        Its primaries are handed over, and it is taken out of sync after it has stopped answering reads, so that nobody
+        waits for it. It is expected back: nothing is copied for it for as long as hosts may be away.
+        """
+        self.hand_over(host)
+        with self._deciding:
+            self._leaving[host] = self._clock() + LEAVING_S
+            held = [c for c in self._catalog.shards_on(host) if c.primary != host]
+            return sum(self._release(host, held[i : i + HAND_OVER_AT_ONCE]) for i in _steps(held))
+
+    def _release(self, host: str, held: Sequence[ShardConfig]) -> int:
+        is_told = self._control(host, WithdrawShards(*_keys(held), YIELD_S)) is not None
+        missed = 0
+        for config in held:
+            self._left[config.gallery_id, config.shard] = host
+            fewer = replace(config, in_sync=_without(config.in_sync, host), joining=_without(config.joining, host))
+            missed += self._decide(fewer, f"{host} leaves", released=(host,) if is_told else ()) is not None
+        return missed
+
     def left_on(self, host: str) -> int:
         """Replicas that a host holds still."""
         return len(self._catalog.shards_on(self._record(host).host))
@@ -667,6 +770,14 @@ class Replication:
             if record.host == host:
                 return record
         raise InvalidParameter(f"no shard host {host!r}; known: {', '.join(r.host for r in self.hosts())}")
+
+
+def _steps(configs: Sequence[ShardConfig]) -> range:
+    return range(0, len(configs), HAND_OVER_AT_ONCE)
+
+
+def _keys(configs: Sequence[ShardConfig]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    return tuple(config.gallery_id for config in configs), tuple(config.shard for config in configs)
 
 
 def _without(hosts: Sequence[str], host: str) -> tuple[str, ...]:

@@ -302,6 +302,10 @@ class Router:
         answers.check_complete()
         return answers.replies
 
+    def settle(self, route: GalleryRoute) -> None:
+        """Return when every replica in sync has what the primaries have now: nothing of that is lost with a host."""
+        self._writes.settle(route)
+
     def flush(self, route: GalleryRoute) -> None:
         """Seal the open tail of every shard."""
         self._writes.flush(route)

@@ -11,6 +11,8 @@ from shard.errors import InvalidParameter, QuotaExceeded
 
 SCOPES = ("admin", "write", "read")
 """What a key may do, the most first; each implies those after it."""
+METRICS = "metrics"
+"""The scope of an operator's key that may read the service's metrics, and do nothing else."""
 KEY_ID = re.compile(r"[0-9a-f]{12}")
 MAX_WEIGHT = 100
 _MAX_COUNT = 2**62
@@ -72,7 +74,8 @@ class TenantRecord:
 class KeyRecord:
     """An API key, without its secret. tenant: None for an operator's, whose scopes hold in every tenant.
 
-    scopes: of SCOPES. galleries: names inside the tenant that it is bound to; () is all. Times are unix seconds.
+    scopes: of SCOPES; of an operator's either admin or METRICS. galleries: names inside the tenant that it is bound to;
+    () is all. Times are unix seconds.
     """
 
     key_id: str
@@ -92,7 +95,7 @@ class KeyRecord:
         """
         if scope not in SCOPES:
             raise InvalidParameter(f"scope: expected one of {', '.join(SCOPES)}, got {scope!r:.80}")
-        if not any(SCOPES.index(own) <= SCOPES.index(scope) for own in self.scopes):
+        if not any(own in SCOPES[: SCOPES.index(scope) + 1] for own in self.scopes):
             return False
         if self.tenant is None:
             return True

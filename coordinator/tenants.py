@@ -156,9 +156,10 @@ class Tenants:
         galleries: Sequence[str] = (),
         expires_at: float | None = None,
     ) -> tuple[KeyRecord, str]:
-        """A new key, and its text, which cannot be had again. tenant: None makes an operator's key, of scope admin.
+        """A new key, and its text, which cannot be had again. tenant: None makes an operator's key.
 
-        scopes: of "admin", "write", "read"; each implies those after it. galleries: names inside the tenant that the
+        scopes: of "admin", "write", "read"; each implies those after it; an operator's has "admin", or "metrics", which
+        opens the service's metrics and nothing else. galleries: names inside the tenant that the
         key is bound to, which need not exist yet; all if none. expires_at: unix seconds.
         Raises UnknownTenant, InvalidParameter.
         """

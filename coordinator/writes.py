@@ -173,6 +173,11 @@ class Writes:
                 break
         return amended
 
+    def settle(self, route: GalleryRoute) -> None:
+        """Return when every replica in sync has what the primaries have now."""
+        # A write that changes nothing makes no entry; it is confirmed as any other, and so is all that came before it.
+        self._everywhere(route, _amend(route, (), ()), AmendReply)
+
     def ask(self, route: GalleryRoute, shard: int, request: Callable[[int], DataRequest], kind: type[ReplyT]) -> ReplyT:
         """Send one shard's primary a request, which is given the shard's epoch, until it is carried out."""
         deadline = time.monotonic() + WRITE_DEADLINE_MS / 1000

@@ -32,9 +32,10 @@ FacegridError
 │   ├── InputExpired             the templates that it read had to be removed by the deadline of erasure
 │   └── WorkerLost               the processes that worked at one block, or at the job, died again and again
 ├── MissingExtra                 an optional dependency is not installed; the message names the extra
-└── ClusterError                 HostUnavailable, HostBusy, DeadlineExceeded, IncompleteCoverage, EnrollIncomplete,
+└── ClusterError                 HostBusy, DeadlineExceeded, IncompleteCoverage, EnrollIncomplete,
                                  StaleRoute, OutOfStep, NotReplicated, NotEnoughReplicas, ProtocolError,
-                                 AuthenticationFailed, ClusterNotReady, ShardClosed
+                                 AuthenticationFailed, InvalidCertificate, ClusterNotReady, ShardClosed,
+                                 HostUnavailable, with CertificateRefused, TlsMismatch and WrongHost
 
 Each class has a stable `code` (it travels over the wire and in HTTP problem documents) and says whether the same call
 may succeed when repeated (`is_retryable`). A message tells what was expected, what came, and where.
@@ -379,6 +380,24 @@ class HostUnavailable(ClusterError):
     is_retryable = True
 
 
+class CertificateRefused(HostUnavailable):
+    """One end of the data plane does not accept the other's certificate: expired, of another authority, or none."""
+
+    code = "certificate_refused"
+
+
+class TlsMismatch(HostUnavailable):
+    """One end of the data plane speaks TLS and the other does not."""
+
+    code = "tls_mismatch"
+
+
+class WrongHost(HostUnavailable):
+    """Another shard host answers at the address that one had."""
+
+    code = "wrong_host"
+
+
 class HostBusy(ClusterError):
     """A shard host has as many connections or waiting requests as it takes, or a gateway as many images; nothing of
     this request was done."""
@@ -449,6 +468,12 @@ class AuthenticationFailed(ClusterError):
     """The peer does not know the cluster's secret."""
 
     code = "authentication_failed"
+
+
+class InvalidCertificate(ClusterError):
+    """A certificate, key or authority file of the data plane is missing, unreadable, or does not go with the others."""
+
+    code = "invalid_certificate"
 
 
 class ClusterNotReady(ClusterError):

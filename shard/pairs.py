@@ -27,6 +27,14 @@ class Pairs:
     right: RowArray
     scores: FloatArray
 
+    def take(self, at: RowArray) -> Pairs:
+        """The pairs at these places, (m,) int64, in that order."""
+        return Pairs(self.left[at], self.right[at], self.scores[at])
+
+    def in_order(self) -> Pairs:
+        """The same pairs, by left row and then by right row."""
+        return self.take(np.lexsort((self.right, self.left)))
+
 
 def join_sketches(left: Sketch, right: Sketch | None, threshold: float) -> Pairs:
     """Pairs of rows with a cosine of `threshold` or more, each once; right None: of rows of left, the lower one first.
@@ -61,9 +69,7 @@ def _visits(visiting: Sketch, visited: Sketch) -> tuple[BoundArray, BoundArray, 
 
 def _union(one: Pairs, other: Pairs) -> Pairs:
     left, right = np.concatenate([one.left, other.left]), np.concatenate([one.right, other.right])
-    scores = np.concatenate([one.scores, other.scores])
-    order = np.lexsort((right, left))
-    left, right, scores = left[order], right[order], scores[order]
-    is_first = np.ones(len(left), np.bool_)
-    is_first[1:] = (left[1:] != left[:-1]) | (right[1:] != right[:-1])
-    return Pairs(left[is_first], right[is_first], scores[is_first])
+    both = Pairs(left, right, np.concatenate([one.scores, other.scores])).in_order()
+    is_first = np.ones(len(both.left), np.bool_)
+    is_first[1:] = (both.left[1:] != both.left[:-1]) | (both.right[1:] != both.right[:-1])
+    return both.take(np.flatnonzero(is_first))

@@ -85,28 +85,14 @@ def all_pairs(rows: FloatArray, threshold: float) -> Pairs:
 
 def at_least(pairs: Pairs, threshold: float) -> Pairs:
     """The pairs from a threshold up."""
-    kept = pairs.scores >= threshold
-    return Pairs(pairs.left[kept], pairs.right[kept], pairs.scores[kept])
+    return pairs.take(np.flatnonzero(pairs.scores >= threshold))
 
 
 def ours(half: Half, pairs: Pairs, threshold: float) -> RowArray:
     """Our groups with default rules, -1 for faces in none. Labels are not shown."""
-    n = len(half.rows)
-    number, unknown = np.arange(n, dtype=np.int64), np.full(n, -1, np.int32)
-    faces = Faces(
-        rows=number,
-        order=number,
-        input=np.zeros(n, np.int8),
-        shard=np.zeros(n, np.int32),
-        identity=unknown,
-        identities=(),
-        photo=unknown,
-        quality=np.full(n, np.nan, np.float32),
-        phash=np.zeros(n, np.uint64),
-        has_phash=np.zeros(n, bool),
-    )
+    faces = Faces.unlabelled(len(half.rows))
     found = group(pairs, faces, lambda rows: half.rows[rows], Rules(threshold=threshold))
-    groups = np.full(n, -1, np.int64)
+    groups = np.full(len(half.rows), -1, np.int64)
     groups[found.row] = found.group
     return groups
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
+
+from benchmarks.judged import Judged
 
 FULL = 1_000_000
 """Templates that the targets of time and memory are for; figures of fewer are shown and not judged."""
@@ -14,16 +16,6 @@ FLAT_TIMES, GRAPH_TIMES = 20.0, 5.0
 OURS = "facegrid"
 
 Steps = dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A figure against its target. Both are texts with units; is_met is None where it could not be measured."""
-
-    figure: str
-    target: str
-    measured: str
-    is_met: bool | None
 
 
 def judged(steps: Steps) -> list[Judged]:

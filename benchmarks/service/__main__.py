@@ -22,12 +22,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from benchmarks.engine import machine
+from benchmarks.judged import Judged
 from benchmarks.service import targets, workload
 from benchmarks.service.beside import beside
 from benchmarks.service.many import many_galleries
 from benchmarks.service.peers.catalogue import PEERS
 from benchmarks.service.report import text
-from benchmarks.service.results import FORMAT, Judged, RunResult
+from benchmarks.service.results import FORMAT, RunResult
 from benchmarks.service.searching import MANY, Asking, Tenant, fairness, searched
 from benchmarks.service.served import Served
 from benchmarks.service.workload import BATCH, JSON, Workload

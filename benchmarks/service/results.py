@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from benchmarks.judged import Judged
 from benchmarks.service.paced import Paced
 from benchmarks.service.wrk import Load
 
@@ -62,16 +63,6 @@ class PeerResult:
     build_s: float | None = None
     recall_at_10: float | None = None
     figures: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A figure against its target. Both are texts with units; is_met is None where it could not be measured."""
-
-    figure: str
-    target: str
-    measured: str
-    is_met: bool | None
 
 
 @dataclass(slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.service.results import Fairness, Judged, RunResult, SearchLoad
+from benchmarks.judged import Judged
+from benchmarks.service.results import Fairness, RunResult, SearchLoad
 from benchmarks.service.searching import MANY, PACE_PER_S
 from benchmarks.service.workload import BATCH
 

@@ -36,6 +36,12 @@ class Source(BaseModel):
     template_id_column: str | None = Field(default=None, max_length=256)
     metadata_column: str | None = Field(default=None, max_length=256)
 
+    @property
+    def has_paths(self) -> bool:
+        """Whether workers read a file by its path. A manifest is read by the process that runs the job."""
+        files = (self.url, self.labels, self.identities, self.template_ids)
+        return any("://" not in file or file.startswith("file://") for file in files if file is not None)
+
 
 AnySource = Annotated[Source, BeforeValidator(_from_text)]
 

@@ -121,14 +121,15 @@ def _in_a_thread(job: JobContext, plan: Plan, numbers: Sequence[int], keep: Keep
 
 
 def _by_ray(job: JobContext, work: Work, plan: Plan, numbers: Sequence[int], keep: Keep) -> None:
-    from coordinator.ray_data import Stage, cores, stream
+    from coordinator.ray_data import Stage, cores, sees_alone, stream
 
-    workers = work.workers or cores()
-    stages = [Stage(function_name(prepare_numbered), workers)]
+    is_here = sees_alone(any(source.has_paths for source in work.sources))
+    workers = work.workers or cores(is_here=is_here)
+    stages = [Stage(function_name(prepare_numbered), workers, is_here=is_here)]
     if work.gpus and plan.options is not None:
-        finders = max(1, cores() - 1)
+        finders = max(1, cores(is_here=is_here) - 1)
         stages = [
-            Stage(function_name(find_numbered), finders),
+            Stage(function_name(find_numbered), finders, is_here=is_here),
             Stage(function_name(embed_found), work.workers or 1, cpus=0.0, gpus=work.gpus),
         ]
     for number, data in stream(stages, plan, numbers, job.check):

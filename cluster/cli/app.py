@@ -26,6 +26,7 @@ from cluster.cli import (
     galleries,
     identities,
     jobs,
+    k8s,
     keys,
     models,
     search,
@@ -53,6 +54,7 @@ _app.add_typer(keys.app, name="key")
 _app.add_typer(cluster.app, name="cluster")
 _app.add_typer(jobs.app, name="jobs")
 _app.add_typer(dedup.app, name="dedup")
+_app.add_typer(k8s.app, name="k8s")
 _app.add_typer(snapshots.app, name="snapshot")
 _app.add_typer(models.app, name="models")
 _app.add_typer(bench.app, name="bench")

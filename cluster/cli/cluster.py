@@ -1,14 +1,15 @@
-"""`facegrid cluster status | drain | undrain | compare`: shard hosts and the replicas that they hold."""
+"""`facegrid cluster status | drain | undrain | leave | compare | stop`: shard hosts and the replicas that they hold."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.cli.exits import ExitCode
-from cluster.cli.invocation import invocation_of
+from cluster.cli.invocation import Invocation, invocation_of
 from cluster.cli.output import Grid, time_text
 from shard.errors import InvalidParameter
 
@@ -78,6 +79,39 @@ def undrain(context: typer.Context, host: HostName) -> None:
 
 
 @app.command()
+def leave(
+    context: typer.Context,
+    host: HostName,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=1.0, help="The longest to take.")] = 60.0,
+) -> None:
+    """Have a shard host close in order because its node is about to stop; other hosts go on without it meanwhile."""
+    from coordinator.leave import leave as close
+
+    invocation = invocation_of(context)
+    address, home_id = _detached(invocation, "cluster leave")
+    left = close(address, host, home_id, timeout_s=timeout)
+    if left.missed is None:
+        shown = f"{host} has closed; the coordinator could not be told: {left.fault}"
+    else:
+        shown = f"{host} has closed; others go on without {left.missed:,} of its replicas until it is back"
+    invocation.output.result({"host": host, "missed": left.missed, "fault": left.fault}, shown)
+
+
+@app.command()
+def stop(context: typer.Context) -> None:
+    """End the actors that a home left running on Ray (see the setting ray_detached), in order."""
+    from coordinator.home import Home
+    from coordinator.ray_stop import stop_home
+
+    invocation = invocation_of(context)
+    address, home_id = _detached(invocation, "cluster stop")
+    # Whoever has the home open would start them anew: HomeLocked says that he is to end first.
+    with contextlib.closing(Home(invocation.settings().home)):
+        ended = stop_home(address, home_id)
+    invocation.output.result({"ended": ended}, f"ended {len(ended):,} actors" if ended else "nothing was running")
+
+
+@app.command()
 def compare(context: typer.Context, is_not_awaited: NoWait = False, timeout: Timeout = None) -> None:
     """Compare the replicas of each shard; one that differs is copied anew. Exits with 1 if one did."""
     invocation = invocation_of(context)
@@ -87,6 +121,18 @@ def compare(context: typer.Context, is_not_awaited: NoWait = False, timeout: Tim
     shown = found or ["the replicas of each shard are alike"]
     invocation.output.result({"differing": found}, *shown)
     raise typer.Exit(ExitCode.NEGATIVE if found else ExitCode.OK)
+
+
+def _detached(invocation: Invocation, verb: str) -> tuple[str, str]:
+    """The Ray cluster of the settings, and the id of their home."""
+    from coordinator.actors import LOCAL
+    from coordinator.home import home_id_of
+
+    invocation.check_home(verb)
+    settings = invocation.settings()
+    if settings.ray_address == LOCAL:
+        raise InvalidParameter(f"{verb}: expected --ray-address HOST:PORT of the Ray cluster, got {LOCAL!r}")
+    return settings.ray_address, home_id_of(settings.home)
 
 
 def _check_waiting(is_not_awaited: bool, timeout: float | None) -> None:

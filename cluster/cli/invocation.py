@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cluster.cli.output import Output
-from shard.errors import InvalidParameter, ModelMismatch, NotFound
+from shard.errors import HomeLocked, InvalidParameter, ModelMismatch, NotFound
 
 if TYPE_CHECKING:
     from cluster.api import Cluster
@@ -34,6 +34,12 @@ class Invocation:
 
     output: Output
     given: dict[str, Any] = field(default_factory=dict)
+
+    def with_settings(self, **given: Any) -> Invocation:
+        """The same with settings that a command names itself; those that are None stay as they are."""
+        return replace(
+            self, given={**self.given, **{name: value for name, value in given.items() if value is not None}}
+        )
 
     def settings(self) -> Settings:
         """Options, then environment, then defaults; InvalidParameter."""
@@ -74,12 +80,12 @@ class Invocation:
             )
 
     @contextlib.contextmanager
-    def home(self, verb: str = "this", *, create: bool = False) -> Iterator[Cluster]:
-        """The home, open. NotFound where there is none, unless it may be created; HomeLocked and others as it opens.
+    def home(self, verb: str = "this", *, create: bool = False, may_join: bool = True) -> Iterator[Cluster]:
+        """The home, open; joined where another process has it open on a Ray cluster that the settings name.
 
-        verb: which command needs a home, for InvalidParameter where a service is named.
+        NotFound where there is none, unless it may be created; HomeLocked and others as it opens.
+        verb: which command needs a home, for InvalidParameter where a service is named. may_join: HomeLocked if not.
         """
-        from cluster.api import Cluster
         from coordinator.home import checked_directory
 
         self.check_home(verb)
@@ -90,7 +96,7 @@ class Invocation:
                 f"no Facegrid home at {settings.home.absolute()}; `facegrid gallery create` makes one there, "
                 "or name another with --home or FACEGRID_HOME"
             )
-        with Cluster(settings) as grid:
+        with _opened_or_joined(settings, may_join=may_join) as grid:
             yield grid
 
     @contextlib.contextmanager
@@ -130,6 +136,25 @@ class Invocation:
         if self.output.as_json or not sys.stdin.isatty():
             raise InvalidParameter(f"{question} Without a terminal to ask on, say so with --yes")
         typer.confirm(question, abort=True, err=True)
+
+
+@contextlib.contextmanager
+def _opened_or_joined(settings: Settings, *, may_join: bool) -> Iterator[Cluster]:
+    from cluster.api import Cluster
+    from coordinator.actors import LOCAL
+    from coordinator.home import home_id_of
+
+    with contextlib.ExitStack() as stack:
+        try:
+            grid = stack.enter_context(Cluster(settings))
+        except HomeLocked:
+            if not may_join or settings.runtime != "ray" or settings.ray_address == LOCAL:
+                raise
+            from coordinator.finding import open_home
+
+            attachment = stack.enter_context(open_home(settings.ray_address, home_id_of(settings.home)))
+            grid = stack.enter_context(Cluster.attach(settings, attachment))
+        yield grid
 
 
 def invocation_of(context: typer.Context) -> Invocation:

@@ -1,215 +1,34 @@
-"""`facegrid jobs submit dedup | enroll | reembed | calibrate`: what each kind of job can be asked for."""
+"""`facegrid jobs submit dedup | enroll | reembed | calibrate`; what each can be asked for is in `job_options`."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cluster.cli.invocation import Invocation, check_cosine, invocation_of
+from cluster.cli.invocation import invocation_of
+from cluster.cli.job_options import ASKS, JobRequest, command_of
 from cluster.cli.job_runs import submitted
-from cluster.cli.templates import GalleryArgument
-from shard.errors import InvalidParameter
+from cluster.cli.remote import service_url
 
 app = typer.Typer(name="submit", help="Submit a batch job, and see it to its end.", no_args_is_help=True)
 
 Detach = Annotated[bool, typer.Option("--detach", help="Do not wait for its end; with --url.")]
-Workers = Annotated[
-    int | None, typer.Option(metavar="N", help="Processes, or Ray tasks, at a time; as many as cores if not given.")
-]
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="[SOURCE...]",
-        help="Folder, .tar, .parquet, .arrow or .npy file, or URL such as s3://bucket/prefix.",
-        show_default=False,
-    ),
-]
 
 
-@app.command()
-def dedup(
-    context: typer.Context,
-    gallery: GalleryArgument,
-    threshold: Annotated[float | None, typer.Option(metavar="S", help="Cosine from which on faces are a pair.")] = None,
-    target_fpir: Annotated[
-        float | None, typer.Option(metavar="P", help="The threshold of the gallery's calibration for it, instead.")
-    ] = None,
-    mode: Annotated[str, typer.Option(metavar="exact|fast", help="All pairs, or faster and fewer of them.")] = "exact",
-    recall: Annotated[float | None, typer.Option(metavar="R", help="Share of the true pairs to find.")] = None,
-    other: Annotated[
-        str | None, typer.Option(metavar="GALLERY", help="Second gallery: pairs have one face of each.")
-    ] = None,
-    is_analysis: Annotated[
-        bool, typer.Option("--analyse", help="Only what each threshold would give, to choose one by.")
-    ] = False,
-    floor: Annotated[float | None, typer.Option(metavar="S", help="Least score that an analysis looks at.")] = None,
-    min_group: Annotated[int | None, typer.Option(metavar="N", help="Leave out groups of fewer faces; 2.")] = None,
-    max_group: Annotated[int | None, typer.Option(metavar="N", help="Review groups of more faces; 1,000.")] = None,
-    cohesion: Annotated[
-        float | None, typer.Option(metavar="S", help="Least cosine to the group's medoid; half of the threshold.")
-    ] = None,
-    merge_same_photo: Annotated[
-        bool, typer.Option("--merge-same-photo", help="Two faces of one photo may be in one group.")
-    ] = False,
-    same_photo_bits: Annotated[
-        int | None, typer.Option(metavar="N", help="Bits in which hashes of one photo may differ; 4.")
-    ] = None,
-    keep: Annotated[str, typer.Option(metavar="quality|first", help="Which face of a group is kept.")] = "quality",
-    max_pairs: Annotated[int | None, typer.Option(metavar="N", help="More pairs are an error; 50,000,000.")] = None,
-    workers: Workers = None,
-    store: Annotated[str | None, typer.Option(metavar="STORE", help="Snapshot store to read instead.")] = None,
-    snapshot: Annotated[str | None, typer.Option(metavar="ID", help="The gallery's snapshot there.")] = None,
-    other_snapshot: Annotated[str | None, typer.Option(metavar="ID", help="The second gallery's.")] = None,
-    is_detached: Detach = False,
-) -> None:
-    """Find every group of faces that are one person's, in a gallery or between two; changes nothing in them."""
-    check_cosine(threshold, option="--threshold")
-    parameters = {
-        "threshold": threshold,
-        "target_fpir": target_fpir,
-        "mode": mode,
-        "recall": recall,
-        "other": other,
-        "analyse": is_analysis or None,
-        "floor": floor,
-        "min_group": min_group,
-        "max_group": max_group,
-        "cohesion": cohesion,
-        "merge_same_photo": merge_same_photo or None,
-        "same_photo_bits": same_photo_bits,
-        "keep": keep,
-        "max_pairs": max_pairs,
-        "workers": workers,
-        "store": store,
-        "snapshot": snapshot,
-        "other_snapshot": other_snapshot,
-    }
-    submitted(invocation_of(context), "dedup", gallery, parameters, is_detached=is_detached)
-
-
-@app.command()
-def enroll(
-    context: typer.Context,
-    gallery: GalleryArgument,
-    sources: Sources,
-    kind: Annotated[str, typer.Option(metavar="KIND", help="auto, folder, tar, parquet, arrow or npy.")] = "auto",
-    manifest: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Items of a folder: JSON lines, or CSV with a header.")
-    ] = None,
-    identities: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Of a .npy array: identities, a line each.")
-    ] = None,
-    template_ids: Annotated[
-        str | None, typer.Option("--ids", metavar="FILE", help="Of a .npy array: template ids, a line each.")
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Of a .npy array: labels, a JSON object each line.")
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column",
-            metavar="WHAT=NAME",
-            help="Column of image, embedding, identity, template_id or metadata; may be repeated.",
-        ),
-    ] = None,
-    keeps_thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Keep a picture of each face.")] = False,
-    workers: Workers = None,
-    gpus: Annotated[float | None, typer.Option(metavar="N", help="GPUs of each embedder; on Ray.")] = None,
-    is_detached: Detach = False,
-) -> None:
-    """Enroll photos or embeddings of folders, archives, tables or buckets; each exactly once, however often resumed."""
+def _submit(context: typer.Context, request: JobRequest, *, is_detached: Detach = False) -> None:
     invocation = invocation_of(context)
-    files = {"manifest": manifest, "identities": identities, "template_ids": template_ids, "labels": labels}
-    parameters = {
-        "sources": _sources(invocation, sources, kind, files, column or []),
-        "keep_thumbnails": keeps_thumbnails or None,
-        "workers": workers,
-        "gpus": gpus,
-    }
-    submitted(invocation, "enroll", gallery, parameters, is_detached=is_detached)
+    if service_url(invocation.given, invocation.settings()) is None:
+        request = request.placed(_absolute)
+    submitted(invocation, request.kind, request.gallery, request.parameters, is_detached=is_detached)
 
 
-@app.command()
-def reembed(
-    context: typer.Context,
-    gallery: GalleryArgument,
-    sources: Sources,
-    into: Annotated[str, typer.Option(metavar="NAME", help="The new gallery.", show_default=False)],
-    network: Annotated[str, typer.Option("--network", metavar="NAME", help="The new embedder.", show_default=False)],
-    kind: Annotated[str, typer.Option(metavar="KIND", help="auto, folder, tar, parquet or arrow.")] = "auto",
-    manifest: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Items of a folder: JSON lines, or CSV with a header.")
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option("--column", metavar="WHAT=NAME", help="Column of image or template_id; may be repeated."),
-    ] = None,
-    shards: Annotated[int | None, typer.Option(metavar="N", help="Its shards; as the old one's.")] = None,
-    code_bits: Annotated[int | None, typer.Option(metavar="BITS", help="Its codes; as the old one's.")] = None,
-    workers: Workers = None,
-    gpus: Annotated[float | None, typer.Option(metavar="N", help="GPUs of each embedder; on Ray.")] = None,
-    is_detached: Detach = False,
-) -> None:
-    """Make a gallery again by another network, from its photos: the same ids, identities and metadata."""
-    invocation = invocation_of(context)
-    parameters = {
-        "sources": _sources(invocation, sources, kind, {"manifest": manifest}, column or []),
-        "into": into,
-        "embedder": network,
-        "shards": shards,
-        "code_bits": code_bits,
-        "workers": workers,
-        "gpus": gpus,
-    }
-    submitted(invocation, "reembed", gallery, parameters, is_detached=is_detached)
+def _absolute(source: str) -> str:
+    """A path of this machine made absolute, since a job may be resumed elsewhere; a URL as it is."""
+    return source if "://" in source else os.path.abspath(Path(source).expanduser())
 
 
-@app.command()
-def calibrate(
-    context: typer.Context,
-    gallery: GalleryArgument,
-    samples: Annotated[
-        int | None, typer.Option(metavar="N", help="Identities to search with, 100 to 5,000; 2,000.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="S", help="Which identities are drawn; 0.")] = None,
-    is_detached: Detach = False,
-) -> None:
-    """Measure a gallery's error rates on its labelled templates, and keep them with it."""
-    parameters = {"samples": samples, "seed": seed}
-    submitted(invocation_of(context), "calibrate", gallery, parameters, is_detached=is_detached)
-
-
-COLUMNS = ("image", "embedding", "identity", "template_id", "metadata")
-
-
-def _sources(
-    invocation: Invocation, sources: list[str], kind: str, files: dict[str, str | None], columns: list[str]
-) -> list[dict[str, Any]]:
-    """Sources as parameters have them. Paths of this machine are made absolute: a job may be resumed elsewhere."""
-    if not sources:
-        raise InvalidParameter("SOURCE: expected at least one folder, file or URL, got none")
-    common: dict[str, Any] = {"kind": kind, **_columns(columns)}
-    common |= {name: _placed(invocation, path) for name, path in files.items() if path is not None}
-    return [{"url": _placed(invocation, source), **common} for source in sources]
-
-
-def _columns(given: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in given:
-        what, _, name = text.partition("=")
-        if what not in COLUMNS or not name:
-            raise InvalidParameter(f"--column: expected WHAT=NAME, WHAT one of {', '.join(COLUMNS)}; got {text!r:.80}")
-        found[f"{what}_column"] = name
-    return found
-
-
-def _placed(invocation: Invocation, source: str) -> str:
-    from cluster.cli.remote import service_url
-
-    if "://" in source or service_url(invocation.given, invocation.settings()) is not None:
-        return source
-    return os.path.abspath(Path(source).expanduser())
+for _ask in ASKS:
+    app.command()(command_of(_ask, _submit))

@@ -31,7 +31,10 @@ def create(
     is_operator: IsOperator = False,
     name: Annotated[str, typer.Option(metavar="NAME", help="What it is for; shown in lists.")] = "unnamed",
     scope: Annotated[
-        list[str] | None, typer.Option("--scope", metavar="SCOPE", help="admin, write or read; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--scope", metavar="SCOPE", help="admin, write or read; may be repeated. Of the operator: admin or metrics."
+        ),
     ] = None,
     gallery: Annotated[
         list[str] | None,

@@ -50,7 +50,14 @@ class Output:
 
     def result(self, document: Mapping[str, Any], *shown: str | Grid) -> None:
         """The command's result: the document in JSON mode, otherwise lines and tables. Raises ReaderGone."""
-        text = _json(document) + "\n" if self.as_json else _text(sys.stdout, shown)
+        self._write(_json(document) + "\n" if self.as_json else _text(sys.stdout, shown))
+
+    def verbatim(self, document: Mapping[str, Any], text: str) -> None:
+        """The same with a text that is for programs too, and so is never wrapped. text: printable ASCII."""
+        assert text.isascii()
+        self._write(_json(document) + "\n" if self.as_json else text)
+
+    def _write(self, text: str) -> None:
         try:
             sys.stdout.write(text)
             sys.stdout.flush()

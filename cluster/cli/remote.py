@@ -53,4 +53,9 @@ def connected(url: str, given: Mapping[str, Any], settings: Settings) -> RemoteC
     """A client of the service."""
     from cluster.client import connect
 
-    return connect(url, api_key(given, settings))
+    return connect(
+        url,
+        api_key(given, settings),
+        verify=True if settings.url_authority is None else str(settings.url_authority),
+        allow_insecure=settings.url_insecure,
+    )

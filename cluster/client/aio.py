@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.client.aio_gallery import AsyncRemoteGallery
 from cluster.client.aio_jobs import AsyncRemoteJobs
+from cluster.client.aio_snapshots import AsyncRemoteSnapshots
 from cluster.client.aio_tenants import AsyncRemoteTenants
 from cluster.client.call import Operation, T
 from cluster.client.operations import fleet as _fleet
@@ -54,6 +55,11 @@ class AsyncRemoteCluster:
     def jobs(self) -> AsyncRemoteJobs:
         """Batch jobs: submitted, followed, cancelled and resumed; their results."""
         return AsyncRemoteJobs(self._transport)
+
+    @property
+    def snapshots(self) -> AsyncRemoteSnapshots:
+        """Snapshots of galleries, in the store that the service's operator has set."""
+        return AsyncRemoteSnapshots(self._transport)
 
     async def whoami(self) -> dict[str, Any]:
         """Whose key is in use and what it may do, as the service says it; Unauthenticated."""

@@ -15,6 +15,7 @@ from cluster.client.jobs import RemoteJobs
 from cluster.client.operations import fleet as _fleet
 from cluster.client.operations import galleries as _galleries
 from cluster.client.operations import photos as _photos
+from cluster.client.snapshots import RemoteSnapshots
 from cluster.client.tenants import RemoteTenants
 from cluster.client.transport import Transport
 from cluster.faces.decode import ImageSource
@@ -54,6 +55,11 @@ class RemoteCluster:
     def jobs(self) -> RemoteJobs:
         """Batch jobs: submitted, followed, cancelled and resumed; their results."""
         return RemoteJobs(self._transport)
+
+    @property
+    def snapshots(self) -> RemoteSnapshots:
+        """Snapshots of galleries, in the store that the service's operator has set."""
+        return RemoteSnapshots(self._transport)
 
     def whoami(self) -> dict[str, Any]:
         """Whose key is in use and what it may do, as the service says it; Unauthenticated."""

@@ -14,8 +14,8 @@ import numpy as np
 
 from cluster.dedup.corpus import Corpus, CorpusSpec, Part
 from cluster.dedup.pairs import encode_pairs
-from shard.errors import InvalidParameter
-from shard.pairs import Pairs, join_sketches
+from shard.errors import InvalidParameter, StoreUnavailable, UnknownSnapshot
+from shard.pairs import join_sketches
 from shard.sketch import Basis, Sketch, make_basis, sketch
 from shard.types import FloatArray, RowArray
 
@@ -82,7 +82,8 @@ def basis_block(task: BasisTask) -> bytes:
 
 
 def join_block(task: JoinTask) -> bytes:
-    """All pairs of the task, as `cluster.dedup.pairs.encode_pairs` has them. TooManyPairs, CorruptData."""
+    """All pairs of the task, as `cluster.dedup.pairs.encode_pairs` has them. InvalidParameter for too many,
+    CorruptData."""
     corpus = _corpus(task.corpus)
     left = _SKETCHES.get(task.corpus, task.basis, corpus.parts[task.left])
     right = None if task.left == task.right else _SKETCHES.get(task.corpus, task.basis, corpus.parts[task.right])
@@ -97,8 +98,7 @@ def probe_block(task: ProbeTask) -> bytes:
     part, rows = corpus.parts[task.part], probe_rows(corpus)
     probes = sketch(_basis(task.basis), [corpus.floats(rows)])
     found = join_sketches(probes, _SKETCHES.get(task.corpus, task.basis, part), task.threshold)
-    others = np.flatnonzero(rows[found.left] != found.right + part.start)
-    return encode_pairs(Pairs(found.left[others], found.right[others], found.scores[others]))
+    return encode_pairs(found.take(np.flatnonzero(rows[found.left] != found.right + part.start)))
 
 
 def probe_rows(corpus: Corpus) -> RowArray:
@@ -171,7 +171,16 @@ _SKETCHES = _SketchCache()
 
 @lru_cache(maxsize=1)
 def _corpus(spec: CorpusSpec) -> Corpus:
-    return Corpus(spec)
+    try:
+        return Corpus(spec)
+    except UnknownSnapshot as error:
+        # Who runs the job has read it, so this is another machine's directory of that name.
+        if all("://" in source.store for source in spec.inputs):
+            raise
+        raise StoreUnavailable(
+            f"{error} on a machine that runs blocks of the job: a directory has to be the same on all of them; mount"
+            " it there, or name a store such as s3://bucket/prefix"
+        ) from None
 
 
 @lru_cache(maxsize=1)

@@ -53,6 +53,23 @@ class Faces:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @classmethod
+    def unlabelled(cls, count: int) -> Faces:
+        """Faces of rows 0..count-1, of which nothing is known."""
+        number, unknown = np.arange(count, dtype=np.int64), np.full(count, -1, np.int32)
+        return cls(
+            rows=number,
+            order=number,
+            input=np.zeros(count, np.int8),
+            shard=np.zeros(count, np.int32),
+            identity=unknown,
+            identities=(),
+            photo=unknown,
+            quality=np.full(count, np.nan, np.float32),
+            phash=np.zeros(count, np.uint64),
+            has_phash=np.zeros(count, bool),
+        )
+
 
 def faces_of(labels: Any) -> Faces:
     """Faces of a pyarrow table of labels, in any order of rows, each row once.

@@ -96,6 +96,7 @@ def _own_store(job: JobContext) -> str:
         made_at = None
     job.end_by((time.time() if made_at is None else made_at) + undo_seconds(hours), expired)
     job.check()
+    job.stay_here()  # no other machine has the directory
     return str(store)
 
 

@@ -26,13 +26,9 @@ BATCH_PAIRS = 1 << 22
 
 def encode_pairs(pairs: Pairs) -> bytes:
     """Pairs with rows from the first ones of their parts, as a checkpoint; sorted by (left, right) here."""
-    order = np.lexsort((pairs.right, pairs.left))
-    columns = (
-        pairs.left[order].astype("<u4"),
-        pairs.right[order].astype("<u4"),
-        pairs.scores[order].astype("<f4", copy=False),
-    )
-    return _HEADER.pack(_MAGIC, len(order)) + b"".join(column.tobytes() for column in columns)
+    pairs = pairs.in_order()
+    columns = (pairs.left.astype("<u4"), pairs.right.astype("<u4"), pairs.scores.astype("<f4", copy=False))
+    return _HEADER.pack(_MAGIC, len(pairs.left)) + b"".join(column.tobytes() for column in columns)
 
 
 def decode_pairs(data: bytes, block: PartPair) -> Pairs:
@@ -78,8 +74,7 @@ class FoundPairs:
     def __iter__(self) -> Iterator[Pairs]:
         """Batches of pairs which, one after another, are sorted by (left, right); one for each left part."""
         for blocks in self._lefts.values():
-            found = joined([decode_pairs(self._read(block.name), block) for block in blocks])
-            yield _taken(found, np.lexsort((found.right, found.left)))
+            yield joined([decode_pairs(self._read(block.name), block) for block in blocks]).in_order()
 
     def all(self) -> Pairs:
         """Every pair, sorted by (left, right): 20 bytes each."""
@@ -120,7 +115,7 @@ class FoundPairs:
             found.append(Pairs(low[at], high[at], batch.scores[at]))
         ranked = joined(found)
         if len(ranked.left):
-            ranked = _taken(ranked, np.lexsort((ranked.right, ranked.left)))
+            ranked = ranked.in_order()
             by_rank = np.empty(len(rows), np.int64)
             by_rank[rank] = rows
             yield Pairs(by_rank[ranked.left], by_rank[ranked.right], ranked.scores)
@@ -144,10 +139,6 @@ def joined(batches: Sequence[Pairs]) -> Pairs:
         np.concatenate([batch.right for batch in batches]),
         np.concatenate([batch.scores for batch in batches]),
     )
-
-
-def _taken(pairs: Pairs, order: RowArray) -> Pairs:
-    return Pairs(pairs.left[order], pairs.right[order], pairs.scores[order])
 
 
 def _turned(pairs: Pairs, rows: RowArray, rank: RowArray) -> tuple[RowArray, RowArray]:

@@ -15,11 +15,11 @@ import json
 import re
 import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 from cluster.dedup.apply_journal import ApplyJournal
 from cluster.dedup.result_columns import REPORT, SUMMARY
+from coordinator.timed_ids import time_of_id
 from shard.errors import CorruptData
 from shard.files import remove_file, remove_tree, write_file
 
@@ -30,8 +30,6 @@ LAST_SHARE = 0.9
 _PICTURE = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]*")
 _PICTURE_START = b"data:image/jpeg;base64,"
 NO_PICTURE = "data:,"
-_ID_TIME = "%Y%m%dT%H%M%SZ"
-_ID = re.compile(r"(?:create-)?(\d{8}T\d{6}Z)-[0-9a-f]{8}")
 DERIVED = ("basis", "basis-lists", "tuning")
 """Checkpoints that are made of floats, and one that goes with them; the same are made again if they are needed."""
 INPUT = "input"
@@ -126,8 +124,8 @@ def copied_at(directory: Path) -> float | None:
     for path in directory.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
             times.append(path.stat().st_mtime)
-        if path.suffix == ".json" and (begun := _ID.fullmatch(path.stem)):
-            times.append(_time(begun.group(1)))
+        if path.suffix == ".json" and (begun := time_of_id(path.stem.removeprefix("create-"))):
+            times.append(begun.timestamp())
     return min(times)
 
 
@@ -135,13 +133,16 @@ def _made_at(job_directory: Path) -> float:
     """When the snapshot was made that the job read, the first of two, which its id says."""
     path = job_directory / "result" / SUMMARY
     try:
-        return min(_time(entry["snapshot_id"][:16]) for entry in json.loads(path.read_bytes())["inputs"])
+        return min(_time(entry["snapshot_id"]) for entry in json.loads(path.read_bytes())["inputs"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptData(f"{path} is not a summary: {error!r}", path=str(path)) from error
 
 
-def _time(text: str) -> float:
-    return datetime.strptime(text, _ID_TIME).replace(tzinfo=timezone.utc).timestamp()
+def _time(snapshot_id: str) -> float:
+    made = time_of_id(snapshot_id)
+    if made is None:
+        raise ValueError(f"{snapshot_id!r} is no snapshot's id")
+    return made.timestamp()
 
 
 def _remove_pictures(report: Path) -> int:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cluster.dedup.blocks import (
     BasisTask,
     JoinTask,
@@ -98,12 +96,9 @@ def _tuned(job: JobContext, corpus: Corpus, basis: bytes, target: float, thresho
     for name, part in zip(tasks, parts, strict=True):
         pairs = local_pairs(job.checkpoints.read(name), name, len(rows), len(part))
         found.append(Pairs(rows[pairs.left], pairs.right + part.start, pairs.scores))
-    every = joined(found)
-    order = np.lexsort((every.right, every.left))
-    sorted_pairs = Pairs(every.left[order], every.right[order], every.scores[order])
     part_rows = max(len(part) for part in corpus.parts)
     known, sample = Basis.from_bytes(basis), sample_of(corpus)
-    return tune(known, sample, corpus.floats, thinned(sorted_pairs), part_rows, threshold, target)
+    return tune(known, sample, corpus.floats, thinned(joined(found).in_order()), part_rows, threshold, target)
 
 
 def _tuning(data: bytes) -> Tuning:

@@ -77,8 +77,7 @@ def thinned(pairs: Pairs, most: int = MOST_PAIRS) -> Pairs:
     """At most so many of the pairs, evenly spread."""
     if len(pairs.left) <= most:
         return pairs
-    at = np.arange(most, dtype=np.int64) * len(pairs.left) // most
-    return Pairs(pairs.left[at], pairs.right[at], pairs.scores[at])
+    return pairs.take(np.arange(most, dtype=np.int64) * len(pairs.left) // most)
 
 
 def _margin(distances: FloatArray, target: float) -> float:

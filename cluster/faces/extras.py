@@ -6,6 +6,7 @@ Owns the imports of onnxruntime and cv2; must not know what they are used for.
 from __future__ import annotations
 
 import importlib
+import os
 from types import ModuleType
 
 from shard.errors import MissingExtra
@@ -27,5 +28,7 @@ def require_cv2() -> ModuleType:
 
 
 def require_onnxruntime() -> ModuleType:
-    """ONNX Runtime. Raises MissingExtra where it is not installed."""
+    """ONNX Runtime, told to report to nobody. Raises MissingExtra where it is not installed."""
+    # From 1.29 on its wheels for Linux send events to their maker by default, the first while they are imported.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     return _require("onnxruntime")

@@ -26,6 +26,9 @@ def open_session(path: Path, *, input_name: str | None, threads: int, device: De
     """
     ort = require_onnxruntime()
     require_device(device)
+    if device == "cuda" and hasattr(ort, "preload_dlls"):
+        # CUDA and cuDNN may be Python packages, where the loader would not look. What is not there is the system's.
+        ort.preload_dlls()
     provider = _PROVIDERS[device]
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

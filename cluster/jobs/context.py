@@ -32,6 +32,7 @@ class JobContext:
         self.directory = files.directory
         self.checkpoints = Checkpoints(files.checkpoints)
         self._files, self._signs = files, signs
+        self._is_here = False
 
     @property
     def workers(self) -> int | None:
@@ -40,6 +41,10 @@ class JobContext:
         if wanted is not None and (type(wanted) is not int or wanted < 1):
             raise InvalidParameter(f"workers: expected an integer of at least 1, got {wanted!r}")
         return wanted
+
+    def stay_here(self) -> None:
+        """Have blocks run on this machine alone from now on: what they read is on no other. Of use on Ray."""
+        self._is_here = True
 
     def map_blocks(
         self,
@@ -61,7 +66,8 @@ class JobContext:
         kept: called with each new checkpoint's name and bytes when it is there; what it raises ends the job.
 
         Raises JobCancelled and whatever else stops the job; WorkerLost if three processes have died over one block; the
-        FacegridError that the function raised, JobFailed if it raised another.
+        FacegridError that the function raised, JobFailed if it raised another; InvalidParameter if they have to stay
+        here and no task may run here.
         """
         name = function_name(function)
         there = self.checkpoints.names()
@@ -86,7 +92,9 @@ class JobContext:
         else:
             from coordinator.ray_tasks import run_as_tasks
 
-            run_as_tasks(name, todo, at_once=self.workers, keep=keep, check=self.check, log=self.log)
+            run_as_tasks(
+                name, todo, at_once=self.workers, keep=keep, check=self.check, log=self.log, is_here=self._is_here
+            )
 
     def progress(self, done: int, total: int, unit: str, phase: str) -> None:
         """Say how far the job is; cheap, and told at most once a second. total: 0 where it is not known.

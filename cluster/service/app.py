@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from importlib import metadata
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -33,6 +32,7 @@ from cluster.service.routes import (
     tenants,
 )
 from cluster.service.shell import STATE, App, Exchange, Shell
+from coordinator.kept import installed_version
 from shard.errors import FacegridError, InvalidParameter
 
 MODULES = (
@@ -66,8 +66,8 @@ def build_app(gateway: Gateway) -> App:
             await keeping
 
     app = FastAPI(
-        title="Facegrid", version=_version(), openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan,
-        redirect_slashes=False,
+        title="Facegrid", version=installed_version(), lifespan=lifespan,
+        openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     for module in MODULES:
         app.include_router(module.router)
@@ -108,10 +108,3 @@ async def _unrouted(request: Request, error: Exception) -> Response:
     for name, value in (error.headers or {}).items():
         answer.headers[name] = value
     return answer
-
-
-def _version() -> str:
-    try:
-        return metadata.version("facegrid")
-    except metadata.PackageNotFoundError:
-        return "0"

@@ -18,6 +18,7 @@ from cluster.service.auth import Principal
 from cluster.service.gateway import Gateway
 from cluster.service.shell import STATE, Exchange, audit_entry
 from coordinator.names import check_gallery_name
+from coordinator.tenant_types import METRICS
 from shard.errors import (
     InvalidParameter,
     PermissionDenied,
@@ -55,6 +56,11 @@ class Call:
         """PermissionDenied unless the key is the operator's."""
         if self.principal.key.tenant is not None or "admin" not in self.principal.key.scopes:
             raise PermissionDenied("this needs a key of the operator")
+
+    def reader_of_metrics(self) -> None:
+        """PermissionDenied unless the key is the operator's: one that may do all, or one that is for metrics."""
+        if METRICS not in self.principal.key.scopes:
+            self.operator()
 
     async def tenant(self, name: str) -> str:
         """Manage a tenant, or read about it: UnknownTenant for another's, PermissionDenied without the scope admin."""

@@ -1,29 +1,29 @@
 """Embedder actors: processes that find faces for the gateways, on any node, on the CPU or on a GPU.
 
 They hold no state but the networks: one that dies is started again by Ray, and what it had under way is asked of
-another. Images reach them as bytes in a call; nothing is written.
+another. Images reach them as bytes in a call; nothing is written. Gateways know them by their titles, and look every
+few seconds which there are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
-from cluster.config import pipeline_options
-from cluster.faces import FacePipeline, PipelineOptions, require_device
+from cluster.config import pipeline_options, settings_of
+from cluster.faces import FacePipeline, require_device
 from cluster.service.face_pool import Faces, OwnFaces
-from coordinator.actors import HEALTH, Actor, ActorName
+from coordinator.actors import Actor, ActorName, Pending, node_here
+from coordinator.kept import installed_version
 from coordinator.outcome import Outcome, outcome_of
-from shard.errors import ClusterNotReady, HostUnavailable, InvalidImage, InvalidParameter
-
-if TYPE_CHECKING:
-    from cluster.api import Cluster
+from shard.errors import ClusterNotReady, FacegridError, HostUnavailable, InvalidImage
 
 CALLS = 64
 """Images that an actor has under way; more wait in its queue."""
@@ -31,7 +31,8 @@ CALLS_EACH = 16
 """Images that a gateway has under way at one actor: one batch. The others wait where tenants take turns."""
 CALL_S = 120.0
 """How long an image may take, with the loading of a network that was not used before."""
-START_S = 60.0
+LOOK_S = 2.0
+"""Pause between two looks which actors there are."""
 AWAY_S = 1.0
 """How long an actor that was unavailable is asked last."""
 ATTEMPTS = 2
@@ -47,18 +48,43 @@ class _Refused:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class EmbedderState:
+    """What an embedder says of itself. images: begun and not answered. revision: of what it was started with."""
+
+    pid: int
+    node_id: str
+    version: str
+    revision: str
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """Instead of faces: the actor is about to end, and takes no more images."""
+
+
 class EmbedderProcess:
     """What runs inside an embedder's actor: pipelines, each loaded when it is first needed."""
 
-    def __init__(self, options: PipelineOptions) -> None:
-        """options: of the pipelines, but for the embedder, which each call names."""
+    def __init__(self, settings: Mapping[str, Any], device: Literal["cpu", "cuda"], revision: str = "") -> None:
+        """settings: `kept_settings`, of which the pipelines are made, but for the embedder, which each call names.
+
+        revision: of settings and device, by which another process that opens the home tells whether it is as it would
+        be. These are kept: see coordinator/kept.py before you change them.
+        """
         logging.basicConfig(level=logging.INFO)
+        self._node_id, self._revision = node_here(), revision
+        self._lock = threading.Lock()
+        self._images = 0
+        options = replace(pipeline_options(settings_of(settings)), device=device)
         threads = options.threads or len(os.sched_getaffinity(0))
         self._device = options.device
         self._faces = OwnFaces(
             lambda embedder: FacePipeline(replace(options, embedder=embedder), announce=_LOG.warning), threads
         )
         self._finding = threading.Semaphore(threads)
+        self._is_closed = False
 
     def open(self) -> Outcome:
         """Whether onnxruntime is here, with the device; MissingExtra, InvalidParameter."""
@@ -67,9 +93,11 @@ class EmbedderProcess:
     def faces(self, image: bytes, embedder: str, embed_refused: bool) -> Outcome:
         """Every face of an image, largest first, embedded in a batch with those of other calls; or a _Refused."""
 
-        def find() -> Faces | _Refused:
+        def find() -> Faces | _Refused | _Ended:
             try:
-                with self._finding:
+                with self._counted(), self._finding:
+                    if self._is_closed:
+                        return _Ended()
                     done = self._faces.begin(image, embedder, embed_refused=embed_refused)
                 return done.result()
             except InvalidImage as error:
@@ -77,53 +105,28 @@ class EmbedderProcess:
 
         return outcome_of(find, "the embedder")
 
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._lock:
+            self._images += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._images -= 1
+
     def health(self) -> Outcome:
         """Process id."""
         return Outcome(os.getpid())
 
+    def state(self) -> Outcome:
+        """An EmbedderState. Blocks on nothing."""
+        return Outcome(EmbedderState(os.getpid(), self._node_id, installed_version(), self._revision, self._images))
+
     def close(self) -> Outcome:
-        """Embed what waits. Idempotent."""
+        """Embed what was begun, and take no more. Idempotent."""
+        self._is_closed = True
         return outcome_of(self._faces.close, "the embedder")
-
-
-class Embedders:
-    """Embedder actors beside an open home. They end when its cluster is closed."""
-
-    def __init__(self, cluster: Cluster, count: int, *, gpus: float = 0.0) -> None:
-        """Start `count` of them, spread over the nodes, each with so many GPUs (a part of one if below 1).
-
-        Raises InvalidParameter for a cluster that is not on Ray or has fewer GPUs, or where an actor's onnxruntime
-        has no CUDA; MissingExtra where it has no onnxruntime; ClusterNotReady if one does not start.
-        """
-        if cluster.ray is None:
-            raise InvalidParameter("embedders run on Ray: open the home with runtime='ray'")
-        if count < 1 or gpus < 0 or (gpus > 1 and gpus != int(gpus)):
-            raise InvalidParameter(
-                f"embedders: expected 1 or more, with a part of a GPU or whole ones each, got {count} with {gpus:g}"
-            )
-        offered = sum(node.resources.get("GPU", 0.0) for node in cluster.ray.nodes())
-        if count * gpus > offered:
-            raise InvalidParameter(
-                f"{count} embedders with {gpus:g} GPUs each: the Ray cluster offers {offered:g} GPUs"
-            )
-        options = replace(pipeline_options(cluster.settings), device="cuda" if gpus else "cpu")
-        self._actors = [
-            cluster.ray.spawn(
-                EmbedderProcess, (options,), title=f"embedder {number}", gpus=gpus, calls=CALLS, is_spread=True
-            )
-            for number in range(count)
-        ]
-        self.names = tuple(actor.where for actor in self._actors)
-        """By which gateways find them."""
-        for pending in [actor.begin("open") for actor in self._actors]:
-            try:
-                pending.result(START_S)
-            except HostUnavailable as error:
-                raise ClusterNotReady(f"an embedder did not start: {error}") from error
-
-    def pids(self) -> list[int]:
-        """Process ids; HostUnavailable."""
-        return [actor.call("health", group=HEALTH, timeout_s=START_S) for actor in self._actors]
 
 
 @dataclass(slots=True)
@@ -134,48 +137,107 @@ class _Asked:
 
 
 class EmbedderActors:
-    """A `FaceSource`: faces found by actors, of which the least busy one is asked."""
+    """A `FaceSource`: faces found by actors that come and go, of which the least busy one is asked."""
 
-    def __init__(self, names: Sequence[ActorName]) -> None:
-        """HostUnavailable if one of them was never started."""
-        self._actors = [_Asked(Actor.find(name)) for name in names]
-        self._lock = threading.Lock()
-        self.threads = CALLS_EACH * len(self._actors)
+    def __init__(self, find: Callable[[], Sequence[ActorName]], *, look_s: float = LOOK_S) -> None:
+        """find: those that there are now, ready or not; asked every look_s seconds. FacegridError means: as before."""
+        self._find, self._look_s = find, look_s
+        self._ready: dict[ActorName, _Asked] = {}
+        self._coming: dict[ActorName, tuple[Actor, Pending]] = {}
+        self._changed = threading.Condition()
+        self._ended = threading.Event()
+        self._looking = threading.Thread(target=self._look_on, name="facegrid-embedders", daemon=True)
+        self._looking.start()
 
-    def begin(self, image: bytes, embedder: str, *, embed_refused: bool) -> Future[Faces]:
+    @property
+    def threads(self) -> int:
+        """Images under way at once. Where there is no actor, a few wait for one, and the others behind them."""
+        return CALLS_EACH * max(1, len(self._ready))
+
+    def begin(self, image: bytes, embedder: str, *, embed_refused: bool, until: float) -> Future[Faces]:
         """Ask an actor, another one if that dies, and wait for the answer.
 
-        Raises InvalidImage; HostUnavailable if no actor answers; and what loading the pipeline raises there.
+        Raises InvalidImage; ClusterNotReady if there is no actor at `until`; HostUnavailable if none answers; and what
+        loading the pipeline raises there.
         """
         done: Future[Faces] = Future()
         tried: list[_Asked] = []
         while True:
-            asked = self._least_busy(tried)
+            asked = self._least_busy(tried, until)
             try:
                 found = asked.actor.call("faces", image, embedder, embed_refused, timeout_s=CALL_S)
-                break
             except HostUnavailable as error:
                 asked.away_until = time.monotonic() + AWAY_S
                 tried.append(asked)
-                if len(tried) == min(ATTEMPTS, len(self._actors)):
+                if len(tried) >= min(ATTEMPTS, len(self._ready)):
                     raise
                 _LOG.warning("%s; another embedder is asked", error)
+                continue
             finally:
-                with self._lock:
+                with self._changed:
                     asked.calls -= 1
+            if not isinstance(found, _Ended):
+                break
+            self._forget(asked)
         if isinstance(found, _Refused):
             raise InvalidImage(found.message, reason=found.reason)
         done.set_result(found)
         return done
 
     def close(self) -> None:
-        """The actors are their starter's to end."""
+        """Look no more; the actors are their starter's to end. Idempotent."""
+        self._ended.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._looking.join()
 
-    def _least_busy(self, tried: Sequence[_Asked]) -> _Asked:
+    def _least_busy(self, tried: Sequence[_Asked], until: float) -> _Asked:
         """The actor with the fewest calls of this gateway, rather one that was not away just now; counts the call."""
-        now = time.monotonic()
-        with self._lock:
-            left = [one for one in self._actors if not any(one is before for before in tried)]
+        with self._changed:
+            while not (left := [one for one in self._ready.values() if not any(one is before for before in tried)]):
+                wait_s = until - time.monotonic()
+                if wait_s <= 0 or self._ended.is_set():
+                    raise ClusterNotReady("no embedder is ready to find the faces of a photo")
+                self._changed.wait(wait_s)
+            now = time.monotonic()
             chosen = min(left, key=lambda one: (one.away_until > now, one.calls))
             chosen.calls += 1
             return chosen
+
+    def _forget(self, asked: _Asked) -> None:
+        with self._changed:
+            self._ready.pop(asked.actor.where, None)
+
+    def _look_on(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._look()
+            except FacegridError as error:
+                _LOG.info("embedders could not be looked for: %s", error)
+            except Exception:  # noqa: BLE001 - a thread that has to go on: Ray raises anything while its store is away
+                _LOG.exception("embedders could not be looked for")
+            self._ended.wait(self._look_s)
+
+    def _look(self) -> None:
+        """Have those that are new open, and count them as ready when they have; forget those that are gone."""
+        there = set(self._find())
+        with self._changed:
+            for where in self._ready.keys() - there:
+                del self._ready[where]
+        for where in self._coming.keys() - there:
+            del self._coming[where]
+        for where in there - self._ready.keys() - self._coming.keys():
+            actor = Actor.find(where)
+            self._coming[where] = actor, actor.begin("open")
+        for where, (actor, opening) in list(self._coming.items()):
+            if not opening.has_ended(0.0):
+                continue
+            del self._coming[where]
+            try:
+                opening.result()
+            except FacegridError as error:
+                _LOG.warning("%s does not work: %s", actor.title, error)
+                continue
+            with self._changed:
+                self._ready[where] = _Asked(actor)
+                self._changed.notify_all()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from cluster.service.metrics import Metrics
 
 Faces = tuple[Face, ...]
+WAIT_S = 30.0
+"""How long an image waits, from when it came, where nobody is there that finds faces."""
 GUESS_S = 0.1
 """What an image is taken to cost until it is done."""
 
@@ -47,10 +49,13 @@ class FaceSource(Protocol):
 
     @property
     def threads(self) -> int:
-        """Images that may be begun at once, each in a thread."""
+        """Images that may be begun at once, each in a thread. May change."""
 
-    def begin(self, image: bytes, embedder: str, *, embed_refused: bool) -> Future[Faces]:
-        """Begin with an image: what is done in the caller's thread may take long. May raise, as the future may."""
+    def begin(self, image: bytes, embedder: str, *, embed_refused: bool, until: float) -> Future[Faces]:
+        """Begin with an image: what is done in the caller's thread may take long. May raise, as the future may.
+
+        until: monotonic, how long to wait where nobody is there to find faces.
+        """
 
     def close(self) -> None:
         """Finish what was begun. Idempotent."""
@@ -66,7 +71,7 @@ class OwnFaces:
         self._batches: dict[str, FaceBatches] = {}
         self.threads = threads
 
-    def begin(self, image: bytes, embedder: str, *, embed_refused: bool) -> Future[Faces]:
+    def begin(self, image: bytes, embedder: str, *, embed_refused: bool, until: float = 0.0) -> Future[Faces]:
         """Decode and detect in the caller's thread; InvalidImage."""
         return self._batches_of(embedder).begin(image, embed_refused=embed_refused)
 
@@ -125,6 +130,10 @@ class FacePool:
         """Images that wait or are under way, by tenant id."""
         return {tenant: images for tenant, (images, _) in self._of_tenant.items()}
 
+    def images(self) -> int:
+        """Images that wait or are under way, of all tenants. From any thread."""
+        return self._images
+
     def close(self) -> None:
         """Finish what was let in. Idempotent."""
         if self._scheduler is not None:
@@ -134,14 +143,18 @@ class FacePool:
     def _submit(self, principal: Principal, image: bytes, embedder: str, embed_refused: bool) -> asyncio.Future[Faces]:
         if self._scheduler is None:
             self._scheduler = FairScheduler("faces", self._source.threads)
+        scheduler = self._scheduler
+        scheduler.resize(self._source.threads)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Faces] = loop.create_future()
         queued = began = time.perf_counter()
+        until = time.monotonic() + WAIT_S
 
         def answered(done: Future[Faces]) -> None:
             if self._metrics is not None:
                 self._metrics.work_wait.observe(began - queued, "photo")
                 self._metrics.work_call.observe(time.perf_counter() - began, "photo")
+            scheduler.resize(self._source.threads)
             tell(loop, _settle, answer, done)
 
         def run() -> None:
@@ -150,13 +163,13 @@ class FacePool:
                 return
             began = time.perf_counter()
             try:
-                done = self._source.begin(image, embedder, embed_refused=embed_refused)
+                done = self._source.begin(image, embedder, embed_refused=embed_refused, until=until)
             except Exception as error:  # noqa: BLE001 - handed to the caller
                 done = Future()
                 done.set_exception(error)
             done.add_done_callback(answered)
 
-        self._scheduler.submit((principal.flow, "photo"), principal.weight, Piece(run, GUESS_S))
+        scheduler.submit((principal.flow, "photo"), principal.weight, Piece(run, GUESS_S))
         return answer
 
     def _enter(self, tenant: str, images: int, size: int) -> None:

@@ -19,6 +19,7 @@ from cluster.service.metrics import Metrics
 from cluster.service.open_results import OpenResults
 from cluster.service.overview import Overview
 from cluster.service.rates import RateLimits
+from cluster.service.readiness import Readiness, Traffic
 from cluster.service.recall import RecallMonitor
 from cluster.service.scheduler import FairScheduler
 from cluster.service.searches import Searches
@@ -106,7 +107,10 @@ class Gateway:
         self._searched: dict[tuple[str, KeyRecord, str, str], list[Any]] = {}
         self._usage: dict[str, tuple[float, Usage]] = {}
         self._usage_lock = threading.Lock()
+        self.readiness = Readiness(lambda: cluster.coordinator.hosts())
+        self.traffic = Traffic()
         self.is_stopping = False
+        """It answers still, but is to be asked no more: probes are told so, and connections end with their answer."""
 
     async def run(self, principal: Principal, kind: str, call: Callable[[], T]) -> T:
         """A blocking call in a worker's thread, when it is the tenant's turn."""

@@ -2,13 +2,14 @@
 
 The catalog remembers it (`coordinator.idempotency`), so it holds over restarts and between gateways. A process that
 dies between doing and remembering leaves a request that is done again: ids of new templates are made from the key, so
-that nothing is stored twice then either.
+that nothing is stored twice then either. Whoever does it is told that it is done again (`Attempt`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -17,20 +18,33 @@ from fastapi import Response
 from cluster.service.calls import Call
 from cluster.service.problems import HttpProblem, malformed
 
-Perform = Callable[[list[str] | None], Awaitable[dict[str, Any]]]
 MAX_KEY = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How a request is carried out. made_ids: template ids that are its own, whenever it is done; None without a key.
+
+    is_again: it was begun before, and nobody knows what came of that: it may be done, in part, or be under way.
+    """
+
+    made_ids: list[str] | None = None
+    is_again: bool = False
+
+
+Perform = Callable[[Attempt], Awaitable[dict[str, Any]]]
 
 
 async def once(
     call: Call, ids: int, perform: Perform, status: int = 200, *, known: dict[str, Any] | None = None
 ) -> Response:
-    """Do it, or answer as before. perform gets `ids` template ids that are this request's own, None without a key.
+    """Do it, or answer as before. perform gets an attempt with `ids` template ids.
 
     known: what of the answer follows from the request itself, and is not remembered.
     """
     key = call.request.headers.get("idempotency-key")
     if key is None:
-        return call.reply(await perform(None), status)
+        return call.reply(await perform(Attempt()), status)
     if not 0 < len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
         raise malformed(f"Idempotency-Key: expected 1 to {MAX_KEY} printable ASCII characters")
     owner = call.principal.flow
@@ -44,7 +58,8 @@ async def once(
             )
         if begun.reply is not None:
             return call.reply({**(known or {}), **orjson.loads(begun.reply)}, status)
-    value = await perform([_made_id(owner, key, number) for number in range(ids)])
+    made_ids = [_made_id(owner, key, number) for number in range(ids)]
+    value = await perform(Attempt(made_ids, is_again=begun is not None))
     kept = orjson.dumps({name: part for name, part in value.items() if name not in (known or {})})
     await call.run(lambda: store.finish(owner, key, kept))
     return call.reply(value, status)

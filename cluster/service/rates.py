@@ -31,6 +31,10 @@ class RateLimits:
         self._lock = threading.Lock()
         self._buckets: dict[str, _Bucket] = {}
 
+    def divide(self, gateways: int) -> None:
+        """How many gateways share the rates from now on, this one included."""
+        self._gateways = max(1, gateways)
+
     def take(self, tenant_id: str, queries: int, rate: float | None, now: float) -> None:
         """Take tokens; RateLimited with the seconds until there is one. rate None: no limit."""
         if rate is None:

@@ -51,11 +51,21 @@ class FairScheduler:
         self._now = 0.0
         self._under_way = 0
         self._is_closed = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"facegrid-{name}-{i}", daemon=True) for i in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._name, self._limit = name, 0
+        self._threads: list[threading.Thread] = []
+        self.resize(threads)
+
+    def resize(self, threads: int) -> None:
+        """Have at most so many pieces under way from now on; those that are beyond it come to their end."""
+        if threads == self._limit:
+            return
+        with self._lock:
+            self._limit = threads
+            while len(self._threads) < threads and not self._is_closed:
+                name = f"facegrid-{self._name}-{len(self._threads)}"
+                self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
+                self._threads[-1].start()
+            self._lock.notify_all()
 
     def submit(self, flow: tuple[str, str], weight: float, piece: Piece, *, is_background: bool = False) -> None:
         """Queue a piece of a flow: (tenant, kind). RateLimited if it has MAX_WAITING, ShardClosed at the end.
@@ -102,8 +112,8 @@ class FairScheduler:
     def _work(self) -> None:
         while True:
             with self._lock:
-                while not self._turns:
-                    if self._is_closed:
+                while not self._turns or self._under_way >= self._limit:
+                    if self._is_closed and not self._turns:
                         return
                     self._lock.wait()
                 _, _, flow = heapq.heappop(self._turns)
@@ -120,6 +130,10 @@ class FairScheduler:
         """Charge what it took instead of what was guessed. When nothing is left to do, nobody owes anything."""
         with self._lock:
             self._under_way -= 1
+            if self._is_closed:
+                self._lock.notify_all()
+            elif len(self._threads) > self._limit:
+                self._lock.notify()  # one may wait for this piece's end
             flow.last_finish += (took_s - piece.cost_s) / flow.weight
             if not self._turns and not self._under_way:
                 self._flows.clear()

@@ -19,6 +19,7 @@ import uvloop
 from cluster.service.app import build_app
 from cluster.service.connection import Connection
 from cluster.service.gateway import Gateway
+from coordinator.kept import kept
 from shard.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ SWITCH_S = 0.0005
 MAX_CONNECTIONS = 4_096
 
 
+@kept
 @dataclass(frozen=True, slots=True)
 class Listen:
     """Where the service listens. port 0: one that is free. certificate, key: PEM files; with them it speaks TLS."""

@@ -20,9 +20,10 @@ from cluster.service.bodies import Bodies, Gone, Held, Message, Receive
 from cluster.service.gateway import Gateway
 from cluster.service.logs import REQUEST_ID
 from cluster.service.problems import HttpProblem, malformed
+from cluster.service.readiness import PROBES
 from coordinator.names import check_tenant_name, tenant_name
-from coordinator.tenant_types import AuditEntry, KeyRecord
-from shard.errors import InvalidParameter, QuotaExceeded, RateLimited
+from coordinator.tenant_types import METRICS, AuditEntry, KeyRecord
+from shard.errors import InvalidParameter, PermissionDenied, QuotaExceeded, RateLimited
 
 if TYPE_CHECKING:
     from cluster.service.tracing import Tracing
@@ -49,6 +50,8 @@ _IDS = random.Random()
 """Of request ids, which are no secret: asking the kernel for each one hands the interpreter to another thread."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+_LAST = [(b"connection", b"close")]
+"""With the answers of a gateway that is stopping, so that a client's next request goes to another one."""
 
 
 @dataclass(slots=True)
@@ -103,6 +106,9 @@ class Shell:
         exchange = scope[STATE] = Exchange(self._gateway, _request_id(headers))
         REQUEST_ID.set(exchange.request_id)  # for this task, which is the request's own
         self._gateway.metrics.in_flight.inc()
+        is_probe = scope["path"] in PROBES
+        if not is_probe:
+            self._gateway.traffic.came()
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -112,6 +118,7 @@ class Shell:
                     *message["headers"],
                     (b"x-request-id", exchange.request_id.encode()),
                     *[header for header in _ALWAYS if header[0] not in given],
+                    *(_LAST if self._gateway.is_stopping else ()),
                 ]
             await send(message)
 
@@ -130,6 +137,8 @@ class Shell:
             if exchange.held is not None:
                 exchange.held.release()
             self._gateway.metrics.in_flight.dec()
+            if not is_probe:
+                self._gateway.traffic.went()
             self._finish(scope, exchange)
 
     async def _admit(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
@@ -146,6 +155,8 @@ class Shell:
                 bearer(None if given is None else given.decode("latin-1")),
                 is_fresh=not scope["path"].startswith("/v1/galleries/"),
             )
+            if METRICS in exchange.principal.key.scopes and scope["path"] != "/metrics":
+                raise PermissionDenied("this key may read /metrics and nothing else")
         if b"content-length" in headers or b"transfer-encoding" in headers:
             flow = "" if exchange.principal is None else exchange.principal.flow
             exchange.held = Held(self._bodies, flow)

@@ -15,6 +15,7 @@ from coordinator.dataplane.handshake import checked_secret
 from coordinator.dataplane.kinds import KINDS, kind_of
 from coordinator.dataplane.lane import Call, Lane
 from coordinator.dataplane.loop import LoopThread
+from coordinator.dataplane.tls import TlsContexts
 from coordinator.frames import encode_message
 from coordinator.messages import DataRequest, Reply
 from shard.errors import DeadlineExceeded, ProtocolError, ShardClosed
@@ -55,15 +56,24 @@ class ClientLoop:
 class DataClient:
     """Speaks to one shard host. Thread-safe; thousands of requests may be in flight."""
 
-    def __init__(self, name: str, address: tuple[str, int], secret: bytes, loop: ClientLoop) -> None:
-        """name: the host's, for messages. Connects on first use."""
+    def __init__(
+        self,
+        name: str,
+        address: tuple[str, int],
+        secret: bytes,
+        loop: ClientLoop,
+        tls: TlsContexts | None = None,
+    ) -> None:
+        """name: the host's; another one there is WrongHost. tls: None for plain connections. Connects on first use."""
         self.name = name
         self.address = address
         self._loop = loop
         self._is_closed = False
         checked_secret(secret)
         self._lanes = {
-            kind: Lane(f"shard host {name!r} at {address[0]}:{address[1]}", address, secret, loop.thread.loop)
+            kind: Lane(
+                f"shard host {name!r} at {address[0]}:{address[1]}", address, secret, loop.thread.loop, tls, name
+            )
             for kind in KINDS
         }
 
@@ -71,8 +81,9 @@ class DataClient:
         """Send a request; `deadline` is a time.monotonic() value.
 
         The future raises the host's FacegridError; HostUnavailable when the connection is refused or breaks;
-        AuthenticationFailed; HostBusy; DeadlineExceeded, after which a late reply is dropped; ProtocolError, with
-        nothing sent, for a request over the frame limit. It cannot be cancelled. Raises ShardClosed after `close`.
+        CertificateRefused, TlsMismatch, WrongHost, AuthenticationFailed; HostBusy; DeadlineExceeded, after which a
+        late reply is dropped; ProtocolError, with nothing sent, for a request over the frame limit. It cannot be
+        cancelled. Raises ShardClosed after `close`.
         """
         if self._is_closed:
             raise ShardClosed(f"the connection to shard host {self.name!r} was closed")

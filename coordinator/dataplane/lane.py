@@ -16,6 +16,8 @@ from typing import cast
 
 from coordinator.dataplane.handshake import GREETING_BYTES, VERDICT_BYTES, ClientHandshake
 from coordinator.dataplane.loop import tune
+from coordinator.dataplane.tls import TlsContexts
+from coordinator.dataplane.tunnel import Tunnel
 from coordinator.frames import Frame, FrameSplitter, decode_replies, request_frame
 from coordinator.messages import Reply
 from shard.errors import (
@@ -61,9 +63,19 @@ class SentFrame:
 class Lane:
     """Calls of one kind to one host."""
 
-    def __init__(self, where: str, address: tuple[str, int], secret: bytes, loop: asyncio.AbstractEventLoop) -> None:
-        """where: names the host in messages."""
+    def __init__(
+        self,
+        where: str,
+        address: tuple[str, int],
+        secret: bytes,
+        loop: asyncio.AbstractEventLoop,
+        tls: TlsContexts | None = None,
+        host: str = "",
+    ) -> None:
+        """where: names the host in messages. tls: None for plain connections. host: its name."""
         self.where = where
+        self._host = host
+        self._tls = tls
         self._address = address
         self._secret = secret
         self._loop = loop
@@ -133,7 +145,7 @@ class Lane:
             wire.transport.abort()
 
     async def _connect(self) -> None:
-        wire = Wire(self, ClientHandshake(self._secret, self.where), self._loop)
+        wire = Wire(self, ClientHandshake(self._secret, self.where, self._host), self._loop)
         try:
             await asyncio.wait_for(self._open(wire), CONNECT_S)
         except FacegridError as error:
@@ -147,7 +159,11 @@ class Lane:
             self.pump()
 
     async def _open(self, wire: Wire) -> None:
-        await self._loop.create_connection(lambda: wire, *self._address)
+        protocol: asyncio.Protocol = wire
+        if self._tls is not None:
+            context, said = self._tls.client(), wire.handshake.in_the_clear
+            protocol = Tunnel(wire, context, self.where, is_server=False, in_the_clear=said)
+        await self._loop.create_connection(lambda: protocol, *self._address)
         await wire.proven
         if wire.transport.is_closing():
             raise ConnectionResetError("closed right after the handshake")
@@ -191,7 +207,7 @@ class Wire(asyncio.Protocol):
         self.is_choked = False
         self.proven: asyncio.Future[None] = loop.create_future()
         self._lane = lane
-        self._handshake = handshake
+        self.handshake = handshake
         self._expected = GREETING_BYTES
         self._is_greeted = False
         self._buffer = b""
@@ -205,7 +221,9 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail the lane's calls."""
-        self._fail(HostUnavailable(f"{self._lane.where} closed the connection{f': {error}' if error else ''}"))
+        if not isinstance(error, FacegridError):
+            error = HostUnavailable(f"{self._lane.where} closed the connection{f': {error}' if error else ''}")
+        self._fail(error)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the handshake, then of frames."""
@@ -234,11 +252,11 @@ class Wire(asyncio.Protocol):
     def _prove(self, data: bytes) -> bytes:
         self._buffer += data
         if not self._is_greeted and len(self._buffer) >= GREETING_BYTES:
-            self.transport.write(self._handshake.answer(self._buffer[:GREETING_BYTES]))
+            self.transport.write(self.handshake.answer(self._buffer[:GREETING_BYTES]))
             self._is_greeted, self._buffer = True, self._buffer[GREETING_BYTES:]
         if not self._is_greeted or len(self._buffer) < VERDICT_BYTES:
             return b""
-        self._handshake.check(self._buffer[:VERDICT_BYTES])
+        self.handshake.check(self._buffer[:VERDICT_BYTES])
         rest, self._buffer = self._buffer[VERDICT_BYTES:], b""
         self.proven.set_result(None)
         return rest

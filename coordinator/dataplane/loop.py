@@ -41,6 +41,11 @@ class LoopThread:
             raise ShardClosed(f"the data plane thread {self._thread.name} was closed")
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was not closed."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """Stop the loop, join the thread, close what is left. Idempotent."""
         if self._thread.is_alive():

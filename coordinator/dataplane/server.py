@@ -18,6 +18,8 @@ from coordinator.dataplane.batching import Job, Worker
 from coordinator.dataplane.handshake import ANSWER_BYTES, ServerHandshake, checked_secret
 from coordinator.dataplane.kinds import THREADS, kind_of
 from coordinator.dataplane.loop import LoopThread, tune
+from coordinator.dataplane.tls import TlsContexts
+from coordinator.dataplane.tunnel import Tunnel
 from coordinator.frames import (
     Frame,
     FrameSplitter,
@@ -26,7 +28,7 @@ from coordinator.frames import (
     reply_frame,
 )
 from coordinator.messages import DataRequest, Reply
-from shard.errors import HostBusy, HostUnavailable, ProtocolError
+from shard.errors import FacegridError, HostBusy, HostUnavailable, ProtocolError, TlsMismatch
 
 log = logging.getLogger("facegrid.dataplane")
 
@@ -47,11 +49,15 @@ class Host(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """Bounds of one server. Above `max_queued` requests or `max_queued_bytes` waiting, a request gets HostBusy."""
+    """Bounds of one server. Above `max_queued` requests or `max_queued_bytes` waiting, a request gets HostBusy.
+
+    hello_s: a client that has not begun TLS within it, where TLS is expected, is told so.
+    """
 
     max_connections: int = 1_024
     max_handshakes: int = 64
     handshake_s: float = 5.0
+    hello_s: float = 2.0
     idle_s: float = 600.0
     max_queued: int = 16_384
     max_queued_bytes: int = 512 << 20
@@ -69,9 +75,15 @@ class DataServer:
         *,
         limits: ServerLimits | None = None,
         use_uvloop: bool = False,
+        tls: TlsContexts | None = None,
+        name: str | None = None,
     ) -> None:
-        """secret: the cluster's, at least 16 bytes. HostUnavailable if the port cannot be bound."""
+        """secret: the cluster's, at least 16 bytes. tls: None for plain connections. name: the host's; clients that
+        mean another one are refused, none if None. HostUnavailable if the port cannot be bound.
+        """
         self.secret = checked_secret(secret)
+        self.name = name
+        self._tls = tls
         self.limits = limits or ServerLimits()
         self.peers: set[Peer] = set()
         self._queued = 0
@@ -139,9 +151,13 @@ class DataServer:
 
     async def _listen(self, bind: str, port: int) -> asyncio.Server:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Peer(self, loop), bind, port)
+        server = await loop.create_server(lambda: self._accepted(loop), bind, port)
         self._sweep(loop)
         return server
+
+    def _accepted(self, loop: asyncio.AbstractEventLoop) -> asyncio.Protocol:
+        peer = Peer(self, loop)
+        return peer if self._tls is None else Tunnel(peer, self._tls.server(), "the client", is_server=True)
 
     async def _stop(self, server: asyncio.Server) -> None:
         server.close()
@@ -167,7 +183,7 @@ class Peer(asyncio.Protocol):
         self.last_active = time.monotonic()
         self._server = server
         self._loop = loop
-        self._handshake = ServerHandshake(server.secret, is_full=server.is_full())
+        self._handshake = ServerHandshake(server.secret, is_full=server.is_full(), host=server.name)
         self._timer: asyncio.TimerHandle | None = None
         self._answer = bytearray()
         self._splitter = FrameSplitter()
@@ -179,17 +195,23 @@ class Peer(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._name = transport.get_extra_info("peername")
         tune(transport)
-        self._transport.write(self._handshake.greeting)
         if self._handshake.is_full:
             log.warning("refused %s: the connections are used up", self._name)
+            # In the clear, since a tunnel is more than such a client is worth.
+            (transport.plain if isinstance(transport, Tunnel) else self._transport).write(self._handshake.greeting)
             self._transport.close()
             return
+        self._transport.write(self._handshake.greeting)
         self._server.peers.add(self)
         self._timer = self._loop.call_later(self._server.limits.handshake_s, self._expire_handshake)
+        if isinstance(transport, Tunnel):
+            self._loop.call_later(self._server.limits.hello_s, self._expect_tls, transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Forget the peer; replies still to come for it are dropped by `send`."""
         self._server.peers.discard(self)
+        if isinstance(error, FacegridError):
+            log.warning("refused %s: %s: %s", self._name, error.code, error)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -246,18 +268,24 @@ class Peer(asyncio.Protocol):
         if len(self._answer) < ANSWER_BYTES:
             return b""
         rest = bytes(self._answer[ANSWER_BYTES:])
-        is_proven, verdict = self._handshake.verdict(bytes(self._answer[:ANSWER_BYTES]))
+        refused, verdict = self._handshake.verdict(bytes(self._answer[:ANSWER_BYTES]))
         if self._timer is not None:
             self._timer.cancel()
         self._answer.clear()
         self._transport.write(verdict)
-        if not is_proven:
-            log.warning("refused %s: it does not know the cluster's secret", self._name)
+        if refused is not None:
+            log.warning("refused %s: %s: %s", self._name, refused.code, refused)
             self._server.peers.discard(self)
             self._transport.close()
             return b""
         self.is_proven = True
         return rest
+
+    def _expect_tls(self, tunnel: Tunnel) -> None:
+        """A client that waits for a greeting in the clear would wait for ever: tell it what is expected."""
+        if not tunnel.has_heard and not tunnel.is_closing():
+            tunnel.plain.write(self._handshake.tls_is_expected())
+            tunnel.fail(TlsMismatch("the client does not begin TLS, which data_certificate of this end asks for"))
 
     def _expire_handshake(self) -> None:
         self.abort(f"no handshake within {self._server.limits.handshake_s} s")

@@ -7,7 +7,6 @@ the gallery is in use, and while hosts fail, is in `coordinator.snapshots.reader
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from coordinator.snapshots.markers import Creating
 from coordinator.snapshots.reader import GalleryReader, Tell
 from coordinator.snapshots.store import SnapshotStore
 from coordinator.snapshots.uploads import Uploads
+from coordinator.timed_ids import new_timed_id
 from coordinator.types import GalleryRoute, ModelData
 from coordinator.writes import Reporter
 from shard.errors import ClusterNotReady, InvalidParameter
@@ -73,7 +73,7 @@ def create_snapshot(
     now = now or datetime.now(timezone.utc)
     if expires_at is not None and format_time(expires_at) <= format_time(now):
         raise InvalidParameter(f"expires_at: expected a time after {format_time(now)}, got {format_time(expires_at)}")
-    snapshot_id = f"{now.astimezone(timezone.utc):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+    snapshot_id = new_timed_id(now)
     marker = Creating(store.place, snapshot_id)
     with marker:
         uploads = Uploads(store)

@@ -82,6 +82,14 @@ def public_url(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
+def below(url: str, folder: str) -> str:
+    """The path or URL of a folder of a place; parameters of the URL stay at its end."""
+    if "://" not in url:
+        return f"{url.rstrip('/')}/{folder}"
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{folder}"))
+
+
 class LocalPlace:
     """A directory of this machine, made with the first file. Files are readable by their owner alone."""
 

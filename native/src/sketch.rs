@@ -175,11 +175,11 @@ impl Sketch {
         (length - f64::from(*byte) / self.scale).max(0.0)
     }
 
-    /// What to add for a row: with errors of lengths e and f of two vectors of at most unit length, the product of the
-    /// rounded ones is at most e + f + 3 e f off, and 2 e f <= e² + f².
+    /// What to add for a row: with errors of lengths e and f of two vectors of at most length 1, the product of the
+    /// rounded ones is at most e + f + 3 e f off, and 2 e f <= e² + f². Rows may be longer than 1 by less than `NORM`.
     fn slack(&self, error: f64, excess: f64) -> i32 {
         let length = error.sqrt();
-        let of_row = length + 1.5 * error + excess + PRECISION;
+        let of_row = (length + 1.5 * error + excess) * (1.0 + NORM) + PRECISION;
         (of_row * self.scale * self.scale).ceil() as i32 + 1
     }
 

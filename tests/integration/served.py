@@ -21,10 +21,12 @@ from cluster.service.serve import Listen, Service
 
 
 @contextmanager
-def serving(grid: Cluster, *, certificate: Path | None = None, key: Path | None = None) -> Iterator[str]:
+def serving(
+    grid: Cluster, *, certificate: Path | None = None, key: Path | None = None, snapshot_store: str | None = None
+) -> Iterator[str]:
     """The service on an open home, with TLS if it has a certificate; its URL."""
     pems = [None if path is None else str(path) for path in (certificate, key)]
-    service = Service(Gateway(grid), Listen(port=0, certificate=pems[0], key=pems[1]))
+    service = Service(Gateway(grid, snapshot_store=snapshot_store), Listen(port=0, certificate=pems[0], key=pems[1]))
     listens = threading.Event()
     thread = threading.Thread(target=service.run, kwargs={"ready": listens.set}, name="service")
     thread.start()

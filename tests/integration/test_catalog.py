@@ -42,15 +42,6 @@ GALLERY = "00" * 8
 PLACEMENT = [("c", "a", "b"), ("b", "d", "c")]
 WAIT_S = 120.0
 STATES = (CREATING, READY, RESTORING)
-DATABASES = ["sqlite", "postgresql"]
-
-
-@pytest.fixture(params=DATABASES)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/catalog.db"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.new_database()
 
 
 @pytest.fixture

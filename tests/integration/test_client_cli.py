@@ -169,7 +169,7 @@ def test_settings_come_from_options_then_from_the_environment(
     [
         ("fsck",), ("doctor",), ("serve", "--port", 0), ("rollout", "status"), ("rollout", "rollback", "acme/x"),
         ("cluster", "drain", "host-0"), ("cluster", "undrain", "host-0"), ("cluster", "compare"),
-        ("snapshot", "create", "acme/x", "store"), ("snapshot", "abandon", "acme/x", "--yes"),
+        ("snapshot", "abandon", "acme/x", "--yes"),
         ("calibrate", "acme/x"), ("calibration", "acme/x"),
     ],
 )  # fmt: skip

@@ -318,15 +318,20 @@ def crash_at(patch: pytest.MonkeyPatch, phase: str, point: str, batch: int) -> N
     patch.setattr(ApplyJournal, "end", end)
 
 
-def test_an_interrupted_apply_can_be_taken_back(
-    grid: Cluster, result: DedupResult, look: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def crash_in_a_merge(grid: Cluster, result: DedupResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of its first batch: what is deleted is not enrolled again yet."""
     monkeypatch.setattr("cluster.dedup.apply_plan.BATCH", 2)
-    before = look()
     with monkeypatch.context() as patch:
         crash_at(patch, "do", "changed", batch=0)
         with pytest.raises(Crash):
             apply(grid, result, "merge", dry_run=False)
+
+
+def test_an_interrupted_apply_can_be_taken_back(
+    grid: Cluster, result: DedupResult, look: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = look()
+    crash_in_a_merge(grid, result, monkeypatch)
     assert len(look()) < len(before)  # deleted, and not enrolled again yet
     undo(grid, result, dry_run=False)
     assert look() == before
@@ -335,11 +340,7 @@ def test_an_interrupted_apply_can_be_taken_back(
 def test_settling_completes_the_batch_and_no_more(
     grid: Cluster, result: DedupResult, look: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.dedup.apply_plan.BATCH", 2)
-    with monkeypatch.context() as patch:
-        crash_at(patch, "do", "changed", batch=0)
-        with pytest.raises(Crash):
-            apply(grid, result, "merge", dry_run=False)
+    crash_in_a_merge(grid, result, monkeypatch)
     settle(grid, result)
     assert len(look()) == 10
     (record,) = applied(result)
@@ -470,12 +471,8 @@ def test_copies_of_deleted_templates_are_gone_by_the_deadline(
 def test_an_open_home_removes_them_and_completes_what_was_begun(
     grid: Cluster, result: DedupResult, look: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.dedup.apply_plan.BATCH", 2)
     before = look()
-    with monkeypatch.context() as patch:
-        crash_at(patch, "do", "changed", batch=0)
-        with pytest.raises(Crash):
-            apply(grid, result, "merge", dry_run=False)
+    crash_in_a_merge(grid, result, monkeypatch)
     assert len(look()) == len(before) - 2
     jobs = result.directory.parent
     assert sweep(grid, jobs) == 0

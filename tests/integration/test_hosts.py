@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cluster import Cluster, Gallery
-from coordinator.ray_cluster import RayCoordinator
+from coordinator.ray_coordinator import RayCoordinator
 from coordinator.types import DRAINING, UP, GalleryRoute, ReplicaErasure
 from shard.digests import record_digest
 from shard.errors import (

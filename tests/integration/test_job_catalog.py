@@ -25,7 +25,6 @@ from shard.errors import (
     UnknownGallery,
     UnknownJob,
 )
-from tests.integration.postgres import PostgresServer
 
 SPEC = GallerySpec("acme/staff", 64, 1, 256, None)
 WAIT_S = 120.0
@@ -40,14 +39,6 @@ class Clock:
 
     def pass_by(self, seconds: float) -> None:
         self.now += seconds
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/catalog.db"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.new_database()
 
 
 @pytest.fixture

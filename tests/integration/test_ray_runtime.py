@@ -18,6 +18,7 @@ from coordinator.actors import HEALTH
 from coordinator.catalog import Catalog
 from coordinator.coordinator import Coordinator
 from coordinator.dataplane.client import ClientLoop, DataClient
+from coordinator.dataplane.tls import TlsFiles
 from coordinator.directories import gallery_directories
 from coordinator.home import Home
 from coordinator.messages import ModelsRequest, StatsReply, StatsRequest
@@ -31,6 +32,7 @@ from shard.errors import (
     FacegridError,
     HomeLocked,
     HostUnavailable,
+    InvalidCertificate,
     InvalidParameter,
     UnknownGallery,
     UnknownIdentity,
@@ -148,6 +150,19 @@ def test_a_gallery_on_three_hosts_gives_the_exact_list(
 def test_hosts_run_at_normal_priority(cluster: RayCluster) -> None:
     for actor in cluster.actors.values():
         assert os.getpriority(os.PRIO_PROCESS, actor.call("health", group=HEALTH, timeout_s=SOON)) == 0
+
+
+@pytest.mark.parametrize("setting", ["data_port", "probe_port"])
+def test_hosts_that_share_an_address_cannot_share_a_port(ray_cluster: SharedRay, home: Home, setting: str) -> None:
+    options = RayOptions(ray_cluster.address, **{setting: 7_600})  # type: ignore[arg-type]
+    with pytest.raises(InvalidParameter, match=rf"{setting}: expected none where shard hosts share an address, got"):
+        RayCluster.start(options, home.directory, home.home_id, home.secret, ())
+
+
+def test_certificates_that_are_not_there_are_named_before_anything_starts(tmp_path: Path, home: Home) -> None:
+    options = RayOptions("127.0.0.1:1", tls=TlsFiles(tmp_path / "tls.crt", tmp_path / "tls.key", tmp_path / "ca.crt"))
+    with pytest.raises(InvalidCertificate, match=r"tls.crt cannot be read: No such file"):
+        RayCluster.start(options, home.directory, home.home_id, home.secret, ())
 
 
 def test_errors_of_the_coordinator_keep_their_class(cluster: RayCluster) -> None:

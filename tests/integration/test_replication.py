@@ -14,16 +14,18 @@ import pytest
 
 from coordinator.catalog import Catalog
 from coordinator.coordinator import Coordinator
-from coordinator.messages import DigestReply, DigestRequest, ReplicateRequest
+from coordinator.messages import DigestReply, DigestRequest, InventoryReply, InventoryRequest, ReplicateRequest
 from coordinator.replication import ReplicationPolicy
 from coordinator.router import Router
 from coordinator.types import DOWN, GalleryRoute, GallerySpec
 from shard.digests import record_digest
 from shard.errors import (
     FacegridError,
+    HostUnavailable,
     IncompleteCoverage,
     NotEnoughReplicas,
     NotReplicated,
+    ShardClosed,
     StaleRoute,
 )
 from shard.types import EnrollBatch, SearchParams
@@ -47,7 +49,14 @@ class Grid:
     def open(self) -> None:
         self.catalog = Catalog(self.directory / "catalog.db")
         self.coordinator = Coordinator(self.catalog, self.runtime, self.policy)
-        self.router = Router(self.runtime, self.coordinator.gallery, self.coordinator.report)
+        self.router = Router(self.runtime, self.look_up, self.coordinator.report)
+
+    def look_up(self, name: str) -> GalleryRoute:
+        """The newest route, as a coordinator in another process tells it: one that is closed does not answer."""
+        try:
+            return self.coordinator.gallery(name)
+        except ShardClosed as error:
+            raise HostUnavailable(f"the coordinator is away: {error}") from error
 
     def create(self, replicas: int = 2, shards: int = 2, min_in_sync: int = 1) -> GalleryRoute:
         return self.coordinator.create_gallery(GallerySpec("acme/staff", DIM, shards, 256, None, replicas, min_in_sync))
@@ -141,6 +150,30 @@ def test_a_host_that_comes_back_catches_up(grid: Grid) -> None:
     assert len(grid.ids()) == 297
 
 
+def test_a_host_that_comes_back_too_late_keeps_nothing_of_what_another_has(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route = grid.create(shards=4)
+    grid.enroll(batch_of(unit_rows(100, DIM, seed=1), prefix="a"))
+    away = route.in_sync[0][0]
+    grid.runtime.kill(away)
+    with monkeypatch.context() as slow:
+        slow.setattr(grid.coordinator.replication, "_copy_what_joins", lambda: None)
+        grid.tick_until(lambda: any(config.joining for config in grid.catalog.shards()))
+        grid.runtime.start(away)
+        grid.coordinator.replication.tick()
+    grid.tick_until(grid.is_whole)
+
+    def has_only_its_own() -> bool:
+        found = grid.runtime.host(away).execute(InventoryRequest())
+        assert isinstance(found, InventoryReply)
+        told = [config for config in grid.catalog.shards() if away in config.in_sync]
+        return sorted(zip(found.galleries, found.shards, strict=True)) == sorted((c.gallery_id, c.shard) for c in told)
+
+    grid.tick_until(has_only_its_own)
+    assert len(grid.ids()) == 100
+
+
 def test_a_primary_that_wrote_alone_and_died_begins_anew(grid: Grid) -> None:
     """Its last entry was never acknowledged; the others went on without it."""
     route = grid.create(shards=1)
@@ -156,6 +189,22 @@ def test_a_primary_that_wrote_alone_and_died_begins_anew(grid: Grid) -> None:
     grid.tick_until(lambda: grid.is_whole())
     assert grid.ids() == {f"a{i}" for i in range(20)} | {f"b{i}" for i in range(5)}
     assert [len(told) for told in grid.digests()] == [1]
+
+
+def test_what_is_settled_outlives_the_primary(grid: Grid) -> None:
+    """Nobody had confirmed its last entry, which searches found there: it may have been lost with it until then."""
+    route = grid.create(shards=1)
+    grid.enroll(batch_of(unit_rows(20, DIM, seed=1), prefix="a"))
+    primary, backup = route.in_sync[0]
+    replica = grid.runtime.host(primary).replica(route.gallery_id, 0)
+    grid.runtime.cut |= {(primary, backup)}
+    with pytest.raises(NotReplicated, match=backup):
+        replica.write(0, lambda shard: shard.enroll(batch_of(unit_rows(1, DIM, seed=5), prefix="late")))
+    grid.runtime.heal()
+    grid.router.settle(grid.route())
+    grid.runtime.kill(primary)
+    grid.tick_until(lambda: grid.route().in_sync[0][0] == backup)
+    assert grid.ids() == {f"a{i}" for i in range(20)} | {"late0"}
 
 
 def test_a_fenced_primary_confirms_nothing_and_answers_nothing(grid: Grid) -> None:

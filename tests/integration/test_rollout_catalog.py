@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,19 +15,10 @@ from coordinator.rollout_catalog import Baseline, RolloutCatalog, RolloutState
 from coordinator.types import GallerySpec
 from shard.drift import CodeStatistics
 from shard.errors import FacegridError, UnknownGallery
-from tests.integration.postgres import PostgresServer
 
 GALLERY = "00" * 8
 BASELINE = Baseline(CodeStatistics(1_000, np.linspace(0, 1, 128, dtype=np.float32), 0.75), (7, 1 << 40))
 NOW = 1_790_000_000.25
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/catalog.db"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.new_database()
 
 
 @pytest.fixture

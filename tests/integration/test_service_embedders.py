@@ -16,10 +16,12 @@ import pytest
 
 from cluster import Cluster
 from cluster.faces import Face
-from cluster.service.embedders import EmbedderActors, Embedders
+from cluster.service.embedder_group import EmbedderOptions, Embedders
+from cluster.service.embedders import EmbedderActors
 from cluster.service.gateways import Gateways
 from cluster.service.process import GatewayOptions
 from cluster.service.serve import Listen
+from coordinator.actors import HEALTH
 from shard.errors import HostUnavailable, InvalidImage, InvalidParameter
 from tests.integration.conftest import SharedRay
 
@@ -40,7 +42,7 @@ def grid(ray_cluster: SharedRay, data_dir: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def embedders(grid: Cluster) -> Embedders:
-    return Embedders(grid, 2)
+    return Embedders(grid, EmbedderOptions(2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +52,12 @@ def photos(data_dir: Path) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def client(grid: Cluster, embedders: Embedders) -> Iterator[httpx.Client]:
-    options = GatewayOptions(Listen(port=0), embedders=embedders.names)
-    host, port = Gateways(grid, options).addresses[0]
+    options = GatewayOptions(Listen(port=0), has_embedders=True)
+    url = Gateways(grid, options).urls[0]
     grid.tenants.create("acme")
     _, secret = grid.tenants.create_key("acme", "test", scopes=("admin",))
     headers = {"Authorization": f"Bearer {secret}"}
-    with httpx.Client(base_url=f"http://{host}:{port}", headers=headers, timeout=120) as client:
+    with httpx.Client(base_url=url, headers=headers, timeout=120) as client:
         yield client
 
 
@@ -64,14 +66,15 @@ def bits(faces: tuple[Face, ...]) -> list[bytes | None]:
 
 
 def test_an_actor_gives_the_bits_of_this_process(grid: Cluster, embedders: Embedders, photos: list[bytes]) -> None:
-    actors = EmbedderActors(embedders.names)
+    actors = EmbedderActors(lambda: embedders.names)
     pipeline = grid.pipeline(EMBEDDER)
     for image in photos[:2]:
-        found = actors.begin(image, EMBEDDER, embed_refused=True).result(0)
+        found = actors.begin(image, EMBEDDER, embed_refused=True, until=time.monotonic() + SOON_S).result(0)
         assert bits(found) == bits(pipeline.faces(image, embed_refused=True))
     with pytest.raises(InvalidImage) as caught:
-        actors.begin(b"no photo", EMBEDDER, embed_refused=False)
+        actors.begin(b"no photo", EMBEDDER, embed_refused=False, until=time.monotonic() + SOON_S)
     assert caught.value.reason == "not_an_image"
+    actors.close()
 
 
 def test_one_that_is_killed_is_not_missed(client: httpx.Client, embedders: Embedders, photos: list[bytes]) -> None:
@@ -111,8 +114,47 @@ def test_one_that_is_killed_is_not_missed(client: httpx.Client, embedders: Embed
     assert after[0] != before[0]
 
 
+def test_more_are_started_while_photos_wait_and_ended_when_they_idle(
+    client: httpx.Client, embedders: Embedders, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a request that fails, though one of them ends in the middle of it."""
+    monkeypatch.setattr("cluster.service.embedder_plan.GROW_S", 0.0)
+    monkeypatch.setattr("cluster.service.embedder_plan.IDLE_S", 0.0)
+    monkeypatch.setattr(embedders._demand, "_since", 0.0)
+    jpeg = {"content-type": "image/jpeg"}
+    stopped = threading.Event()
+    failed: list[str] = []
+
+    def ask() -> None:
+        while not stopped.is_set():
+            found = client.post(f"{GALLERY}/search/image", content=photos[0], headers=jpeg)
+            if found.status_code != 200:
+                failed.append(found.text)
+
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(4):
+            threads.submit(ask)
+        try:
+            embedders.scan(33)
+            assert len(embedders.actors) == 3
+            assert len(embedders.pids()) == 3
+            latest = embedders.actors[-1]
+            until = time.monotonic() + SOON_S
+            while not latest.call("state", group=HEALTH, timeout_s=5).images:  # gateways have found it
+                assert time.monotonic() < until
+            embedders.scan(1)
+            assert len(embedders.actors) == 2
+            assert latest not in embedders.actors
+            while embedders._closing:
+                embedders.scan(1)
+                assert time.monotonic() < until
+        finally:
+            stopped.set()
+    assert failed == []
+
+
 def test_gpus_that_are_not_there_are_not_waited_for(grid: Cluster) -> None:
     with pytest.raises(InvalidParameter, match="offers 0 GPUs"):
-        Embedders(grid, 1, gpus=1.0)
+        Embedders(grid, EmbedderOptions(1, 1, gpus=1.0))
     with pytest.raises(InvalidParameter, match="whole ones"):
-        Embedders(grid, 1, gpus=1.5)
+        Embedders(grid, EmbedderOptions(1, 1, gpus=1.5))

@@ -48,7 +48,7 @@ def key(service: Running) -> str:
 @pytest.fixture(autouse=True)
 def _it_lives_on(service: Running) -> Iterator[None]:
     yield
-    assert httpx.get(f"{service.url}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{service.url}/healthz").json() == {"status": "ok", "control_plane": "answers"}
 
 
 @contextlib.contextmanager

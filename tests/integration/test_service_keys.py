@@ -37,7 +37,7 @@ NEEDS = {
     "keys.create": ADMIN, "keys.list": ADMIN, "keys.rotate": ADMIN, "keys.revoke": ADMIN,
     "galleries.create": ADMIN, "galleries.drop": ADMIN, "galleries.train": ADMIN, "galleries.flush": ADMIN,
     "galleries.erase": ADMIN, "calibration.create": ADMIN, "snapshots.create": ADMIN, "snapshots.restore": ADMIN,
-    "snapshots.delete": ADMIN,
+    "snapshots.delete": ADMIN, "snapshots.expire": ADMIN,
     "faces.enroll": WRITE, "faces.delete": WRITE, "faces.update": WRITE, "faces.drop": WRITE, "images.enroll": WRITE,
     "identities.rename": WRITE, "identities.merge": WRITE,
     "galleries.show": READ, "galleries.erasure": READ, "faces.list": READ, "faces.get": READ, "faces.show": READ,
@@ -149,6 +149,21 @@ def refused(answer: httpx.Response, status: int, code: str, operation: Operation
     assert answer.headers["content-type"] == "application/problem+json"
     assert problem["status"] == status
     assert problem["request_id"] == answer.headers["x-request-id"]
+
+
+def test_a_key_for_metrics_opens_metrics_and_nothing_else(service: Running, operations: list[Operation]) -> None:
+    key = service.key(None, "metrics")
+    before = everything(service)
+    with service.client(key) as client:
+        for operation in operations:
+            if NEEDS[operation.name] == NOBODY:
+                continue
+            answer = operation.ask(client)
+            if operation.name == "metrics":
+                assert answer.status_code == 200
+            else:
+                refused(answer, 403, "permission_denied", operation)
+    assert before == everything(service)
 
 
 def test_every_route_says_what_it_needs(service: Running, operations: list[Operation]) -> None:

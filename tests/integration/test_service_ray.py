@@ -42,15 +42,15 @@ def gateways(grid: Cluster) -> Gateways:
 def admin(grid: Cluster, gateways: Gateways) -> Iterator[httpx.Client]:
     grid.tenants.create("acme")
     _, secret = grid.tenants.create_key("acme", "test", scopes=("admin",))
-    host, port = gateways.addresses[0]
     # A connection for each request, so that the kernel spreads them over the gateways.
     headers = {"Authorization": f"Bearer {secret}", "Connection": "close"}
-    with httpx.Client(base_url=f"http://{host}:{port}", headers=headers, timeout=60) as client:
+    with httpx.Client(base_url=gateways.urls[0], headers=headers, timeout=60) as client:
         yield client
 
 
 def test_gateways_share_a_port_and_serve_what_each_of_them_wrote(admin: httpx.Client, gateways: Gateways) -> None:
-    assert len(set(gateways.addresses)) == 1
+    assert len(gateways.states()) == 2
+    assert len(gateways.urls) == 1
     assert admin.post("/v1/galleries", json={"name": "acme/g", "dim": DIM, "shards": 3}).status_code == 201
     rows = faces_like(60, DIM)
     for i in range(0, 60, 10):
@@ -86,7 +86,7 @@ def test_one_id_is_one_template_whoever_enrolls_it(admin: httpx.Client) -> None:
 
 
 def test_a_gateway_that_is_killed_is_not_missed_for_long(admin: httpx.Client, gateways: Gateways) -> None:
-    pid = gateways._actors[0].call("health", group=HEALTH)
+    pid = gateways.actors[0].call("health", group=HEALTH)
     os.kill(pid, signal.SIGKILL)
     rows = faces_like(60, DIM)
     body = {"probes": rows[:1].tolist(), "k": 1}
@@ -99,9 +99,10 @@ def test_a_gateway_that_is_killed_is_not_missed_for_long(admin: httpx.Client, ga
     assert answered == 50
     while True:  # Ray starts it again, and it listens by itself
         try:
-            again = gateways._actors[0].call("health", group=HEALTH, timeout_s=5)
+            again = gateways.actors[0].call("health", group=HEALTH, timeout_s=5)
             break
         except FacegridError:
             assert time.monotonic() < until + SOON_S
     assert again != pid
-    assert gateways._actors[0].call("open", timeout_s=SOON_S) == gateways.addresses[0]
+    host, port = gateways.actors[0].call("open", timeout_s=SOON_S)
+    assert gateways.urls == [f"http://{host}:{port}"]

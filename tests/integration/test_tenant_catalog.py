@@ -24,19 +24,10 @@ from shard.errors import (
     UnknownGallery,
     UnknownTenant,
 )
-from tests.integration.postgres import PostgresServer
 from tests.plans import explained
 
 SPEC = GallerySpec("acme/staff", 64, 1, 256, None)
 WAIT_S = 120.0
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/catalog.db"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.new_database()
 
 
 @pytest.fixture

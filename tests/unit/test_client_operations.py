@@ -14,10 +14,12 @@ import pytest
 
 from cluster.client import AsyncRemoteCluster, AsyncRemoteGallery, RemoteCluster, RemoteGallery, RetryPolicy
 from cluster.client.aio_jobs import AsyncRemoteJobs
+from cluster.client.aio_snapshots import AsyncRemoteSnapshots
 from cluster.client.aio_tenants import AsyncRemoteTenants
 from cluster.client.jobs import RemoteJobs
 from cluster.client.operations import photos, requests, searches, templates
 from cluster.client.operations.galleries import Facts
+from cluster.client.snapshots import RemoteSnapshots
 from cluster.client.tenants import RemoteTenants
 from cluster.results import IdentityVerification
 from shard import errors
@@ -420,6 +422,7 @@ SPECIAL = {"__contains__": "contains", "__len__": "count", "__enter__": "__aente
         (RemoteCluster, AsyncRemoteCluster),
         (RemoteGallery, AsyncRemoteGallery),
         (RemoteTenants, AsyncRemoteTenants),
+        (RemoteSnapshots, AsyncRemoteSnapshots),
         (RemoteJobs, AsyncRemoteJobs),
     ],
 )

@@ -50,6 +50,7 @@ from shard.errors import (
     ProtocolError,
     ShardClosed,
     UnknownGallery,
+    WrongHost,
 )
 from shard.types import CandidateBatch, EnrollBatch, EnrollReceipt, SearchParams
 
@@ -195,19 +196,32 @@ def test_another_secret_is_refused_by_name(host: Held, server: DataServer, loop:
 def test_a_server_that_does_not_know_the_secret_is_refused() -> None:
     mine, theirs = ClientHandshake(SECRET, "server"), ServerHandshake(b"x" * 32, is_full=False)
     answer = mine.answer(theirs.greeting)
-    is_proven, verdict = theirs.verdict(answer)
-    assert not is_proven
+    refused, verdict = theirs.verdict(answer)
+    assert isinstance(refused, AuthenticationFailed)
     liar = bytearray(verdict)
     liar[5] = 0
     with pytest.raises(AuthenticationFailed, match="does not know"):
         mine.check(bytes(liar))
 
 
+def test_another_host_at_the_address_is_named_and_does_nothing(host: Held, loop: ClientLoop) -> None:
+    """Pods get addresses that others had: what is meant for one must not be carried out by another."""
+    server = DataServer(host, SECRET, name="b")
+    client, meant = DataClient("a", server.address, SECRET, loop), DataClient("b", server.address, SECRET, loop)
+    with pytest.raises(WrongHost, match=r"shard host 'a' at .* is another shard host by now"):
+        client.submit(enroll(1), soon()).result(SOON)
+    assert host.requests == []
+    assert meant.submit(enroll(1), soon()).result(SOON) == EnrollReceipt(1, 0, 1)
+    for closing in (client, meant):
+        closing.close()
+    server.close()
+
+
 def test_a_proof_cannot_be_reflected() -> None:
     """A fake server that returns the client's own proof does not pass for the real one."""
     mine, fake = ClientHandshake(SECRET, "server"), ServerHandshake(b"x" * 32, is_full=False)
     answer = mine.answer(fake.greeting)
-    verdict = fake.greeting[:5] + b"\0\0\0" + answer[32:]
+    verdict = fake.greeting[:5] + b"\0\0\0" + answer[64:]
     assert len(verdict) == VERDICT_BYTES
     with pytest.raises(AuthenticationFailed):
         mine.check(verdict)

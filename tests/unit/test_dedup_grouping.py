@@ -39,25 +39,9 @@ def all_pairs(rows: FloatArray, threshold: float = 0.5) -> Pairs:
     return Pairs(left, right, scores[left, right].astype(np.float32))
 
 
-def unlabelled(n: int) -> Faces:
-    number, unknown = np.arange(n, dtype=np.int64), np.full(n, -1, np.int32)
-    return Faces(
-        rows=number,
-        order=number,
-        input=np.zeros(n, np.int8),
-        shard=np.zeros(n, np.int32),
-        identity=unknown,
-        identities=(),
-        photo=unknown,
-        quality=np.full(n, np.nan, np.float32),
-        phash=np.zeros(n, np.uint64),
-        has_phash=np.zeros(n, bool),
-    )
-
-
 def grouped(rows: FloatArray, rules: Rules = RULES, pairs: Pairs | None = None, faces: Faces | None = None) -> Groups:
     pairs = all_pairs(rows, rules.threshold) if pairs is None else pairs
-    return group(pairs, unlabelled(len(rows)) if faces is None else faces, lambda wanted: rows[wanted], rules)
+    return group(pairs, Faces.unlabelled(len(rows)) if faces is None else faces, lambda wanted: rows[wanted], rules)
 
 
 def members(groups: Groups) -> list[list[int]]:
@@ -119,7 +103,7 @@ def test_sizes_are_kept() -> None:
 
 
 def photographed(n: int, photo: list[int]) -> Faces:
-    return replace(unlabelled(n), photo=np.array(photo, np.int32))
+    return replace(Faces.unlabelled(n), photo=np.array(photo, np.int32))
 
 
 def test_two_faces_of_one_photo_stay_apart_and_the_higher_score_wins() -> None:
@@ -153,7 +137,7 @@ def test_no_group_has_two_faces_of_a_photo() -> None:
 
 def test_the_best_face_is_kept() -> None:
     rows = people(6, [3, 2])
-    faces = replace(unlabelled(5), quality=np.array([0.2, 0.9, 0.9, np.nan, 0.1], np.float32))
+    faces = replace(Faces.unlabelled(5), quality=np.array([0.2, 0.9, 0.9, np.nan, 0.1], np.float32))
     found = grouped(rows, faces=faces)
     assert found.row[found.role == Role.KEEP].tolist() == [1, 4]
     first = grouped(rows, replace(RULES, keep="first"), faces=faces)
@@ -163,7 +147,7 @@ def test_the_best_face_is_kept() -> None:
 def test_labels_that_disagree_are_told() -> None:
     rows = people(7, [3, 3, 2])
     identity = np.array([0, 0, 1, 2, -1, 2, 0, -1], np.int32)
-    found = grouped(rows, faces=replace(unlabelled(8), identity=identity, identities=("Ann", "Ben", "Cid")))
+    found = grouped(rows, faces=replace(Faces.unlabelled(8), identity=identity, identities=("Ann", "Ben", "Cid")))
     assert found.disagreements.merged.tolist() == [[0, 0], [0, 1]]
     assert found.disagreements.split.tolist() == [[0, 0], [0, 2]]
     assert (found.disagreements.merged_groups, found.disagreements.split_identities) == (1, 1)

@@ -45,7 +45,8 @@ def commands(group: Any = None, path: str = "facegrid") -> Iterator[tuple[str, A
 
 
 def options(found: Any) -> set[str]:
-    return {name for option in found.params if option.param_type_name == "option" for name in option.opts}
+    named = [option for option in found.params if option.param_type_name == "option"]
+    return {name for option in named for name in (*option.opts, *option.secondary_opts)}
 
 
 COMMANDS = dict(commands())

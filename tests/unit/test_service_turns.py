@@ -227,3 +227,29 @@ def test_gateways_share_a_rate() -> None:
     limits.take("t", 3, 12.0, 0.0)
     with pytest.raises(RateLimited):
         limits.take("t", 1, 12.0, 0.0)
+
+
+def test_as_many_are_under_way_as_it_is_sized_for() -> None:
+    turns = FairScheduler("test", 1)
+    at_once = threading.Semaphore(0)
+    go_on = threading.Semaphore(0)
+
+    def run() -> None:
+        at_once.release()
+        go_on.acquire(timeout=30)
+
+    for number in range(8):
+        turns.submit(("acme", f"kind {number}"), 1.0, Piece(run, 0.1))
+    assert at_once.acquire(timeout=30)
+    assert not at_once.acquire(timeout=0.05)
+    turns.resize(3)
+    assert at_once.acquire(timeout=30)
+    assert at_once.acquire(timeout=30)
+    assert not at_once.acquire(timeout=0.05)
+    turns.resize(2)
+    go_on.release()
+    assert not at_once.acquire(timeout=0.05)  # two are under way still
+    for _ in range(7):
+        go_on.release()
+    turns.close()
+    assert [at_once.acquire(blocking=False) for _ in range(6)] == [True] * 5 + [False]

@@ -34,7 +34,7 @@ from coordinator.snapshots.create import create_snapshot
 from coordinator.snapshots.labels import decode_labels, encode_labels
 from coordinator.snapshots.manifest import Manifest, decode_manifest, encode_manifest, format_time
 from coordinator.snapshots.markers import RENEW, STALE, Creating, Deleting
-from coordinator.snapshots.places import ArrowPlace, LocalPlace, Place, open_place, public_url
+from coordinator.snapshots.places import ArrowPlace, LocalPlace, Place, below, open_place, public_url
 from coordinator.snapshots.read import read_blocks, verify_snapshot
 from coordinator.snapshots.store import SnapshotStore
 from coordinator.types import GalleryRoute
@@ -474,3 +474,17 @@ def test_what_is_asked_for_is_checked(tmp_path: Path, runtime: LocalRuntime) -> 
     with pytest.raises(InvalidParameter, match="zone"):
         format_time(datetime(2026, 1, 1))
     assert store.place.files("") == []
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("backups/", "backups/t1"),
+        ("/mnt/backups", "/mnt/backups/t1"),
+        ("file:///mnt/backups/", "file:///mnt/backups/t1"),
+        ("s3://bucket", "s3://bucket/t1"),
+        ("s3://bucket/prefix?region=r&scheme=http", "s3://bucket/prefix/t1?region=r&scheme=http"),
+    ],
+)
+def test_a_folder_of_a_place_keeps_the_parameters(url: str, expected: str) -> None:
+    assert below(url, "t1") == expected

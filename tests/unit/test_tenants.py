@@ -149,7 +149,7 @@ def test_the_secret_is_nowhere(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     key, text = tenants.create_key(None, "root", scopes=["admin"])
-    secret = text.rpartition("_")[2]
+    secret = text.split("_", 2)[2]  # which may have the sign in it too
     said = [repr(key), repr(tenants.authenticate(text)), repr(tenants.keys(None))]
     tenants.revoke_key(key.key_id)
     for wrong in (text, f"{text}x", text.upper()):
@@ -304,6 +304,22 @@ def test_an_operators_key_allows_all(scope: str, gallery: str | None) -> None:
     assert key.allows(scope, gallery)
     with pytest.raises(InvalidParameter, match="scope"):
         key.allows("root", gallery)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_key_for_metrics_allows_nothing_of_a_tenants(tenants: Tenants, scope: str) -> None:
+    key, _ = tenants.create_key(None, "prometheus", scopes=("metrics",))
+    assert key.scopes == ("metrics",)
+    assert not key.allows(scope, "acme/staff")
+    assert not key.allows(scope, None)
+
+
+def test_a_key_for_metrics_is_the_operators_and_for_that_alone(tenants: Tenants) -> None:
+    tenants.create("acme")
+    with pytest.raises(InvalidParameter, match="scopes"):
+        tenants.create_key("acme", "prometheus", scopes=("metrics",))
+    with pytest.raises(InvalidParameter, match="alone"):
+        tenants.create_key(None, "prometheus", scopes=("admin", "metrics"))
 
 
 # The audit log

@@ -6,15 +6,19 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
+from cluster.gallery import Gallery
+from cluster.metadata import metadata_json
 from cluster.results import Template
 from cluster.service import media, schemas
-from cluster.service.calls import Asked
-from cluster.service.once import once
+from cluster.service.calls import Asked, Call
+from cluster.service.enroll_again import enroll_again
+from cluster.service.once import Attempt, once
 from cluster.service.operations import operation
 from cluster.service.routes.galleries import ONE
 from cluster.thumbnails import without_reserved
 from shard.errors import InvalidParameter, UnknownTemplate
-from shard.types import MAX_ID_BYTES
+from shard.types import MAX_ID_BYTES, EnrollBatch, FloatArray
+from shard.validate import check_batch, check_embeddings, normalised
 
 router = APIRouter(prefix=f"/v1/galleries{ONE}")
 
@@ -30,7 +34,8 @@ async def enroll(call: Asked, tenant: str, gallery: str) -> Response:
             f"embeddings: expected at most {schemas.MAX_ENROLL} in one request, got {len(embeddings)}"
         )
 
-    async def perform(made_ids: list[str] | None) -> dict[str, Any]:
+    async def perform(attempt: Attempt) -> dict[str, Any]:
+        made_ids = attempt.made_ids
         is_repeatable = made_ids is not None and wanted.template_ids is None
 
         def write() -> dict[str, Any]:
@@ -44,12 +49,49 @@ async def enroll(call: Asked, tenant: str, gallery: str) -> Response:
             )
             return {"template_ids": list(result.template_ids), "enrolled": result.enrolled, "skipped": result.skipped}
 
+        if attempt.is_again and wanted.template_ids is not None and wanted.if_exists == "error":
+            return await call.run(lambda: _enroll_again(call, found, embeddings, wanted), kind="write")
         return await call.run(write, kind="write")
 
     call.exchange.count = len(embeddings)
     # Ids that the caller chose are in the request that is repeated; the catalog need not keep people's labels.
     known = None if wanted.template_ids is None else {"template_ids": wanted.template_ids}
     return await once(call, len(embeddings), perform, known=known)
+
+
+def _enroll_again(call: Call, gallery: Gallery, embeddings: FloatArray, wanted: schemas.EnrollBody) -> dict[str, Any]:
+    """What is stored under the given ids, exactly as asked, is this request's own, from an earlier attempt. Blocks."""
+    grid, asked = call.gateway.cluster, _checked(gallery, embeddings, wanted)
+
+    def settle() -> None:
+        grid.router.settle(grid.coordinator.gallery(gallery.name))
+
+    def write(rows: list[int]) -> None:
+        part = asked.take(rows)
+        call.gateway.check_room(call.principal, len(part), part.embeddings.nbytes)
+        gallery.enroll(
+            part.embeddings,
+            identities=part.identities,
+            template_ids=part.template_ids,
+            metadata=None if wanted.metadata is None else [wanted.metadata[row] for row in rows],
+        )
+
+    enroll_again(gallery, asked, settle=settle, write=write)
+    return {"template_ids": list(asked.template_ids), "enrolled": len(asked), "skipped": 0}
+
+
+def _checked(gallery: Gallery, embeddings: FloatArray, wanted: schemas.EnrollBody) -> EnrollBatch:
+    """What is asked as the gallery stores it; InvalidEmbedding, InvalidParameter, DuplicateTemplate for twins in it."""
+    rows = normalised(check_embeddings(embeddings, gallery.dim))
+    nothing = (None,) * len(rows)
+    batch = EnrollBatch(
+        embeddings=rows,
+        template_ids=tuple(wanted.template_ids or ()),
+        identities=nothing if wanted.identities is None else tuple(wanted.identities),
+        metadata=nothing if wanted.metadata is None else tuple(map(metadata_json, wanted.metadata)),
+    )
+    check_batch(batch, gallery.dim)
+    return batch
 
 
 @operation(router, "GET", "/faces", "faces.list", reply=schemas.TemplatesReply, tag="faces")
@@ -84,7 +126,7 @@ async def delete_faces(call: Asked, tenant: str, gallery: str) -> Response:
     found = await call.gallery("write")
     wanted = call.read(schemas.DeleteBody)
 
-    async def perform(_: list[str] | None) -> dict[str, Any]:
+    async def perform(_: Attempt) -> dict[str, Any]:
         deleted = await call.run(
             lambda: found.delete(template_ids=wanted.template_ids, identities=wanted.identities), kind="write"
         )

@@ -12,17 +12,15 @@ from cluster.service.gateway import Gateway
 from cluster.service.operations import openapi, operation
 from cluster.service.schemas import Reply
 from cluster.service.shell import STATE
-from shard.errors import FacegridError
 
 router = APIRouter()
-READY_S = 2.0
-"""How long the catalog may take to answer before the service counts as not ready."""
 
 
 class HealthReply(Reply):
-    """status: ok, or what is wrong."""
+    """status: ok, or what is wrong. control_plane: `answers`, or `away`, during which queries are answered still."""
 
     status: str
+    control_plane: str | None = None
 
 
 @operation(router, "GET", "/livez", "livez", reply=HealthReply, produces=(media.JSON,), is_public=True, tag="health")
@@ -33,7 +31,7 @@ async def livez() -> Response:
 
 @operation(router, "GET", "/readyz", "readyz", reply=HealthReply, produces=(media.JSON,), is_public=True, tag="health")
 async def readyz(request: Request) -> Response:
-    """Queries can be served: the catalog answers and the service is not being stopped. A readiness probe."""
+    """Queries can be served: the catalog has answered once, and the service is not being stopped. A readiness probe."""
     return await _ready(request)
 
 
@@ -49,21 +47,21 @@ async def _ready(request: Request) -> Response:
     gateway: Gateway = request.scope[STATE].gateway
     if gateway.is_stopping:
         return _status("stopping", 503)
-    try:
-        await asyncio.wait_for(asyncio.to_thread(gateway.cluster.coordinator.hosts), READY_S)
-    except (FacegridError, TimeoutError, asyncio.TimeoutError):
-        return _status("the control plane does not answer", 503)
-    return _status("ok", 200)
+    if await gateway.readiness.is_control_there():
+        return _status("ok", 200, control_plane="answers")
+    if gateway.readiness.was_ready:
+        return _status("ok", 200, control_plane="away")
+    return _status("the control plane does not answer", 503, control_plane="away")
 
 
-def _status(text: str, status: int) -> Response:
-    return Response(media.encode({"status": text}, media.JSON), status, media_type=media.JSON)
+def _status(text: str, status: int, **more: str) -> Response:
+    return Response(media.encode({"status": text, **more}, media.JSON), status, media_type=media.JSON)
 
 
 @operation(router, "GET", "/metrics", "metrics", reply=None, produces=("text/plain",), tag="health")
 async def metrics(call: Asked) -> Response:
-    """Prometheus metrics of this gateway. Needs a key of the operator."""
-    call.operator()
+    """Prometheus metrics of this gateway. Needs a key of the operator, of which one may be for metrics alone."""
+    call.reader_of_metrics()
     gateway = call.gateway
     await gateway.overview.refresh()
     text = await asyncio.to_thread(gateway.metrics.text)

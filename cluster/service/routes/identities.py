@@ -12,7 +12,7 @@ from cluster.faces import model_spec
 from cluster.gallery import Gallery
 from cluster.service import media, schemas
 from cluster.service.calls import Asked, Call
-from cluster.service.once import once
+from cluster.service.once import Attempt, once
 from cluster.service.operations import operation
 from cluster.service.routes.galleries import ONE
 from cluster.service.routes.photos import decoded, probe_of
@@ -58,7 +58,7 @@ async def rename(call: Asked, tenant: str, gallery: str) -> Response:
     found = await call.gallery("write")
     wanted = call.read(schemas.RenameBody)
 
-    async def perform(_: list[str] | None) -> dict[str, Any]:
+    async def perform(_: Attempt) -> dict[str, Any]:
         changed = await call.run(lambda: found.rename_identity(wanted.old, wanted.new), kind="write")
         await call.audit_now(changed)
         return {"templates": changed}
@@ -75,7 +75,7 @@ async def merge(call: Asked, tenant: str, gallery: str) -> Response:
     found = await call.gallery("write")
     wanted = call.read(schemas.MergeBody)
 
-    async def perform(_: list[str] | None) -> dict[str, Any]:
+    async def perform(_: Attempt) -> dict[str, Any]:
         changed = await call.run(lambda: found.merge_identities(wanted.identities, wanted.into), kind="write")
         await call.audit_now(changed)
         return {"templates": changed}

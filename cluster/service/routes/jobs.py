@@ -12,7 +12,7 @@ from cluster.service import job_schemas as schemas
 from cluster.service.calls import Asked, Call
 from cluster.service.job_access import check_submission, is_visible, job_of, owner_of, shown_error, shown_line
 from cluster.service.job_parameters import checked_parameters
-from cluster.service.once import once
+from cluster.service.once import Attempt, once
 from cluster.service.operations import operation
 from coordinator.job_types import UNFINISHED, JobRecord, JobState
 from shard.errors import UnknownTenant
@@ -27,7 +27,7 @@ async def submit(call: Asked) -> Response:
     wanted = call.read(schemas.JobBody)
     check_submission(call, wanted.kind, wanted.gallery, wanted.parameters)
 
-    async def perform(_: list[str] | None) -> dict[str, Any]:
+    async def perform(_: Attempt) -> dict[str, Any]:
         record = await call.run(lambda: _submitted(call, wanted), kind="write")
         await call.audit_now()
         return shown_job(record)
@@ -117,7 +117,7 @@ async def resume(call: Asked, job_id: str) -> Response:
     """Have a job that failed or was cancelled go on where it stopped. May carry an Idempotency-Key."""
     record = await job_of(call, job_id, None)
 
-    async def perform(_: list[str] | None) -> dict[str, Any]:
+    async def perform(_: Attempt) -> dict[str, Any]:
         resumed = await call.run(lambda: _resumed(call, record), kind="write")
         await call.audit_now()
         return shown_job(resumed)

@@ -14,7 +14,7 @@ from cluster.dedup_document import apply_document, decision_document, page_docum
 from cluster.service import job_schemas as schemas
 from cluster.service.calls import Asked, Call
 from cluster.service.job_access import job_of
-from cluster.service.once import once
+from cluster.service.once import Attempt, once
 from cluster.service.operations import operation
 from shard.errors import InvalidParameter
 
@@ -54,7 +54,7 @@ async def decide(call: Asked, job_id: str) -> Response:
     record = await job_of(call, job_id, "write")
     wanted = call.read(schemas.DecisionBody)
 
-    async def perform(_: list[str] | None) -> dict[str, Any]:
+    async def perform(_: Attempt) -> dict[str, Any]:
         made = await call.run(
             lambda: _decided(ReviewQueue(result_of(call, record)), wanted, _reviewer(call)), kind="write"
         )
@@ -90,7 +90,7 @@ async def apply(call: Asked, job_id: str) -> Response:
     record = await job_of(call, job_id, "write")
     wanted = call.read(schemas.ApplyBody)
 
-    async def perform(_: list[str] | None) -> dict[str, Any]:
+    async def perform(_: Attempt) -> dict[str, Any]:
         report = await call.run(lambda: _applied(call, record, wanted), kind="apply")
         await call.audit_now(0 if wanted.dry_run else report.templates)
         return apply_document(report)
@@ -123,7 +123,7 @@ async def undo(call: Asked, job_id: str) -> Response:
     record = await job_of(call, job_id, "write")
     wanted = call.read(schemas.UndoBody)
 
-    async def perform(_: list[str] | None) -> dict[str, Any]:
+    async def perform(_: Attempt) -> dict[str, Any]:
         report = await call.run(
             lambda: perform_undo(call.gateway.cluster, result_of(call, record), dry_run=wanted.dry_run), kind="apply"
         )

@@ -12,15 +12,19 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from cluster.results import SnapshotInfo
 from cluster.service import schemas
 from cluster.service.calls import Asked, Call
 from cluster.service.operations import operation
 from cluster.service.problems import HttpProblem
 from cluster.service.routes.galleries import ONE
-from cluster.snapshots import SnapshotInfo, Snapshots, snapshot_info
+from cluster.snapshots import Snapshots, snapshot_info
+from coordinator.snapshots.places import below
 from shard.errors import UnknownSnapshot
 
-router = APIRouter(prefix=f"/v1/galleries{ONE}/snapshots")
+router = APIRouter()
+OF_GALLERY = f"/v1/galleries{ONE}/snapshots"
+OF_TENANT = "/v1/tenants/{tenant}/snapshots"
 
 
 class SnapshotReply(schemas.Reply):
@@ -51,8 +55,23 @@ class RestoredReply(schemas.Reply):
     templates: int
 
 
+class RemovedReply(schemas.Reply):
+    """Snapshots that were removed, and how many objects with how many bytes no other one needed."""
+
+    snapshot_ids: list[str]
+    objects: int
+    size: int
+
+
 @operation(
-    router, "POST", "", "snapshots.create", body=schemas.SnapshotBody, reply=SnapshotReply, status=201, tag="snapshots"
+    router,
+    "POST",
+    OF_GALLERY,
+    "snapshots.create",
+    body=schemas.SnapshotBody,
+    reply=SnapshotReply,
+    status=201,
+    tag="snapshots",
 )
 async def create(call: Asked, tenant: str, gallery: str) -> Response:
     """Make a snapshot while the gallery is in use. Complete when it answers."""
@@ -69,7 +88,7 @@ async def create(call: Asked, tenant: str, gallery: str) -> Response:
     return call.reply(asdict(made), 201)
 
 
-@operation(router, "GET", "", "snapshots.list", reply=SnapshotsReply, tag="snapshots")
+@operation(router, "GET", OF_GALLERY, "snapshots.list", reply=SnapshotsReply, tag="snapshots")
 async def list_snapshots(call: Asked, tenant: str, gallery: str) -> Response:
     """The gallery's snapshots, also of one that was dropped and had this name."""
     name = call.gallery_name("read")
@@ -78,7 +97,7 @@ async def list_snapshots(call: Asked, tenant: str, gallery: str) -> Response:
 
 
 @operation(
-    router, "POST", "/{snapshot_id}/restore", "snapshots.restore",
+    router, "POST", OF_GALLERY + "/{snapshot_id}/restore", "snapshots.restore",
     body=schemas.RestoreBody, reply=RestoredReply, status=201, tag="snapshots",
 )  # fmt: skip
 async def restore(call: Asked, tenant: str, gallery: str, snapshot_id: str) -> Response:
@@ -99,7 +118,7 @@ async def restore(call: Asked, tenant: str, gallery: str, snapshot_id: str) -> R
     return call.reply(restored, 201)
 
 
-@operation(router, "DELETE", "/{snapshot_id}", "snapshots.delete", reply=None, status=204, tag="snapshots")
+@operation(router, "DELETE", OF_GALLERY + "/{snapshot_id}", "snapshots.delete", reply=None, status=204, tag="snapshots")
 async def delete(call: Asked, tenant: str, gallery: str, snapshot_id: str) -> Response:
     """Remove a snapshot, and what no other one needs of it."""
     name = call.gallery_name("admin")
@@ -114,13 +133,22 @@ async def delete(call: Asked, tenant: str, gallery: str, snapshot_id: str) -> Re
     return Response(status_code=204)
 
 
+@operation(router, "POST", OF_TENANT + "/expire", "snapshots.expire", reply=RemovedReply, tag="snapshots")
+async def expire(call: Asked, tenant: str) -> Response:
+    """Remove every snapshot of the tenant whose time is over, also of galleries that were dropped."""
+    name = await call.tenant(tenant)
+    report = await call.run(lambda: _store(call, name).delete_expired(), kind="snapshot")
+    await call.audit_now(len(report.snapshot_ids))
+    return call.reply({"snapshot_ids": list(report.snapshot_ids), "objects": report.objects, "size": report.size})
+
+
 def _store(call: Call, tenant: str) -> Snapshots:
     """The tenant's folder of the store. Blocks."""
     gateway = call.gateway
     if gateway.snapshot_store is None:
         raise HttpProblem(501, "no_snapshot_store", "the operator of this service has set no store for snapshots")
     tenant_id = gateway.tenant_id(call.principal, tenant)
-    return gateway.cluster.snapshots(f"{gateway.snapshot_store.rstrip('/')}/{tenant_id}")
+    return gateway.cluster.snapshots(below(gateway.snapshot_store, tenant_id))
 
 
 def _check(store: Snapshots, gallery: str, snapshot_id: str) -> None:

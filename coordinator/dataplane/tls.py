@@ -1,0 +1,144 @@
+"""TLS of the data plane: which files an end has, the contexts made of them, and names for what goes wrong.
+
+Both ends show a certificate, and each checks that an authority of `TlsFiles.authority` signed the other's. Names in
+certificates are not compared with addresses: a pod that restarts has another one. Knows files and contexts, no sockets.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.kept import kept
+from shard.errors import CertificateRefused, FacegridError, InvalidCertificate, ProtocolError, TlsMismatch
+
+log = logging.getLogger("facegrid.dataplane")
+
+READS = 3
+"""How often files are read again that change while they are read."""
+
+_NOT_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNEXPECTED_MESSAGE", "RECORD_LAYER_FAILURE"}
+"""What OpenSSL calls bytes that are not the beginning of TLS."""
+
+Stamp = tuple[tuple[int, int, int], ...]
+
+
+@kept
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of one end, at the same path on every node: the certificate (with what links it to the authority),
+    its private key, and the certificates of the authority that signed those of all ends.
+    """
+
+    certificate: Path
+    private_key: Path
+    authority: Path
+
+
+class TlsContexts:
+    """The contexts of the files as they are now: they are read again when they change. Thread-safe."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        """InvalidCertificate if the files are not there, cannot be read, or do not belong together."""
+        self._files = files
+        self._lock = threading.Lock()
+        self._stamp, self._contexts = _read_steady(files)
+
+    def server(self) -> ssl.SSLContext:
+        """For the end that was connected to."""
+        return self._current()[0]
+
+    def client(self) -> ssl.SSLContext:
+        """For the end that connects."""
+        return self._current()[1]
+
+    def _current(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        with self._lock:
+            try:
+                if _stamp(self._files) != self._stamp:
+                    self._stamp, self._contexts = _read_steady(self._files)
+                    log.info("the certificate %s was renewed", self._files.certificate)
+            except InvalidCertificate as error:
+                # Somebody may be in the middle of renewing them; what is in use serves until it expires.
+                log.error("renewed certificates cannot be used, those read before still are: %s", error)
+            return self._contexts
+
+
+def tls_contexts(files: TlsFiles | None) -> TlsContexts | None:
+    """The contexts; None for plain connections. InvalidCertificate."""
+    return None if files is None else TlsContexts(files)
+
+
+def named(error: ssl.SSLError, where: str) -> FacegridError:
+    """The error that says what OpenSSL's means. where: the other end, for the message."""
+    reason = error.reason or str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return CertificateRefused(
+            f"{where} shows a certificate that is not accepted here: {error.verify_message};"
+            " expected one that data_authority signed and that is valid now"
+        )
+    if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        return CertificateRefused(f"{where} shows no certificate; expected one that data_authority signed")
+    if "_ALERT_" in reason:
+        said = reason.split("_ALERT_")[1].replace("_", " ").lower()
+        return CertificateRefused(f"{where} does not accept the certificate of this end: {said}")
+    if reason in _NOT_TLS:
+        return TlsMismatch(f"{where} does not speak TLS, which data_certificate of this end asks for")
+    return ProtocolError(f"{where}: TLS 1.3 failed: {reason}")
+
+
+def _read_steady(files: TlsFiles) -> tuple[Stamp, tuple[ssl.SSLContext, ssl.SSLContext]]:
+    """The contexts of files that did not change meanwhile, and what tells those files from later ones."""
+    for left in reversed(range(READS)):
+        stamp = _stamp(files)
+        try:
+            contexts = _context(files, ssl.PROTOCOL_TLS_SERVER), _context(files, ssl.PROTOCOL_TLS_CLIENT)
+        except InvalidCertificate:
+            if left == 0 or _stamp(files) == stamp:
+                raise
+        else:
+            if _stamp(files) == stamp:
+                return stamp, contexts
+    raise InvalidCertificate(f"{files.certificate}, {files.private_key} and {files.authority} change all the time")
+
+
+def _stamp(files: TlsFiles) -> Stamp:
+    """Whatever the links lead to: a mounted Secret is renewed by another target of a link."""
+    found = []
+    for path in (files.certificate, files.private_key, files.authority):
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise InvalidCertificate(f"{path} cannot be read: {error.strerror}") from error
+        found.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def _context(files: TlsFiles, protocol: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    if protocol == ssl.PROTOCOL_TLS_SERVER:
+        context.num_tickets = 0  # no connection is resumed on what an earlier one was believed
+    try:
+        # A password, so that OpenSSL does not ask for one on the terminal.
+        context.load_cert_chain(files.certificate, files.private_key, password="")
+    except (ssl.SSLError, OSError) as error:
+        raise InvalidCertificate(
+            f"expected a PEM certificate in {files.certificate} and its unencrypted private key in"
+            f" {files.private_key}: {_said(error)}"
+        ) from error
+    try:
+        context.load_verify_locations(files.authority)
+    except (ssl.SSLError, OSError) as error:
+        raise InvalidCertificate(f"expected PEM certificates in {files.authority}: {_said(error)}") from error
+    return context
+
+
+def _said(error: OSError) -> str:
+    reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+    return (reason or str(error)).replace("_", " ").lower()

@@ -1,0 +1,106 @@
+"""Have a shard host go away in order: what the node of a shard host runs before it stops.
+
+    python -m coordinator.leave --address HOST:PORT --host NAME [--home-id ID] [--timeout SECONDS]
+
+Others become primaries of what the host leads and go on without it; then the host closes its files. Nothing is copied:
+the host is expected back. It needs the address of the Ray cluster and no secret, no home and no catalog, and imports
+little, since a node that stops has little time. Prints one line of JSON and exits with 0 if the host has closed, with
+1 if it has not: it may be stopped all the same, what was acknowledged is durable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from coordinator.actor_names import COORDINATOR, NAMESPACE_PREFIX, host_title
+from coordinator.actors import HEALTH, Actor, ActorName, RaySession
+from shard.errors import ClusterNotReady, FacegridError, InvalidParameter
+
+TIMEOUT_S = 60.0
+CLOSE_SHARE = 0.5
+"""The part of the time that is kept for closing the host, whatever becomes of the coordinator."""
+ANSWER_S = 5.0
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """missed: replicas that others go on without until the host is back; None if the coordinator did not decide so
+    in time, and `fault` says why: it will when it notices that the host is silent.
+    """
+
+    host: str
+    missed: int | None
+    fault: str = ""
+
+
+def leave(address: str, host: str, home_id: str | None = None, *, timeout_s: float = TIMEOUT_S) -> Left:
+    """Hand over what a host leads, then close it. home_id: which home, where several have a host of that name.
+
+    The host's process stays, closed, until its node ends; it serves again when it is started again. Raises
+    ClusterNotReady if no such host runs on the Ray cluster at host:port, InvalidParameter if several do,
+    HostUnavailable if it does not close in time.
+    """
+    until = time.monotonic() + timeout_s
+    session = RaySession.join(address, f"{NAMESPACE_PREFIX}leaving", timeout_s=min(ANSWER_S, timeout_s))
+    try:
+        actor = _host(session, address, host, home_id)
+        left = _tell(session, actor.where, host, until - CLOSE_SHARE * timeout_s)
+        actor.call("close", timeout_s=max(1.0, until - time.monotonic()))
+        return left
+    finally:
+        session.close()
+
+
+def _host(session: RaySession, address: str, host: str, home_id: str | None) -> Actor:
+    found = {where.namespace.removeprefix(NAMESPACE_PREFIX): where for where in session.named(host_title(host))}
+    if home_id is not None:
+        found = {name: where for name, where in found.items() if name == home_id}
+    if len(found) > 1:
+        raise InvalidParameter(f"home id: expected one of those with a host {host}: {', '.join(sorted(found))}")
+    if not found:
+        raise ClusterNotReady(f"no shard host {host} of {home_id or 'any home'} runs on the Ray cluster at {address}")
+    return Actor.find(next(iter(found.values())))
+
+
+def _tell(session: RaySession, where: ActorName, host: str, until: float) -> Left:
+    """Have the coordinator go on without the host."""
+    try:
+        for coordinator in session.named(COORDINATOR):
+            if (coordinator.namespace, coordinator.session) == (where.namespace, where.session):
+                actor = Actor.find(coordinator)
+                actor.call("health", group=HEALTH, timeout_s=ANSWER_S)
+                missed = actor.call("call", "leave", (host,), {}, timeout_s=max(1.0, until - time.monotonic()))
+                return Left(host, missed)
+        return Left(host, None, "no coordinator is running")
+    except FacegridError as error:
+        _LOG.warning("the coordinator was not told that %s leaves: %s", host, error)
+        return Left(host, None, str(error))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the arguments say; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m coordinator.leave", description="Close a shard host in order.")
+    parser.add_argument("--address", required=True, help="host:port of the Ray cluster")
+    parser.add_argument("--host", required=True, help="name of the shard host")
+    parser.add_argument("--home-id", help="which home, where several have a host of that name")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, help="the longest to take, in seconds")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        left = leave(given.address, given.host, given.home_id, timeout_s=given.timeout)
+    except FacegridError as error:
+        print(json.dumps({"error": {"code": error.code, "message": str(error)}}), flush=True)
+        return 1
+    print(json.dumps(asdict(left)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

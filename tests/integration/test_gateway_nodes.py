@@ -1,0 +1,193 @@
+"""Gateways that follow the nodes of a Ray cluster: nodes come and go, actors are killed, one leaves, control hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from cluster import Cluster
+from cluster.service.gateways import Gateways
+from cluster.service.process import GatewayOptions
+from cluster.service.serve import Listen
+from coordinator.actor_names import GATEWAY_RESOURCE
+from coordinator.actors import HEALTH
+from coordinator.ray_stop import stop_home
+from tests.integration.conftest import RayNodes, ray_nodes
+from tests.service import faces_like
+
+pytestmark = pytest.mark.ray
+DIM = 64
+SOON_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[RayNodes]:
+    with ray_nodes(("a",)) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def grid(nodes: RayNodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    home = tmp_path_factory.mktemp("nodes") / "home"
+    with Cluster.open(home, runtime="ray", ray_address=nodes.address, ray_detached=True) as opened:
+        yield opened
+    stop_home(nodes.address, opened.home.home_id)
+
+
+@pytest.fixture(scope="module")
+def gateways(grid: Cluster) -> Iterator[Gateways]:
+    options = GatewayOptions(Listen(host="", port=0), gateways=None)
+    with contextlib.closing(Gateways(grid, options, scan_s=0.2)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def key(grid: Cluster) -> str:
+    grid.tenants.create("acme")
+    gallery = grid.gallery("acme/g", create=True, dim=DIM, shards=2)
+    gallery.enroll(faces_like(20, DIM), template_ids=[f"t{i}" for i in range(20)])
+    _, secret = grid.tenants.create_key("acme", "test", scopes=("read",))
+    return secret
+
+
+def until(what: Callable[[], bool], within_s: float = SOON_S) -> None:
+    end = time.monotonic() + within_s
+    while not what():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.05)
+
+
+def search(url: str, key: str) -> httpx.Response:
+    body = {"probes": faces_like(20, DIM)[:1].tolist(), "k": 1}
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx.post(f"{url}/v1/galleries/acme/g/search", json=body, headers=headers, timeout=30)
+
+
+def ready(gateways: Gateways) -> list[str]:
+    """Where gateways serve that are ready."""
+    return [str(state.url) for state in gateways.states() if state.is_ready]
+
+
+def test_there_may_be_no_node_at_first_and_a_gateway_comes_with_each(
+    nodes: RayNodes, gateways: Gateways, key: str
+) -> None:
+    assert gateways.actors == []
+    nodes.add("g1", {GATEWAY_RESOURCE: 1})
+    until(lambda: len(ready(gateways)) == 1)
+    nodes.add("g2", {GATEWAY_RESOURCE: 1})
+    until(lambda: len(ready(gateways)) == 2)
+    assert len({state.node_id for state in gateways.states()}) == 2
+    for url in gateways.urls:
+        assert search(url, key).json()["results"][0]["candidates"][0]["template_id"] == "t0"
+
+
+def test_one_that_is_killed_comes_back_on_its_node(gateways: Gateways, key: str) -> None:
+    before = {state.pid: state.node_id for state in gateways.states()}
+    pid = min(before)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: len(ready(gateways)) == 2 and pid not in {state.pid for state in gateways.states()})
+    assert {state.node_id for state in gateways.states()} == set(before.values())
+    assert all(search(url, key).status_code == 200 for url in gateways.urls)
+
+
+def test_a_gateway_is_ready_while_the_control_plane_is_away(grid: Cluster, gateways: Gateways, key: str) -> None:
+    assert grid.ray is not None
+    pid = grid.ray.coordinator.actor.call("health", group=HEALTH)
+    url = gateways.urls[0]
+    assert httpx.get(f"{url}/readyz").json() == {"status": "ok", "control_plane": "answers"}
+    assert search(url, key).status_code == 200
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        answer = httpx.get(f"{url}/readyz")
+        assert (answer.status_code, answer.json()["control_plane"]) == (200, "away")
+        assert search(url, key).status_code == 200
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: httpx.get(f"{url}/readyz").json()["control_plane"] == "answers")
+
+
+def test_one_that_leaves_loses_no_request_and_holds_its_node_until_that_ends(
+    nodes: RayNodes, gateways: Gateways, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = ready(gateways)
+    leaving = next(one for one in gateways.actors if one.call("state", group=HEALTH).url == urls[0])
+    node_id = leaving.call("state", group=HEALTH).node_id
+    lost: list[object] = []
+    asked = 0
+    stopped = threading.Event()
+
+    def ask() -> None:
+        """As behind a Service: gateways that are ready are asked; one that refuses the connection is not there."""
+        nonlocal asked
+        while not stopped.is_set():
+            for url in urls:
+                try:
+                    if httpx.get(f"{url}/readyz").status_code == 200:
+                        answer = search(url, key)
+                        asked += 1
+                        if answer.status_code != 200:
+                            lost.append(answer.text)
+                except httpx.ConnectError:
+                    continue
+                except httpx.TransportError as error:
+                    lost.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        until(lambda: asked > 20)
+        gone = leaving.begin("leave", 1.0, 20.0)
+        until(lambda: httpx.get(f"{urls[0]}/readyz").json() == {"status": "stopping"})
+        assert search(urls[0], key).headers["connection"] == "close"  # it answers whoever comes still
+        gone.result(30)
+        before = asked
+        until(lambda: asked > before + 20)
+    finally:
+        stopped.set()
+        for thread in threads:
+            thread.join()
+    assert lost == []
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{urls[0]}/livez")
+    for _ in range(3):
+        gateways.scan()
+    assert len(gateways.actors) == 2  # nothing is started on the node that it has left
+    monkeypatch.setattr("cluster.service.gateway_plan.GONE_S", 1.0)
+    nodes.remove(next(name for name in ("g1", "g2") if nodes.node_id(name) == node_id))
+    until(lambda: len(gateways.actors) == 1)
+    assert search(urls[1], key).status_code == 200
+    nodes.add("g3", {GATEWAY_RESOURCE: 1})
+    until(lambda: len(ready(gateways)) == 2)
+
+
+def test_another_process_takes_gateways_over_and_replaces_those_of_other_settings(
+    grid: Cluster, gateways: Gateways, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after another, each only while the other one serves."""
+    monkeypatch.setattr("cluster.service.gateways.QUIET_S", 0.5)
+    gateways.close()
+    pids = {state.pid for state in gateways.states()}
+    same = Gateways(grid, GatewayOptions(Listen(host="", port=0), gateways=None), scan_s=0.2)
+    same.scan()
+    same.close()
+    assert {state.pid for state in same.states()} == pids
+    other = GatewayOptions(Listen(host="", port=0), gateways=None, snapshot_store="/elsewhere")
+    fewest = 2
+    with contextlib.closing(Gateways(grid, other, scan_s=0.2)) as taken:
+
+        def is_replaced() -> bool:
+            nonlocal fewest
+            fewest = min(fewest, sum(search(url, key).status_code == 200 for url in ready(taken)))
+            return len(ready(taken)) == 2 and not pids & {state.pid for state in taken.states()}
+
+        until(is_replaced)
+        assert fewest >= 1
+        assert len(taken.actors) == 2

@@ -1,0 +1,138 @@
+"""A release of the chart on a real cluster, as k8s/README.md has people install it."""
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.integration.postgres import PostgresServer
+from tests.k8s.charts import CHART
+from tests.k8s.cluster.kubernetes import Kubernetes
+from tests.k8s.cluster.processes import polls
+from tests.k8s.smoke.credentials import Authority
+from tests.k8s.smoke.services import Service
+
+NAMESPACE = "faces"
+RELEASE = "prod"
+NAME = "prod-facegrid"
+VALUES = Path(__file__).with_name("values.yaml")
+ROLLED = (f"statefulset/{NAME}-control", f"statefulset/{NAME}-shard", f"deployment/{NAME}-gateway")
+
+
+class Installed:
+    """A release that was installed. `url`: of its gateways, from this machine."""
+
+    def __init__(self, cluster: Kubernetes, crds: Path, folder: Path, catalog: str, catalog_port: int) -> None:
+        """catalog: URL of a PostgreSQL that pods reach at the machine's address."""
+        self.cluster = cluster
+        for file in sorted(crds.glob("*.yaml")):
+            cluster.kubectl("apply", "--server-side", "--filename", str(file))
+        cluster.apply(Path(__file__).with_name("operator.yaml").read_text())
+        cluster.kubectl("create", "namespace", NAMESPACE)
+        restricted = "pod-security.kubernetes.io/enforce=restricted"
+        cluster.kubectl("label", "namespace", NAMESPACE, restricted)
+        gateways, data = Authority("gateways"), Authority("data plane")
+        self.authority = folder / "gateways.pem"
+        self.authority.write_bytes(gateways.certificate)
+        names = [f"{NAME}-gateway.{NAMESPACE}.svc", f"{NAME}-gateway"]
+        self._secret("facegrid-gateway-tls", gateways.issue("gateway", names, [cluster.address]))
+        self._secret("facegrid-data-tls", data.issue("facegrid", ["facegrid"]))
+        self._secret("facegrid-catalog", {"url": catalog.encode()})
+        # Whoever runs the database opens its address; nothing else of the machine is.
+        self._postgres = (
+            f"networkPolicy.postgres={json.dumps({'cidrs': [f'{cluster.address}/32'], 'port': catalog_port})}"
+        )
+        self.upgrade()
+
+    def upgrade(self, *options: str) -> None:
+        """Install, or change values (`--set …`), and wait until all pods are those."""
+        self.cluster.helm(
+            "upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--values", str(VALUES),
+            "--set-json", self._postgres, *options,
+        )  # fmt: skip
+        self.wait()
+
+    def wait(self, limit_s: int = 900) -> None:
+        """Until every pod of the release is ready, and the latest."""
+        for what in ROLLED:
+            self.kubectl("rollout", "status", what, f"--timeout={limit_s}s", limit_s=limit_s + 30)
+
+    def kubectl(self, *words: str, given: str | None = None, limit_s: float = 600.0) -> str:
+        """kubectl in the release's namespace."""
+        return self.cluster.kubectl("--namespace", NAMESPACE, *words, given=given, limit_s=limit_s)
+
+    def facegrid(self, *words: str) -> str:
+        """The command line, in the control pod."""
+        return self.kubectl("exec", f"{NAME}-control-0", "--container", "control", "--", "facegrid", *words)
+
+    @property
+    def url(self) -> str:
+        service = json.loads(self.kubectl("get", "service", f"{NAME}-gateway", "--output", "json"))
+        return f"https://{self.cluster.address}:{service['spec']['ports'][0]['nodePort']}"
+
+    def operator_key(self) -> str:
+        """The first key, which the control pod wrote into its volume."""
+        path = "/var/lib/facegrid/operator.key"
+        return self.kubectl("exec", f"{NAME}-control-0", "--container", "control", "--", "cat", path).strip()
+
+    def nodes(self, component: str) -> dict[str, str]:
+        """Node of each pod of a component."""
+        return self.pods(f"app.kubernetes.io/component={component}")
+
+    def pods(self, selector: str = "") -> dict[str, str]:
+        """Node of each pod that the labels select; all if none are given."""
+        found = json.loads(self.kubectl("get", "pods", f"--selector={selector}", "--output", "json"))
+        return {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in found["items"]}
+
+    def until_ready(self, pod: str, before: str, limit_s: float = 600.0) -> float:
+        """Seconds until a pod of that name is ready which is not `before` (a uid)."""
+        for gone in polls(limit_s):
+            found = self.cluster.try_kubectl("--namespace", NAMESPACE, "get", "pod", pod, "--output", "json")
+            if found.returncode:
+                continue
+            now = json.loads(found.stdout)
+            if now["metadata"]["uid"] != before and is_ready(now):
+                return gone
+        raise AssertionError(f"{pod} is not ready again within {limit_s:g} s")
+
+    def head(self) -> Any:
+        """The head's pod; AssertionError unless there is one."""
+        found = json.loads(self.kubectl("get", "pods", "--selector=ray.io/node-type=head", "--output", "json"))["items"]
+        assert len(found) == 1, f"expected one head, got {len(found)}"
+        return found[0]
+
+    def until_head(self, before: str, limit_s: float = 600.0) -> float:
+        """Seconds until there is a head which is not `before` (a uid), and ready."""
+        for gone in polls(limit_s):
+            found = json.loads(self.kubectl("get", "pods", "--selector=ray.io/node-type=head", "--output", "json"))
+            if any(is_ready(pod) for pod in found["items"] if pod["metadata"]["uid"] != before):
+                return gone
+        raise AssertionError(f"there is no new head within {limit_s:g} s")
+
+    def uid(self, pod: str) -> str:
+        return str(json.loads(self.kubectl("get", "pod", pod, "--output", "json"))["metadata"]["uid"])
+
+    def _secret(self, name: str, values: Mapping[str, bytes]) -> None:
+        data = {key: base64.b64encode(value).decode() for key, value in values.items()}
+        metadata = {"name": name, "namespace": NAMESPACE}
+        self.cluster.apply(json.dumps({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}))
+
+
+def is_ready(pod: Any) -> bool:
+    """Whether a pod says so of itself."""
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", []))
+
+
+@contextmanager
+def installed(cluster: Kubernetes, crds: Path, folder: Path) -> Iterator[Installed]:
+    """The release, with a PostgreSQL of this machine as its catalog."""
+    postgres = PostgresServer()
+    door = Service("0.0.0.0", 0, lambda: [("127.0.0.1", postgres.port)])
+    try:
+        url = postgres.new_database().replace(f"127.0.0.1:{postgres.port}", f"{cluster.address}:{door.port}")
+        yield Installed(cluster, crds, folder, url, door.port)
+    finally:
+        door.close()
+        postgres.close()

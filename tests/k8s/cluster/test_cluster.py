@@ -1,0 +1,181 @@
+"""The chart on a real Kubernetes, with its scheduler, kubelets, network policies and KubeRay's operator."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.client import RemoteCluster
+from tests.k8s.cluster.kubernetes import Kubernetes
+from tests.k8s.cluster.processes import polls
+from tests.k8s.cluster.release import NAME, NAMESPACE, Installed, installed
+from tests.k8s.crds import CRDS
+from tests.k8s.image import built_image
+from tests.k8s.smoke.traffic import DIM, Ledger, Traffic, connect, missing
+
+pytestmark = pytest.mark.kubernetes
+PROGRAMS = Path(__file__).parents[3] / ".stamp/kubernetes"
+GALLERY = "acme/staff"
+NEEDED = ("containerd", "ctr", "etcd", "iptables", "ipset", "conntrack", "podman", "openssl")
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    lacking = [name for name in NEEDED if shutil.which(name) is None]
+    if lacking or not (PROGRAMS / "bin/kubelet").exists():
+        pytest.skip(f"needs {', '.join(lacking) or 'tests/k8s/cluster/build.sh'}; run `make test-k8s-cluster`")
+    folder = tmp_path_factory.mktemp("release")
+    image = folder / "facegrid.tar"
+    subprocess.run(["podman", "save", "--quiet", "--output", image, built_image()], check=True)
+    cluster = Kubernetes(PROGRAMS)
+    try:
+        cluster.load(image)
+        with installed(cluster, CRDS, folder) as made:
+            yield made
+    finally:
+        cluster.close()
+
+
+@pytest.fixture(scope="module")
+def key(release: Installed) -> str:
+    return release.operator_key()
+
+
+@pytest.fixture(scope="module")
+def client(release: Installed, key: str) -> Iterator[RemoteCluster]:
+    with connect(release.url, key, release.authority) as grid:
+        grid.tenants.create("acme")
+        grid.gallery(GALLERY, create=True, dim=DIM, shards=4, replicas=2)
+        yield grid
+
+
+@pytest.fixture(scope="module")
+def ledger() -> Ledger:
+    return Ledger()
+
+
+@pytest.fixture
+def written(release: Installed, key: str, client: RemoteCluster, ledger: Ledger) -> Iterator[list[int]]:
+    """Writes and searches while something happens; what was acknowledged grows, and is there afterwards."""
+    acknowledged = ledger.acknowledged
+    with Traffic(release.url, key, release.authority, GALLERY, ledger) as running:
+        before = len(acknowledged)
+        until(lambda: len(acknowledged) > before + 20, "the first writes")
+        began = time.monotonic()
+        yield acknowledged
+        ended, count = time.monotonic(), len(acknowledged)
+        until(lambda: len(acknowledged) > count, "writes go on")
+    assert missing(client, GALLERY, acknowledged) == []
+    assert running.wrong == []
+    for loop in (running.writer, running.searcher):
+        gap, failed = loop.longest_gap(began, ended), [text for _, text in loop.errors]
+        print(
+            f"\n{loop.name}: longest gap {gap:.1f} s of {ended - began:.0f}, {len(loop.answers)} done, failed {failed}"
+        )
+    print(f"{len(acknowledged):,} acknowledged in all, none lost")
+
+
+def until(holds: Callable[[], bool], what: str, limit_s: float = 300.0) -> None:
+    for _ in polls(limit_s):
+        if holds():
+            return
+    raise AssertionError(f"not within {limit_s:g} s: {what}")
+
+
+def test_what_is_placed_where(release: Installed) -> None:
+    hosts = release.nodes("shard")
+    assert sorted(hosts) == [f"{NAME}-shard-{i}" for i in range(3)]
+    assert len(set(hosts.values())) == 3, "two shard hosts share a node"
+
+
+def test_policies_are_enforced(release: Installed) -> None:
+    """A pod of another namespace reaches the gateways, and nothing else of the release."""
+    pods = {
+        pod["metadata"]["labels"].get("app.kubernetes.io/component", "head"): pod["status"]["podIP"]
+        for pod in json.loads(release.kubectl("get", "pods", "--output", "json"))["items"]
+    }
+    wanted = {
+        ("gateway", 8443): "open", ("gateway", 6380): "shut", ("shard", 7600): "shut", ("shard", 7601): "shut",
+        ("head", 6379): "shut", ("head", 8265): "shut", ("control", 6380): "shut",
+    }  # fmt: skip
+    script = (
+        "import socket, sys\n"
+        "for place in sys.argv[1:]:\n"
+        "    host, port = place.rsplit(':', 1)\n"
+        "    try:\n"
+        "        socket.create_connection((host, int(port)), 3).close()\n"
+        "        print('open')\n"
+        "    except OSError:\n"
+        "        print('shut')\n"
+    )
+    places = [f"{pods[component]}:{port}" for component, port in wanted]
+    image = release.kubectl("get", "pod", f"{NAME}-control-0", "--output=jsonpath={.spec.containers[0].image}")
+    seen = release.cluster.kubectl(
+        "run", "stranger", "--namespace=default", "--rm", "--attach", "--quiet", "--restart=Never", f"--image={image}",
+        "--image-pull-policy=Never", "--command", "--", "python3", "-c", script, *places,
+    )  # fmt: skip
+    assert dict(zip(wanted, seen.split(), strict=True)) == wanted
+
+
+def test_a_pod_that_is_killed_comes_back(release: Installed, written: list[int]) -> None:
+    pod = f"{NAME}-shard-1"
+    before = release.uid(pod)
+    release.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
+    print(f"\nshard host ready again after {release.until_ready(pod, before):.0f} s")
+
+
+def test_the_head_is_made_again_by_the_operator(release: Installed, written: list[int]) -> None:
+    before = release.head()
+    release.kubectl("delete", "pod", before["metadata"]["name"], "--grace-period=0", "--force")
+    print(f"\nhead ready again after {release.until_head(before['metadata']['uid']):.0f} s")
+    assert json.loads(release.facegrid("--json", "cluster", "status"))["lacking"] == []
+
+
+def test_the_control_pod_is_not_missed(release: Installed, written: list[int]) -> None:
+    pod = f"{NAME}-control-0"
+    before = release.uid(pod)
+    release.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
+    print(f"\ncontrol ready again after {release.until_ready(pod, before):.0f} s")
+
+
+def test_an_upgrade_replaces_every_pod(release: Installed, written: list[int]) -> None:
+    uids = {name: release.uid(name) for part in ("shard", "gateway", "control") for name in release.nodes(part)}
+    rolled = [f"--set-string={part}.annotations.rolled=yes" for part in ("shard", "gateway", "control")]
+    release.upgrade(*rolled)
+    left = {release.uid(name) for part in ("shard", "gateway", "control") for name in release.nodes(part)}
+    assert not left & set(uids.values())
+
+
+def test_a_job_of_the_cluster_finds_duplicates(release: Installed, client: RemoteCluster) -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "cluster.cli", "k8s", "render-job", "dedup", GALLERY, "--threshold", "0.9",
+         "--release", "prod", "--namespace", NAMESPACE],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    release.cluster.apply(printed)
+
+    def state() -> str:
+        jobs = json.loads(release.kubectl("get", "rayjobs", "--output", "json"))["items"]
+        return str(jobs[0].get("status", {}).get("jobDeploymentStatus", ""))
+
+    until(lambda: state() in ("Complete", "Failed"), "the job ends", 600)
+    assert state() == "Complete"
+    (record,) = client.jobs.list(kind="dedup")
+    assert record.state == "succeeded"
+
+
+def test_a_node_that_is_lost_is_gone_without(release: Installed, written: list[int]) -> None:
+    """One with nothing but a shard host on it that others have replicas of."""
+    used = {node for part in ("control", "gateway") for node in release.nodes(part).values()}
+    head = release.head()["spec"]["nodeName"]
+    spare = [node for node in release.cluster.nodes if node.name not in {*used, head}]
+    lost = spare[0] if spare else next(node for node in release.cluster.nodes if node.name != head)
+    print("\nlost with the node:", *sorted(name for name, node in release.pods().items() if node == lost.name))
+    lost.lose()
+    count = len(written)
+    until(lambda: len(written) > count + 40, "writes go on without the node")

@@ -1,0 +1,90 @@
+"""Who reaches whom in a release, port by port, is what policies/reach.py wants and nothing else."""
+
+import pytest
+
+from tests.k8s import charts, matrix
+from tests.k8s.edits import edited
+from tests.k8s.policies import reach
+
+ON = [name for name in matrix.NAMES if matrix.row_of(name).get("network policies") != "off"]
+
+
+def differences(manifests: list[charts.Manifest]) -> list[str]:
+    """As the render itself says: monitored if it has a monitor, open if its gateways' rule names nobody."""
+    is_monitored = bool(charts.of_kind(manifests, "ServiceMonitor"))
+    rules = [
+        rule
+        for one in charts.of_kind(manifests, "NetworkPolicy")
+        if one["metadata"]["name"].endswith("-gateway") and "metrics" not in one["metadata"]["name"]
+        for rule in one["spec"]["ingress"]
+    ]
+    return reach.differences(manifests, is_monitored, is_open=any(not rule.get("from") for rule in rules))
+
+
+@pytest.mark.parametrize("name", ON)
+def test_nobody_reaches_more_or_less_than_wanted(name: str) -> None:
+    assert differences(matrix.render(name)) == []
+
+
+def test_without_policies_everyone_reaches_everything() -> None:
+    manifests = charts.render(matrix.AXES["network policies"]["off"])
+    assert charts.of_kind(manifests, "NetworkPolicy") == []
+    assert "outside can reach shard:7600" in differences(manifests)
+
+
+FULL = matrix.merged(matrix.AXES["catalog"]["trial"], matrix.AXES["monitoring"]["on"])
+MADE = "NetworkPolicy/prod-facegrid"
+
+
+@pytest.mark.parametrize(
+    ("title", "path", "value", "message"),
+    [
+        (f"{MADE}-shard", "spec.ingress.0.from", [], "neighbour can reach shard:7600"),
+        (f"{MADE}-postgres", "spec.ingress.0.from.0.podSelector", {}, "neighbour can reach postgres:5432"),
+        (f"{MADE}-head", "spec.ingress.2.ports.+", {"port": 10001}, "operator can reach head:10001"),
+        (f"{MADE}-head", "spec.ingress.0.from.0.podSelector", {}, "neighbour can reach head:8265"),
+        (f"{MADE}-ray", "spec.ingress.0.ports.0.endPort", 6380, "shard cannot reach shard:6381"),
+        (
+            f"{MADE}-metrics-shard",
+            "spec.ingress.0.ports.0",
+            {"endPort": 7700, "port": 7600},
+            "monitoring can reach shard:7600",
+        ),
+        (f"{MADE}-gateway", "spec.ingress.0.ports.0.port", 443, "outside cannot reach gateway:8443"),
+        (f"{MADE}-catalog", "spec.egress.0.ports.0.port", 5433, "control cannot reach postgres:5432"),
+    ],
+)
+def test_a_slip_is_found(title: str, path: str, value: object, message: str) -> None:
+    manifests = charts.render(FULL)
+    assert differences(manifests) == []
+    assert title in map(charts.title, manifests)
+    wrong = [edited(one, path, value) if charts.title(one) == title else one for one in manifests]
+    found = differences(wrong)
+    assert any(message in one for one in found), found
+
+
+def test_pods_reach_outside_only_what_the_values_allow() -> None:
+    """Egress: DNS for all, an external database for the control pod, Kubernetes' API for the autoscaler's pod."""
+    manifests = charts.render(matrix.AXES["network policies"]["narrow"])
+    there, policies = reach.ends(manifests), reach.of_release(manifests)
+    allowed = {
+        (source, target, port)
+        for source in (*reach.NODES, "test")
+        if source in there
+        for target, end in outside().items()
+        for port in (53, 80, 443, 5432, 6443)
+        if reach.reaches(policies, there[source], end, port, blocks_mean_pods=False)
+    }
+    dns = {(source, "dns", 53) for source in (*reach.NODES, "test") if source in there}
+    node_local = {(source, "node's dns", 53) for source, _, _ in dns}
+    api = {("head", target, port) for target in ("database", "internet", "node's dns") for port in (443, 6443)}
+    assert allowed == dns | node_local | api | {("control", "database", 5432)}
+
+
+def outside() -> dict[str, reach.End]:
+    return {
+        "database": reach.End("database", ip="10.9.8.7"),
+        "internet": reach.End("internet", ip="198.51.100.7"),
+        "node's dns": reach.End("node's dns", ip="169.254.20.10"),
+        "dns": reach.End("dns", "kube-system", {"k8s-app": "kube-dns"}),
+    }

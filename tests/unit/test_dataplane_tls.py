@@ -1,0 +1,331 @@
+"""TLS of the data plane over real sockets: who is let in, what the others are told, certificates that are renewed."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coordinator.dataplane.client import ClientLoop, DataClient
+from coordinator.dataplane.server import DataServer, ServerLimits
+from coordinator.dataplane.tls import TlsContexts, TlsFiles
+from coordinator.messages import (
+    DataRequest,
+    Reply,
+    RowsReply,
+    RowsRequest,
+    StatsReply,
+    StatsRequest,
+)
+from shard.errors import (
+    AuthenticationFailed,
+    CertificateRefused,
+    FacegridError,
+    HostBusy,
+    InvalidCertificate,
+    TlsMismatch,
+)
+
+pytest.importorskip("cryptography", reason="cryptography is not installed: pip install 'facegrid[encryption]'")
+
+from tests.certificates import DAY, NOW, Authority, mount
+
+SECRET = b"0123456789abcdef0123456789abcdef"
+SOON = 10.0
+ASK = StatsRequest("g", (0,), (1,))
+
+
+class Answering:
+    """A host that answers at once; rows are as many floats as were asked for."""
+
+    def execute(self, request: DataRequest) -> Reply:
+        if isinstance(request, RowsRequest):
+            return RowsReply(np.arange(request.last * 64, dtype=np.float32).reshape(-1, 64))
+        return StatsReply(())
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def use_uvloop(request: pytest.FixtureRequest) -> bool:
+    if request.param:
+        pytest.importorskip("uvloop", reason="uvloop is not installed: pip install 'facegrid[cluster]'")
+    return bool(request.param)
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def loop(use_uvloop: bool) -> Iterator[ClientLoop]:
+    running = ClientLoop(use_uvloop=use_uvloop)
+    yield running
+    running.close()
+
+
+class Serving:
+    """A server with the files of one end, and clients with those of others."""
+
+    def __init__(self, loop: ClientLoop, use_uvloop: bool, files: TlsFiles | None, **limits: float) -> None:
+        self._loop = loop
+        self._clients: list[DataClient] = []
+        self.server = DataServer(
+            Answering(),
+            SECRET,
+            limits=ServerLimits(**limits),  # type: ignore[arg-type]
+            use_uvloop=use_uvloop,
+            tls=None if files is None else TlsContexts(files),
+        )
+
+    def client(self, files: TlsFiles | None, secret: bytes = SECRET) -> DataClient:
+        tls = None if files is None else TlsContexts(files)
+        self._clients.append(DataClient("a", self.server.address, secret, self._loop, tls))
+        return self._clients[-1]
+
+    def __enter__(self) -> Serving:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.close()
+        self.server.close()
+
+
+def ask(client: DataClient, request: DataRequest = ASK) -> Reply:
+    return sent(client, request).result(SOON)
+
+
+def sent(client: DataClient, request: DataRequest = ASK) -> Future[Reply]:
+    return client.submit(request, time.monotonic() + SOON)
+
+
+def said(caplog: pytest.LogCaptureFixture, what: str) -> bool:
+    """Whether the server said it, soon."""
+    until = time.monotonic() + SOON
+    while what not in caplog.text and time.monotonic() < until:
+        time.sleep(0.01)
+    return what in caplog.text
+
+
+def test_both_ends_show_a_certificate_of_the_authority(
+    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
+) -> None:
+    host, router = authority.issue(tmp_path / "host", "host"), authority.issue(tmp_path / "router", "router")
+    with Serving(loop, use_uvloop, host) as serving:
+        client = serving.client(router)
+        futures = [sent(client) for _ in range(500)]
+        assert all(future.result(SOON) == StatsReply(()) for future in futures)
+
+
+def test_frames_larger_than_any_record_arrive_whole(
+    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
+) -> None:
+    files = authority.issue(tmp_path / "host", "host")
+    with Serving(loop, use_uvloop, files) as serving:
+        reply = ask(serving.client(files), RowsRequest("g", 0, 0, 60_000))
+        assert isinstance(reply, RowsReply)
+        assert np.array_equal(reply.embeddings.ravel(), np.arange(60_000 * 64, dtype=np.float32))
+
+
+def test_the_secret_is_asked_for_inside(
+    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
+) -> None:
+    files = authority.issue(tmp_path / "host", "host")
+    with Serving(loop, use_uvloop, files) as serving, pytest.raises(AuthenticationFailed):
+        ask(serving.client(files, b"another secret, also long"))
+
+
+def test_nothing_travels_in_the_clear(loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path) -> None:
+    """A server that is listened to: what the client sends has TLS's first byte and no name of what is asked."""
+    files = authority.issue(tmp_path / "host", "host")
+    with socket.create_server(("127.0.0.1", 0)) as tap:
+        client = DataClient("a", tap.getsockname()[:2], SECRET, loop, TlsContexts(files))
+        future = sent(client)
+        sock, _ = tap.accept()
+        assert sock.recv(3)[:2] == b"\x16\x03"
+        sock.close()
+        with pytest.raises(FacegridError):
+            future.result(SOON)
+        client.close()
+
+
+# --- who is refused
+
+
+def test_a_client_without_tls_is_told_what_is_expected(
+    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Serving(loop, use_uvloop, authority.issue(tmp_path / "host", "host"), hello_s=0.1) as serving:
+        with pytest.raises(TlsMismatch, match=r"'a' at .* expects TLS; data_certificate is not set at this end"):
+            ask(serving.client(None))
+        assert said(caplog, "tls_mismatch: the client does not begin TLS")
+
+
+def test_a_server_without_tls_is_named(
+    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Serving(loop, use_uvloop, None) as serving:
+        with pytest.raises(TlsMismatch, match=r"'a' at .* does not speak TLS, which data_certificate of this end"):
+            ask(serving.client(authority.issue(tmp_path / "router", "router")))
+        assert said(caplog, "tls_mismatch: the client speaks TLS; data_certificate is not set at this end")
+
+
+def test_something_else_than_tls_is_named(
+    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Serving(loop, use_uvloop, authority.issue(tmp_path / "host", "host")) as serving:
+        with socket.create_connection(serving.server.address, timeout=SOON) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            while stranger.recv(4_096):
+                pass
+        assert said(caplog, "tls_mismatch: the client does not speak TLS")
+
+
+@pytest.mark.parametrize("end", ["host", "router"])
+@pytest.mark.parametrize("fault", ["expired", "foreign"])
+def test_a_certificate_that_is_expired_or_foreign_is_refused_at_both_ends(
+    loop: ClientLoop,
+    use_uvloop: bool,
+    authority: Authority,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    end: str,
+    fault: str,
+) -> None:
+    certificate = Authority("another").signed("bad") if fault == "foreign" else authority.signed("bad", until=NOW - DAY)
+    bad, good = mount(tmp_path / "bad", *certificate, authority.pem), authority.issue(tmp_path / "good", "good")
+    with Serving(loop, use_uvloop, bad if end == "host" else good) as serving:
+        with pytest.raises(CertificateRefused) as refused:
+            ask(serving.client(good if end == "host" else bad))
+        assert said(caplog, "certificate_refused: the client")
+    theirs = "certificate has expired" if fault == "expired" else "unable to get local issuer"
+    ours = "certificate expired" if fault == "expired" else "unknown ca"
+    if end == "host":  # its client looks at it
+        assert "shows a certificate that is not accepted here" in str(refused.value)
+        assert theirs in str(refused.value)
+        assert f"does not accept the certificate of this end: {ours}" in caplog.text
+    else:
+        assert f"does not accept the certificate of this end: {ours}" in str(refused.value)
+        assert theirs in caplog.text
+
+
+def test_a_client_without_a_certificate_is_refused(
+    use_uvloop: bool, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture, loop: ClientLoop
+) -> None:
+    files = authority.issue(tmp_path / "host", "host")
+    context = ssl.create_default_context(cafile=files.authority)
+    context.check_hostname = False
+    with Serving(loop, use_uvloop, files) as serving:
+        with socket.create_connection(serving.server.address, timeout=SOON) as sock:
+            bare = context.wrap_socket(sock)
+            with pytest.raises(ssl.SSLError, match=r"(?i)certificate.required"):
+                bare.recv(1)
+        assert said(caplog, "certificate_refused: the client shows no certificate")
+
+
+def test_earlier_versions_of_tls_are_refused(
+    use_uvloop: bool, authority: Authority, tmp_path: Path, loop: ClientLoop
+) -> None:
+    files = authority.issue(tmp_path / "host", "host")
+    context = ssl.create_default_context(cafile=files.authority)
+    context.check_hostname = False
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(files.certificate, files.private_key)
+    with (
+        Serving(loop, use_uvloop, files) as serving,
+        socket.create_connection(serving.server.address, timeout=SOON) as sock,
+        pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"),
+    ):
+        context.wrap_socket(sock)
+
+
+def test_a_full_server_says_so_without_a_tunnel(
+    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
+) -> None:
+    files = authority.issue(tmp_path / "host", "host")
+    with Serving(loop, use_uvloop, files, max_connections=1) as serving:
+        first = serving.client(files)
+        ask(first)
+        with pytest.raises(HostBusy, match="all the connections"):
+            ask(serving.client(files))
+
+
+def test_a_silent_stranger_counts_and_is_closed(
+    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
+) -> None:
+    files = authority.issue(tmp_path / "host", "host")
+    with Serving(loop, use_uvloop, files, max_handshakes=1, handshake_s=1.5) as serving:
+        with socket.create_connection(serving.server.address, timeout=SOON) as stranger:
+            stranger.sendall(b"\x16\x03\x01")  # the beginning of TLS, and no more
+            with pytest.raises(HostBusy):
+                ask(serving.client(files))
+            assert stranger.recv(1) == b""
+        assert ask(serving.client(files)) == StatsReply(())
+
+
+# --- files
+
+
+def test_certificates_are_read_again_when_they_change(
+    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
+) -> None:
+    """Another authority in three steps, as it has to be done: trusted, then used, then alone. Nobody restarts."""
+    host, router = authority.issue(tmp_path / "host", "host"), authority.issue(tmp_path / "router", "router")
+    with Serving(loop, use_uvloop, host) as serving:
+        kept = serving.client(router)
+        ask(kept)
+        later = Authority("a later authority")
+        both = authority.pem + later.pem
+        for name in ("host", "router"):
+            mount(tmp_path / name, *authority.signed(name), both)
+        ask(serving.client(router))
+        mount(tmp_path / "host", *later.signed("host"), both)
+        ask(serving.client(router))
+        mount(tmp_path / "router", *later.signed("router"), later.pem)
+        later.issue(tmp_path / "host", "host")
+        ask(serving.client(router))
+        with pytest.raises(CertificateRefused):
+            ask(serving.client(authority.issue(tmp_path / "old", "of before")))
+        ask(kept)  # a connection that is open stays
+
+
+def test_an_expired_certificate_is_mended_by_renewing_it(
+    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
+) -> None:
+    router = authority.issue(tmp_path / "router", "router")
+    with Serving(loop, use_uvloop, authority.issue(tmp_path / "host", "host", until=NOW - DAY)) as serving:
+        client = serving.client(router)
+        with pytest.raises(CertificateRefused, match="certificate has expired"):
+            ask(client)
+        authority.issue(tmp_path / "host", "host")
+        assert ask(client) == StatsReply(())
+
+
+def test_renewed_files_that_cannot_be_used_leave_those_of_before(
+    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, router = authority.issue(tmp_path / "host", "host"), authority.issue(tmp_path / "router", "router")
+    with Serving(loop, use_uvloop, host) as serving:
+        mount(tmp_path / "host", authority.signed("host")[0], authority.signed("host")[1], authority.pem)
+        assert ask(serving.client(router)) == StatsReply(())
+        assert said(caplog, "renewed certificates cannot be used, those read before still are")
+        assert "key values mismatch" in caplog.text
+
+
+def test_files_that_are_no_certificates_are_named(authority: Authority, tmp_path: Path) -> None:
+    certificate, key = authority.signed("host")
+    for name, content, match in (
+        ("key", (certificate, b"no key", authority.pem), r"tls.crt and its unencrypted private key in .*tls.key"),
+        ("other", (certificate, authority.signed("other")[1], authority.pem), "key values mismatch"),
+        ("authority", (certificate, key, b"nothing"), r"expected PEM certificates in .*ca.crt"),
+    ):
+        with pytest.raises(InvalidCertificate, match=match):
+            TlsContexts(mount(tmp_path / name, *content))
+    with pytest.raises(InvalidCertificate, match="nowhere cannot be read: No such file"):
+        TlsContexts(TlsFiles(tmp_path / "nowhere", tmp_path / "key", tmp_path / "authority"))
