@@ -191,8 +191,11 @@ def is_restarted() -> bool:
 
 
 def node_here() -> str:
-    """Id of the node that this process is on; in an actor or a driver."""
-    node_id: str = _ray().get_runtime_context().get_node_id()
+    """Id of the node that this process is on; in an actor or a driver. HostUnavailable elsewhere."""
+    ray = _ray()
+    if not ray.is_initialized():
+        raise HostUnavailable("this process is on no node of a Ray cluster")  # Ray would start one of its own
+    node_id: str = ray.get_runtime_context().get_node_id()
     return node_id
 
 

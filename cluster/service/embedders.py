@@ -74,7 +74,7 @@ class EmbedderProcess:
         be. These are kept: see coordinator/kept.py before you change them.
         """
         logging.basicConfig(level=logging.INFO)
-        self._node_id, self._revision = node_here(), revision
+        self._revision = revision
         self._lock = threading.Lock()
         self._images = 0
         options = replace(pipeline_options(settings_of(settings)), device=device)
@@ -121,7 +121,7 @@ class EmbedderProcess:
 
     def state(self) -> Outcome:
         """An EmbedderState. Blocks on nothing."""
-        return Outcome(EmbedderState(os.getpid(), self._node_id, installed_version(), self._revision, self._images))
+        return Outcome(EmbedderState(os.getpid(), node_here(), installed_version(), self._revision, self._images))
 
     def close(self) -> Outcome:
         """Embed what was begun, and take no more. Idempotent."""

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from cluster.config import Settings, kept_settings
 from cluster.faces import (
     FacePipeline,
     ImageArray,
@@ -226,6 +227,6 @@ def test_a_device_that_is_not_there_is_no_other_one(options: PipelineOptions) ->
         pytest.skip("this onnxruntime has CUDA")
     with pytest.raises(InvalidParameter, match="onnxruntime-gpu"):
         FacePipeline(replace(options, device="cuda"))
-    opened = EmbedderProcess(replace(options, device="cuda")).open()
+    opened = EmbedderProcess(kept_settings(Settings()), "cuda").open()
     assert opened.code == InvalidParameter.code
     assert "onnxruntime-gpu" in opened.message
