@@ -23,8 +23,8 @@ from sqlalchemy.engine import Connection, Row
 from coordinator.catalog import Catalog
 from coordinator.catalog_tables import API_KEYS, TENANTS
 from coordinator.names import check_name_in_tenant, check_tenant_name
-from coordinator.tenant_rows import locked_tenant
-from coordinator.tenant_types import KEY_ID, METRICS, SCOPES, KeyRecord
+from coordinator.tenant_rows import locked_tenant, tenant_record
+from coordinator.tenant_types import KEY_ID, METRICS, SCOPES, GoodKey, KeyRecord, TenantRecord
 from shard.errors import InvalidParameter, Unauthenticated, UnknownKey
 
 MAX_NAME = 63
@@ -95,18 +95,38 @@ class ApiKeys:
             db.execute(API_KEYS.update().where(*is_there).values(revoked_at=self._clock(), **_NO_PREVIOUS))
             return _record(_found(db, key_id))
 
+    def good(self, limit: int) -> list[GoodKey]:
+        """See `Tenants.good_keys`."""
+        now = self._clock()
+        is_good = sa.and_(
+            API_KEYS.c.revoked_at.is_(None), sa.or_(API_KEYS.c.expires_at.is_(None), API_KEYS.c.expires_at > now)
+        )
+        newest = (API_KEYS.c.created_at.desc(), API_KEYS.c.key_id)
+        with self._catalog.reading() as db:
+            rows = db.execute(sa.select(*_COLUMNS).select_from(_FROM).where(is_good).order_by(*newest).limit(limit))
+            found = rows.all()
+            tenants: dict[str | None, TenantRecord | None] = {None: None}
+            for row in db.execute(TENANTS.select().where(TENANTS.c.dropped_at.is_(None))):
+                tenants[row.tenant_id] = tenant_record(row)
+        return [
+            GoodKey(
+                _record(row),
+                tenants[row.tenant_id],
+                (bytes(row.digest), bytes(row.previous_digest)) if _overlaps(row, now) else (bytes(row.digest),),
+            )
+            for row in found
+            if row.tenant_id in tenants
+        ]
+
     def authenticate(self, text: str) -> KeyRecord:
         """See `Tenants.authenticate`."""
-        cut = _TEXT.fullmatch(text) if isinstance(text, str) else None
-        if cut is None:
-            raise Unauthenticated(_NOT_VALID)
+        key_id, digest = digest_of(text)
         with self._catalog.reading() as db:
-            row = db.execute(sa.select(*_COLUMNS).select_from(_FROM).where(API_KEYS.c.key_id == cut.group(1))).first()
-        now, digest = self._clock(), _digest(cut.group(2))
+            row = db.execute(sa.select(*_COLUMNS).select_from(_FROM).where(API_KEYS.c.key_id == key_id)).first()
+        now = self._clock()
         digests = (_NOBODY, _NOBODY) if row is None else (bytes(row.digest), bytes(row.previous_digest or _NOBODY))
         is_new, is_previous = (hmac.compare_digest(digest, known) for known in digests)
-        overlaps = row is not None and row.previous_until is not None and now < row.previous_until
-        if row is None or not (is_new or (is_previous and overlaps)):
+        if row is None or not (is_new or (is_previous and _overlaps(row, now))):
             raise Unauthenticated(_NOT_VALID)
         if (why := _end_of(row, now)) is not None:
             raise Unauthenticated(f"the API key {row.key_id} {why}")
@@ -114,6 +134,16 @@ class ApiKeys:
 
 
 _NO_PREVIOUS: dict[str, Any] = {"previous_digest": None, "previous_until": None}
+
+
+def digest_of(text: str) -> tuple[str, bytes]:
+    """Id of the key that a text is of, and the digest that the catalog has of its secret. Unauthenticated if the text
+    is no key's at all.
+    """
+    cut = _TEXT.fullmatch(text) if isinstance(text, str) else None
+    if cut is None:
+        raise Unauthenticated(_NOT_VALID)
+    return cut.group(1), _digest(cut.group(2))
 
 
 def _new_text(key_id: str) -> tuple[str, bytes]:
@@ -135,6 +165,11 @@ def _found(db: Connection, key_id: str, *, is_locked: bool = False) -> Row[Any]:
     if row is None:
         raise UnknownKey(f"no API key with the id {key_id!r:.80}")
     return row
+
+
+def _overlaps(row: Row[Any], now: float) -> bool:
+    """Whether the key's previous secret is good still."""
+    return row.previous_until is not None and now < row.previous_until
 
 
 def _end_of(row: Row[Any], now: float) -> str | None:

@@ -40,6 +40,7 @@ class Attached:
         self._ended = threading.Event()
         self.coordinator = RayCoordinator(Actor.find(attachment.coordinator))
         self.runtime = RayRuntime(_found(attachment.hosts), attachment.secret, attachment.tls)
+        self.runtime.reach()  # while Ray's control store is there: what is connected needs it no more
         self._looking = threading.Thread(target=self._look_on, name="facegrid-hosts", daemon=True)
         self._looking.start()
 
@@ -51,6 +52,7 @@ class Attached:
         fresh = _found({name: where for name, where in known.items() if name not in self.runtime.hosts()})
         for name, actor in fresh.items():
             self.runtime.add(name, actor)
+        self.runtime.reach()
         return sorted(fresh)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ a call that fails with HostUnavailable makes the next one ask for the address fi
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from coordinator.dataplane.tls import TlsContexts, TlsFiles, tls_contexts
 from coordinator.messages import ControlRequest, DataRequest, Reply
 from shard.errors import DeadlineExceeded, FacegridError, HostUnavailable, ShardClosed
 
+_LOG = logging.getLogger(__name__)
 REFRESH_S = 5.0
 """The longest that a call waits for the address of a host that is restarting; its deadline may end it earlier."""
 RETRY_S = 0.1
@@ -62,6 +64,12 @@ class RayRuntime:
         self._links = dict(
             sorted({**self._links, name: HostLink(name, actor, self._secret, self._loop, self._tls)}.items())
         )
+
+    def reach(self, timeout_s: float = REFRESH_S) -> None:
+        """Begin to ask hosts where they are, ahead of the first request; one that does not say so is asked then."""
+        deadline = time.monotonic() + timeout_s
+        for link in self._links.values():
+            link.reach(deadline)
 
     def remove(self, name: str) -> None:
         """Reach a host no more; what is in flight to it fails with HostUnavailable or ShardClosed."""
@@ -151,6 +159,22 @@ class HostLink:
         sent = client.submit(request, deadline)
         sent.add_done_callback(lambda done: self._note(client, done))
         return sent
+
+    def reach(self, deadline: float) -> None:
+        """Begin to ask the actor for its address, if that is not known and nobody asks."""
+        with self._lock:
+            if self._client is None and not self._queued:
+                self._queued += 1
+                self._pool.submit(self._reach, deadline)
+
+    def _reach(self, deadline: float) -> None:
+        try:
+            self._fresh_client(deadline)
+        except FacegridError as error:
+            _LOG.info("shard host %s: %s", self._name, error)  # told to whoever sends it something
+        finally:
+            with self._lock:
+                self._queued -= 1
 
     def close(self) -> None:
         """Close the client; waits for a question to the actor that is under way, REFRESH_S at most."""

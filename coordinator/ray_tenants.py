@@ -7,7 +7,7 @@ from typing import Any
 
 from coordinator.actors import Actor
 from coordinator.tenant_rows import DEFAULT_WEIGHT
-from coordinator.tenant_types import AuditEntry, KeyRecord, Quotas, TenantRecord
+from coordinator.tenant_types import AuditEntry, GoodKey, KeyRecord, Quotas, TenantRecord
 
 
 class RayTenants:
@@ -92,6 +92,11 @@ class RayTenants:
         """See Tenants.revoke_key."""
         key: KeyRecord = self._call("revoke_key", key_id)
         return key
+
+    def good_keys(self, limit: int) -> list[GoodKey]:
+        """See Tenants.good_keys."""
+        keys: list[GoodKey] = self._call("good_keys", limit)
+        return keys
 
     def authenticate(self, text: str) -> KeyRecord:
         """See Tenants.authenticate."""

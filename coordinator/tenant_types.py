@@ -106,6 +106,17 @@ class KeyRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class GoodKey:
+    """A key that is of use. tenant: None for an operator's. digests: of its secret, and of the previous one while that
+    is good too; see `api_keys.digest_of`.
+    """
+
+    key: KeyRecord
+    tenant: TenantRecord | None
+    digests: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AuditEntry:
     """That something was done, or refused: who, what, when, how many; never to whom. at: unix seconds.
 

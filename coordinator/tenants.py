@@ -26,7 +26,15 @@ from coordinator.tenant_rows import (
     quota_values,
     tenant_record,
 )
-from coordinator.tenant_types import AuditEntry, KeyRecord, Quotas, TenantRecord, checked_quotas, checked_weight
+from coordinator.tenant_types import (
+    AuditEntry,
+    GoodKey,
+    KeyRecord,
+    Quotas,
+    TenantRecord,
+    checked_quotas,
+    checked_weight,
+)
 from shard.errors import UnknownTenant
 
 AUDIT_S = 400 * 86_400.0
@@ -186,6 +194,10 @@ class Tenants:
     def revoke_key(self, key_id: str) -> KeyRecord:
         """Make a key useless from now on, every text of it. Idempotent. UnknownKey."""
         return self._keys.revoke(key_id)
+
+    def good_keys(self, limit: int) -> list[GoodKey]:
+        """Every key that is of use, or so many of the newest, as of one moment."""
+        return self._keys.good(limit)
 
     def authenticate(self, text: str) -> KeyRecord:
         """The key that the text is of, by one indexed read.

@@ -58,12 +58,12 @@ def build_app(gateway: Gateway) -> App:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        keeping = asyncio.create_task(gateway.keep_audit())
+        keeping = [asyncio.create_task(kept) for kept in (gateway.keep_audit(), gateway.keep_learned())]
         yield
         gateway.is_stopping = True
-        keeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await keeping
+        for task in keeping:
+            task.cancel()
+        await asyncio.gather(*keeping, return_exceptions=True)
 
     app = FastAPI(
         title="Facegrid", version=installed_version(), lifespan=lifespan,

@@ -7,9 +7,9 @@ import logging
 import os
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.service.auth import AWAY, AWAY_S, Keys, Principal
@@ -49,6 +49,10 @@ PATIENCE_S, AGAIN_S = 0.5, 1.0
 AUDIT_S = 0.5
 """How long an audited read may wait in memory. What changes something is written before it is answered."""
 MAX_AUDIT = 100_000
+LEARN_S, LEARN_SHARE, LEARN_AGAIN_S = 10.0, 0.01, 1.0
+"""How often everything is learned; the share of the time that it may take; after how long it is tried again."""
+MAX_GALLERIES = 10_000
+"""That are remembered."""
 USAGE_S = 5.0
 """How old a tenant's usage may be when its quota is compared, besides what was enrolled here since."""
 
@@ -100,14 +104,16 @@ class Gateway:
         threads = cluster.settings.threads or len(os.sched_getaffinity(0))
         self.faces = FacePool(faces or OwnFaces(cluster.pipeline, threads), metrics=self.metrics)
         self.results = OpenResults()
-        self._galleries: dict[str, _Known] = {}
+        self._galleries: OrderedDict[str, _Known] = OrderedDict()
+        self._forgotten: set[str] | None = None
+        """Galleries that were forgotten while all of them are being learned."""
         self._away_until = float("-inf")
         self._under_way: dict[Hashable, asyncio.Task[Any]] = {}
         self._audit: deque[AuditEntry] = deque()
         self._searched: dict[tuple[str, KeyRecord, str, str], list[Any]] = {}
         self._usage: dict[str, tuple[float, Usage]] = {}
         self._usage_lock = threading.Lock()
-        self.readiness = Readiness(lambda: cluster.coordinator.hosts())
+        self.readiness = Readiness(lambda: cluster.coordinator.hosts(), has_to_learn=not cluster.is_local)
         self.traffic = Traffic()
         self.is_stopping = False
         """It answers still, but is to be asked no more: probes are told so, and connections end with their answer."""
@@ -161,18 +167,67 @@ class Gateway:
             return known
 
     async def _known_anew(self, principal: Principal, name: str) -> Gallery:
-        known = self._galleries.get(name)
         try:
             tenant_id, found = await self.run(principal, "lookup", lambda: self._look_up(principal, name))
         except UnknownGallery:
-            self._galleries.pop(name, None)
+            self.forget_gallery(name)
             raise
-        if len(self._galleries) > 10_000:
-            self._galleries.clear()
-        if known is not None and known.gallery.gallery_id == found.gallery_id:
-            found = known.gallery  # the same object, so that its searches travel together
-        self._galleries[name] = _Known(time.monotonic(), found, tenant_id)
-        return found
+        return self._remember(name, _Known(time.monotonic(), found, tenant_id)).gallery
+
+    def _remember(self, name: str, looked_up: _Known) -> _Known:
+        known = self._galleries.get(name)
+        if known is not None and known.gallery.gallery_id == looked_up.gallery.gallery_id:
+            # The same object, so that its searches travel together.
+            looked_up = replace(looked_up, gallery=known.gallery)
+        self._galleries[name] = looked_up
+        self._galleries.move_to_end(name)
+        while len(self._galleries) > MAX_GALLERIES:
+            self._galleries.popitem(last=False)
+        return looked_up
+
+    async def learn(self) -> None:
+        """Look up every key and every gallery, and where the hosts are: what was not asked for here yet is answered too
+        while the control plane is away.
+        """
+        began, self._forgotten = time.monotonic(), set()
+        try:
+            found = await asyncio.to_thread(self._look_all_up, began)
+            for name, looked_up in found.items():
+                known = self._galleries.get(name)
+                if name not in self._forgotten and (known is None or known.at < began):
+                    self._remember(name, looked_up)
+        finally:
+            self._forgotten = None
+
+    def _look_all_up(self, began: float) -> dict[str, _Known]:
+        """Of galleries; keys look after themselves. Blocks."""
+        self.keys.learn()
+        tenants = {tenant.name: tenant.tenant_id for tenant in self.cluster.tenants.all()}
+        galleries = self.cluster.galleries()[-MAX_GALLERIES:]
+        # As in _look_up: nothing of a tenant that was made again meanwhile.
+        same = tenants.items() & {(tenant.name, tenant.tenant_id) for tenant in self.cluster.tenants.all()}
+        ids = dict(same)
+        return {
+            gallery.name: _Known(began, gallery, ids[tenant])
+            for gallery in galleries
+            if (tenant := tenant_name(gallery.name)) in ids
+        }
+
+    async def keep_learned(self) -> None:
+        """Learn again and again, until cancelled. Where the control plane is in this process there is no need."""
+        if not self.readiness.has_to_learn:
+            return
+        while True:
+            began = time.monotonic()
+            try:
+                await self.learn()
+            except FacegridError as error:
+                _LOG.warning("keys and galleries cannot be learned now: %s", error)
+                await asyncio.sleep(LEARN_AGAIN_S)
+                continue
+            self.readiness.has_learned()
+            took = time.monotonic() - began
+            await asyncio.sleep(min(max(LEARN_S, took / LEARN_SHARE), AWAY_S / 2))
 
     def _look_up(self, principal: Principal, name: str) -> tuple[str, Gallery]:
         """A gallery and the id of its tenant. Blocks."""
@@ -206,6 +261,8 @@ class Gateway:
     def forget_gallery(self, name: str) -> None:
         """It was dropped, or a shard says that it is not there."""
         self._galleries.pop(name, None)
+        if self._forgotten is not None:
+            self._forgotten.add(name)
         for what in [what for what in self._under_way if isinstance(what, tuple) and what[:2] == ("gallery", name)]:
             del self._under_way[what]
 

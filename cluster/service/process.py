@@ -27,7 +27,7 @@ from coordinator.actors import ActorName, node_address, node_here, siblings
 from coordinator.attachment import Attachment
 from coordinator.kept import installed_version, kept
 from coordinator.outcome import Outcome, outcome_of
-from shard.errors import FacegridError, HostUnavailable, ShardClosed
+from shard.errors import HostUnavailable, ShardClosed
 
 START_S = 60.0
 RETRY_S = 1.0
@@ -58,8 +58,8 @@ class GatewayOptions:
 class GatewayState:
     """What a gateway says of itself. url: where it listens. error: what keeps it from that.
 
-    is_ready: it listens, and has reached the control plane once. is_leaving: it is to be asked no more; it does not
-    come back on this node. photos: images that wait for their faces, or are under way.
+    is_ready: it listens, and knows what queries need of the control plane. is_leaving: it is to be asked no more; it
+    does not come back on this node. photos: images that wait for their faces, or are under way.
     """
 
     pid: int
@@ -102,19 +102,6 @@ class GatewayProcess:
     def _open_until_done(self) -> None:
         while not self._is_closed.is_set() and self.open().code is not None:
             self._is_closed.wait(RETRY_S)
-        while not self._is_closed.is_set() and not self._has_reached_control():
-            self._is_closed.wait(RETRY_S)
-
-    def _has_reached_control(self) -> bool:
-        gateway = self._gateway
-        assert gateway is not None, "opened before"
-        try:
-            gateway.cluster.coordinator.hosts()
-        except FacegridError as error:
-            log.warning("the control plane is away: %s", error)
-        else:
-            gateway.readiness.was_ready = True
-        return gateway.readiness.was_ready
 
     def open(self) -> Outcome:
         """Join the cluster and listen; (address, port). ShardClosed if it was closed, or has left."""

@@ -1,7 +1,8 @@
 """Whether a gateway should get requests: has it reached the control plane, is it leaving, when was it asked last.
 
 A gateway that was ready once stays so while the control plane is away: queries go from it to the shard hosts, and every
-gateway loses the control plane at the same moment, so that a probe which failed then would take them all away.
+gateway loses the control plane at the same moment, so that a probe which failed then would take them all away. So it is
+not ready before it has what queries need of the control plane.
 """
 
 from __future__ import annotations
@@ -23,13 +24,20 @@ PROBES = frozenset(("/livez", "/readyz", "/healthz", "/metrics"))
 class Readiness:
     """What a readiness probe is told of the control plane. For one event loop."""
 
-    def __init__(self, look: Callable[[], object]) -> None:
-        """look: asks the control plane something small; blocks, and raises FacegridError where it is away."""
-        self._look = look
+    def __init__(self, look: Callable[[], object], *, has_to_learn: bool = False) -> None:
+        """look: asks the control plane something small; blocks, and raises FacegridError where it is away.
+
+        has_to_learn: whether an answer is not enough, and somebody says `has_learned`.
+        """
+        self._look, self.has_to_learn = look, has_to_learn
         self._looking: asyncio.Task[None] | None = None
         self._began = 0.0
         self.was_ready = False
-        """Whether the control plane has answered since the process started."""
+        """Whether the control plane has answered since the process started, and what is to be learned was."""
+
+    def has_learned(self) -> None:
+        """What queries need of the control plane is here."""
+        self.was_ready = True
 
     async def is_control_there(self) -> bool:
         """Whether the control plane answers now. Probes of the same moment ask once."""
@@ -47,7 +55,7 @@ class Readiness:
 
     async def _ask(self) -> None:
         await asyncio.to_thread(self._look)
-        self.was_ready = True
+        self.was_ready = self.was_ready or not self.has_to_learn
 
 
 class Traffic:

@@ -103,8 +103,14 @@ def test_a_gateway_is_ready_while_the_control_plane_is_away(grid: Cluster, gatew
     url = gateways.urls[0]
     assert httpx.get(f"{url}/readyz").json() == {"status": "ok", "control_plane": "answers"}
     assert search(url, key).status_code == 200
+    _, unseen = grid.tenants.create_key("acme", "unseen", scopes=("read",))
+    before = {state.pid for state in gateways.states()}
+    os.kill(min(before), signal.SIGKILL)
+    until(lambda: len(ready(gateways)) == 2 and min(before) not in {state.pid for state in gateways.states()})
+    fresh = next(str(state.url) for state in gateways.states() if state.pid not in before)
     os.kill(pid, signal.SIGSTOP)
     try:
+        assert search(fresh, unseen).status_code == 200  # it has answered nobody before
         answer = httpx.get(f"{url}/readyz")
         assert (answer.status_code, answer.json()["control_plane"]) == (200, "away")
         assert search(url, key).status_code == 200

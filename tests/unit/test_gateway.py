@@ -1,6 +1,7 @@
 """What requests of the same moment share: one look-up of their key, one of their gallery."""
 
 import asyncio
+import contextlib
 import threading
 from collections import Counter
 from pathlib import Path
@@ -96,6 +97,101 @@ def test_queries_go_on_while_the_control_plane_is_away(
         finally:
             back.set()
             gateway.close()
+
+
+def test_what_was_learned_is_answered_while_the_control_plane_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nobody asked for it here before. Keys that are of no use are not learned."""
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise HostUnavailable("the coordinator does not answer")
+
+    async def ask(gateway: Gateway) -> None:
+        grid = gateway.cluster
+        await gateway.learn()
+        tenants = grid.tenants
+        with monkeypatch.context() as patch:
+            patch.setattr("cluster.service.auth.KEY_S", 0.0)
+            patch.setattr("cluster.service.gateway.GALLERY_S", 0.0)
+            patch.setattr(tenants, "authenticate", away)
+            patch.setattr(grid, "gallery", away)
+            of_tenant, of_operator, previous = [
+                await gateway.principal(texts[name]) for name in ("good", "root", "previous")
+            ]
+            assert (of_tenant.tenant, of_operator.tenant) == (tenants.get("acme"), None)
+            assert previous.key.name == "rotated"
+            for name in ("revoked", "of dropped"):
+                with pytest.raises(HostUnavailable):
+                    await gateway.principal(texts[name])
+            found = await gateway.gallery(of_tenant, "acme/staff")
+            assert found.gallery_id == known.gallery_id
+            assert (await gateway.gallery(of_operator, "beta/staff")).name == "beta/staff"
+            with monkeypatch.context() as later:
+                later.setattr("cluster.service.auth.AWAY_S", 0.0)
+                with pytest.raises(HostUnavailable):
+                    await gateway.principal(texts["good"])
+            with pytest.raises(Unauthenticated):
+                await gateway.gallery(of_tenant, "beta/staff")  # of another tenant
+
+    with Cluster.open(tmp_path / "home") as grid:
+        tenants, texts = grid.tenants, {}
+        for tenant in ("acme", "beta", "gone"):
+            tenants.create(tenant)
+        for name, owner in (("good", "acme"), ("revoked", "acme"), ("rotated", "acme"), ("of dropped", "gone")):
+            key, texts[name] = tenants.create_key(owner, name, scopes=("read",))
+            if name == "revoked":
+                tenants.revoke_key(key.key_id)
+            if name == "rotated":
+                texts["previous"] = texts[name]
+                tenants.rotate_key(key.key_id, overlap_s=3600.0)
+        texts["root"] = tenants.create_key(None, "root", scopes=("admin",))[1]
+        tenants.drop("gone")
+        known = grid.gallery("acme/staff", create=True, shards=1, dim=64)
+        grid.gallery("beta/staff", create=True, shards=1, dim=64)
+        with contextlib.closing(Gateway(grid)) as gateway:
+            asyncio.run(ask(gateway))
+
+
+def test_what_changes_while_everything_is_learned_is_not_forgotten_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that was revoked and a gallery that was dropped after they were read; nor is a newer answer replaced."""
+    read, go_on = threading.Event(), threading.Event()
+
+    async def ask(gateway: Gateway, texts: list[str], ids: list[str]) -> None:
+        galleries = gateway.cluster.galleries
+
+        def slow() -> Any:
+            found = galleries()
+            read.set()
+            assert go_on.wait(30)
+            return found
+
+        monkeypatch.setattr(gateway.cluster, "galleries", slow)
+        learning = asyncio.create_task(gateway.learn())
+        await asyncio.to_thread(read.wait, 30)
+        operator = await gateway.principal(texts[0])
+        gateway.cluster.drop("acme/old")
+        gateway.forget_gallery("acme/old")
+        gateway.cluster.tenants.revoke_key(ids[1])
+        with pytest.raises(Unauthenticated):
+            await gateway.principal(texts[1], is_fresh=True)
+        newest = await gateway.gallery(operator, "acme/staff")
+        go_on.set()
+        await learning
+        with pytest.raises(UnknownGallery):
+            await gateway.gallery(operator, "acme/old")
+        with pytest.raises(Unauthenticated):
+            await gateway.principal(texts[1])
+        assert await gateway.gallery(operator, "acme/staff") is newest
+
+    with Cluster.open(tmp_path / "home") as grid:
+        made = [grid.tenants.create_key(None, name, scopes=("admin",)) for name in ("a", "b")]
+        for name in ("acme/staff", "acme/old"):
+            grid.gallery(name, create=True, shards=1, dim=64)
+        with contextlib.closing(Gateway(grid)) as gateway:
+            asyncio.run(ask(gateway, [text for _, text in made], [record.key_id for record, _ in made]))
 
 
 async def is_refused(gateway: Gateway, secret: str) -> bool:

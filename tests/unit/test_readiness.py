@@ -46,6 +46,17 @@ def test_ready_once_is_remembered_while_the_control_plane_is_away(hangs: bool, m
     asyncio.run(ask())
 
 
+def test_what_has_to_be_learned_is_before_anything_is_ready() -> None:
+    async def ask() -> None:
+        readiness = Readiness(lambda: None, has_to_learn=True)
+        assert await readiness.is_control_there()
+        assert not readiness.was_ready
+        readiness.has_learned()
+        assert readiness.was_ready
+
+    asyncio.run(ask())
+
+
 def test_quiet_begins_when_the_last_request_was_answered() -> None:
     now = 100.0
     traffic = Traffic(lambda: now)

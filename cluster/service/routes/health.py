@@ -31,7 +31,7 @@ async def livez() -> Response:
 
 @operation(router, "GET", "/readyz", "readyz", reply=HealthReply, produces=(media.JSON,), is_public=True, tag="health")
 async def readyz(request: Request) -> Response:
-    """Queries can be served: the catalog has answered once, and the service is not being stopped. A readiness probe."""
+    """Queries can be served: keys and galleries are known, and the service is not being stopped. A readiness probe."""
     return await _ready(request)
 
 
@@ -47,11 +47,11 @@ async def _ready(request: Request) -> Response:
     gateway: Gateway = request.scope[STATE].gateway
     if gateway.is_stopping:
         return _status("stopping", 503)
-    if await gateway.readiness.is_control_there():
-        return _status("ok", 200, control_plane="answers")
+    control = "answers" if await gateway.readiness.is_control_there() else "away"
     if gateway.readiness.was_ready:
-        return _status("ok", 200, control_plane="away")
-    return _status("the control plane does not answer", 503, control_plane="away")
+        return _status("ok", 200, control_plane=control)
+    missing = "keys and galleries are not known yet" if control == "answers" else "the control plane does not answer"
+    return _status(missing, 503, control_plane=control)
 
 
 def _status(text: str, status: int, **more: str) -> Response:
