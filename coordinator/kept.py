@@ -9,6 +9,8 @@ Facegrid is installed on its node by then. So what is handed to such an actor's 
    `kept`, whose new fields come last and have defaults too.
 3. A kept class stays in its module under its name.
 
+What such an actor says of itself, maybe to a process of another version, is `kept` for the same reason.
+
 `tests/unit/test_kept.py` holds the constructors and the classes to what was once handed out.
 """
 

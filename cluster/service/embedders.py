@@ -21,7 +21,7 @@ from cluster.config import pipeline_options, settings_of
 from cluster.faces import FacePipeline, require_device
 from cluster.service.face_pool import Faces, OwnFaces
 from coordinator.actors import Actor, ActorName, Pending, node_here
-from coordinator.kept import installed_version
+from coordinator.kept import installed_version, kept
 from coordinator.outcome import Outcome, outcome_of
 from shard.errors import ClusterNotReady, FacegridError, HostUnavailable, InvalidImage
 
@@ -48,15 +48,20 @@ class _Refused:
     message: str
 
 
+@kept
 @dataclass(frozen=True, slots=True)
 class EmbedderState:
-    """What an embedder says of itself. images: begun and not answered. revision: of what it was started with."""
+    """What an embedder says of itself, maybe to another version. images: begun and not answered.
+
+    revision: of what it was started with. is_closed: it takes no more images, and is to be ended.
+    """
 
     pid: int
     node_id: str
     version: str
     revision: str
     images: int
+    is_closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,9 @@ class EmbedderProcess:
 
     def state(self) -> Outcome:
         """An EmbedderState. Blocks on nothing."""
-        return Outcome(EmbedderState(os.getpid(), node_here(), installed_version(), self._revision, self._images))
+        return Outcome(
+            EmbedderState(os.getpid(), node_here(), installed_version(), self._revision, self._images, self._is_closed)
+        )
 
     def close(self) -> Outcome:
         """Embed what was begun, and take no more. Idempotent."""

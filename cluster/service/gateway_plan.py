@@ -13,7 +13,8 @@ GONE_S = 30.0
 class SeenGateway:
     """An actor. number: of its title. silent_s: how long it has not answered; 0 if it does.
 
-    is_current: of the version and the settings that a new one would have.
+    is_current: of the version and the settings that a new one would have. is_replaced: it leaves because somebody
+    wanted to replace it, who may not be there any more.
     """
 
     number: int
@@ -21,6 +22,7 @@ class SeenGateway:
     is_ready: bool = False
     is_leaving: bool = False
     is_current: bool = True
+    is_replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,11 @@ def plan_gateways(seats: int, gateways: Sequence[SeenGateway], made: Collection[
 
 
 def _outdated(seats: int, gateways: Sequence[SeenGateway], made: Collection[int]) -> int | None:
-    """The one to be replaced now: one that serves nobody, or one while all others serve, so that some always do."""
+    """The one to be replaced now: one that was being replaced, one that serves nobody, or one while all others serve,
+    so that some always do."""
+    begun = [one.number for one in gateways if one.is_replaced]
+    if begun:
+        return min(begun)
     old = [one for one in gateways if not (one.is_current or one.is_leaving or one.silent_s) and one.number not in made]
     if not old or len(gateways) < seats:
         return None

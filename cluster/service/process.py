@@ -54,12 +54,14 @@ class GatewayOptions:
     revision: str = ""
 
 
+@kept
 @dataclass(frozen=True, slots=True)
 class GatewayState:
-    """What a gateway says of itself. url: where it listens. error: what keeps it from that.
+    """What a gateway says of itself, maybe to another version. url: where it listens. error: what keeps it from that.
 
     is_ready: it listens, and knows what queries need of the control plane. is_leaving: it is to be asked no more; it
-    does not come back on this node. photos: images that wait for their faces, or are under way.
+    does not come back on this node. is_replaced: it leaves so that another one can have its place. photos: images that
+    wait for their faces, or are under way.
     """
 
     pid: int
@@ -71,6 +73,7 @@ class GatewayState:
     is_ready: bool = False
     is_leaving: bool = False
     photos: int = 0
+    is_replaced: bool = False
 
 
 class GatewayProcess:
@@ -86,6 +89,7 @@ class GatewayProcess:
         self._opening = threading.Lock()
         self._is_closed = threading.Event()
         self._is_leaving = threading.Event()
+        self._is_replaced = False
         self._gateways = options.gateways or 1
         self._error: str | None = None
         self._cluster: Cluster | None = None
@@ -97,10 +101,11 @@ class GatewayProcess:
         else:
             logging.basicConfig(level=logging.INFO)
         # By itself: when Ray starts it again, nobody may call for hours.
-        threading.Thread(target=self._open_until_done, name="facegrid-open", daemon=True).start()
+        threading.Thread(target=self._keep_open, name="facegrid-open", daemon=True).start()
 
-    def _open_until_done(self) -> None:
-        while not self._is_closed.is_set() and self.open().code is not None:
+    def _keep_open(self) -> None:
+        while not self._is_closed.is_set():
+            self.open()
             self._is_closed.wait(RETRY_S)
 
     def open(self) -> Outcome:
@@ -119,9 +124,9 @@ class GatewayProcess:
         is_leaving = self._is_leaving.is_set() or self._is_closed.is_set()
         state = GatewayState(
             os.getpid(), self._node_id, installed_version(), self._options.revision, error=self._error,
-            is_leaving=is_leaving,
+            is_leaving=is_leaving, is_replaced=self._is_replaced,
         )  # fmt: skip
-        if gateway is not None and service is not None:
+        if gateway is not None and service is not None and not self._has_ended():
             is_ready = gateway.readiness.was_ready and not is_leaving
             state = replace(state, url=service.url, is_ready=is_ready, photos=gateway.faces.images())
         return Outcome(state)
@@ -133,11 +138,13 @@ class GatewayProcess:
             self._gateway.rates.divide(gateways)
         return Outcome(None)
 
-    def leave(self, quiet_s: float, limit_s: float) -> Outcome:
+    def leave(self, quiet_s: float, limit_s: float, is_replaced: bool = False) -> Outcome:
         """Say to probes that it is leaving, answer until nobody has asked for so long, or the limit, then close.
 
-        The actor stays as it is then. Idempotent: who asks again waits for the same end.
+        The actor stays as it is then. Idempotent: who asks again waits for the same end. is_replaced: it says so of
+        itself, for whoever goes on with that where the one who asks does not live to.
         """
+        self._is_replaced = self._is_replaced or is_replaced
         return outcome_of(lambda: self._leave(quiet_s, limit_s), "the gateway")
 
     def close(self) -> Outcome:
@@ -148,10 +155,16 @@ class GatewayProcess:
         with self._opening:
             if self._is_closed.is_set():
                 raise ShardClosed("the gateway was closed, or has left its node")
+            if self._has_ended():
+                self._drop()
             if self._service is None:
                 self._start(Cluster.attach(self._settings, self._attachment))
             assert self._service is not None
             return self._service.address
+
+    def _has_ended(self) -> bool:
+        """Whether the service has ended by itself."""
+        return self._thread is not None and not self._thread.is_alive()
 
     def _start(self, cluster: Cluster) -> None:
         """Serve it, in a thread; closes it where that fails."""
@@ -161,16 +174,12 @@ class GatewayProcess:
             faces = EmbedderActors(self._embedders) if options.has_embedders else None
             gateway = Gateway(cluster, snapshot_store=options.snapshot_store, gateways=self._gateways, faces=faces)
             service = Service(gateway, listen)
+            thread = _listening(service)
         except BaseException:
             cluster.close()
             raise
-        listens = threading.Event()
-        thread = threading.Thread(target=service.run, kwargs={"ready": listens.set}, name="facegrid-service")
-        thread.start()
         self._cluster, self._service, self._thread = cluster, service, thread
         self._gateway = gateway
-        if not listens.wait(START_S):
-            raise HostUnavailable(f"the gateway did not begin to listen within {START_S:g} s")
         gateway.rates.divide(self._gateways)
         log.info("gateway serves at %s", service.url)
 
@@ -193,9 +202,37 @@ class GatewayProcess:
     def _close(self) -> None:
         self._is_closed.set()
         with self._opening:
-            if self._service is not None and self._thread is not None:
-                self._service.stop()
-                self._thread.join()
-            if self._cluster is not None:
-                self._cluster.close()
-                self._cluster = None
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._service is not None and self._thread is not None:
+            self._service.stop()
+            self._thread.join()
+        if self._cluster is not None:
+            self._cluster.close()
+        self._cluster = self._service = self._thread = self._gateway = None
+
+
+def _listening(service: Service) -> threading.Thread:
+    """A thread in which the service runs, and listens by now. HostUnavailable, and it has ended, where it does not."""
+    listens = threading.Event()
+    ended: list[str] = []
+
+    def run() -> None:
+        try:
+            service.run(ready=listens.set)
+        except BaseException as error:
+            ended.append(f": {error!r}")
+            raise
+
+    thread = threading.Thread(target=run, name="facegrid-service")
+    thread.start()
+    until = time.monotonic() + START_S
+    while thread.is_alive() and not listens.wait(LOOK_S) and time.monotonic() < until:
+        pass
+    if listens.is_set():
+        return thread
+    within = f" within {START_S:g} s" if thread.is_alive() else ""
+    service.stop()
+    thread.join()
+    raise HostUnavailable(f"the gateway did not begin to listen{within}{''.join(ended)}")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.service.embedders import EmbedderProcess
-from cluster.service.process import GatewayOptions, GatewayProcess
+from cluster.service.embedders import EmbedderProcess, EmbedderState
+from cluster.service.process import GatewayOptions, GatewayProcess, GatewayState
 from cluster.service.serve import Listen
 from coordinator.actors import ActorName
 from coordinator.attachment import Attachment
@@ -38,6 +38,8 @@ ARGUMENTS = {
 # Fields of version 0.1.0 of what these arguments consist of, likewise.
 FIELDS = {
     ActorName: ("title", "session", "namespace"),
+    EmbedderState: ("pid", "node_id", "version", "revision", "images"),
+    GatewayState: ("pid", "node_id", "version", "revision", "url", "error", "is_ready", "is_leaving", "photos"),
     Attachment: ("home", "coordinator", "hosts", "secret", "tls"),
     GatewayOptions: ("listen", "gateways", "snapshot_store", "json_logs", "has_embedders", "revision"),
     KeySource: ("file", "text", "kms"),
@@ -47,6 +49,8 @@ FIELDS = {
 }
 MODULES = {
     ActorName: "coordinator.actors",
+    EmbedderState: "cluster.service.embedders",
+    GatewayState: "cluster.service.process",
     Attachment: "coordinator.attachment",
     GatewayOptions: "cluster.service.process",
     KeySource: "coordinator.key_service",
