@@ -60,9 +60,15 @@ def installed_version() -> str:
         return "source"
 
 
-def fingerprint(*made_of: object) -> str:
-    """What an actor is made of, its version included, so that a later process knows whether it would make the same.
+def revision_of(*made_of: object) -> str:
+    """What tells an actor of these values from one of others, so that a later process knows whether it would make the
+    same.
 
     Says nothing of the values. They must be such whose text is the same in each process.
     """
-    return hashlib.blake2b(repr((installed_version(), made_of)).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(repr(made_of).encode(), digest_size=16).hexdigest()
+
+
+def fingerprint(*made_of: object) -> str:
+    """A revision that changes with the installed version too, for actors that do not say theirs themselves."""
+    return revision_of(installed_version(), made_of)

@@ -18,10 +18,9 @@ from cluster.api import Cluster
 from cluster.config import kept_settings
 from cluster.service.embedder_plan import Demand
 from cluster.service.embedders import CALLS, EmbedderProcess, EmbedderState
-from cluster.service.revision import revision_of
 from coordinator.actor_names import EMBEDDER, EMBEDDER_RESOURCE, numbered_title
 from coordinator.actors import HEALTH, Actor, ActorName, Pending, numbered
-from coordinator.kept import installed_version
+from coordinator.kept import installed_version, revision_of
 from shard.errors import ClusterNotReady, FacegridError, HostUnavailable, InvalidParameter
 
 SCAN_S = 2.0

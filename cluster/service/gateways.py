@@ -17,10 +17,9 @@ from cluster.api import Cluster
 from cluster.config import kept_settings
 from cluster.service.gateway_plan import SeenGateway, plan_gateways
 from cluster.service.process import START_S, GatewayOptions, GatewayProcess, GatewayState
-from cluster.service.revision import revision_of
 from coordinator.actor_names import GATEWAY, GATEWAY_RESOURCE, numbered_title
 from coordinator.actors import HEALTH, Actor, Pending, numbered
-from coordinator.kept import installed_version
+from coordinator.kept import installed_version, revision_of
 from shard.errors import ClusterNotReady, FacegridError, HostUnavailable, InvalidParameter
 
 SCAN_S = 2.0

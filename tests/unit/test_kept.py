@@ -18,7 +18,7 @@ from coordinator.attachment import Attachment
 from coordinator.coordinator_process import CoordinatorProcess
 from coordinator.dataplane.tls import TlsFiles
 from coordinator.host_process import ShardHostProcess
-from coordinator.kept import fingerprint, kept
+from coordinator.kept import fingerprint, kept, revision_of
 from coordinator.key_service import KeySource
 from coordinator.replication import ReplicationPolicy
 
@@ -110,3 +110,10 @@ def test_a_fingerprint_is_of_the_values_and_tells_none_of_them() -> None:
     assert fingerprint(b"secret", policy, None) == fingerprint(b"secret", ReplicationPolicy(), None)
     assert fingerprint(b"secret", policy) != fingerprint(b"other", policy)
     assert "secret" not in fingerprint(b"secret")
+
+
+def test_a_fingerprint_is_of_the_version_too_and_a_revision_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint("given"), revision_of("given")
+    monkeypatch.setattr("coordinator.kept.installed_version", lambda: "another")
+    assert fingerprint("given") != before[0]
+    assert revision_of("given") == before[1] != revision_of("other")
