@@ -10,8 +10,7 @@ little, since a node that stops has little time. Prints one line of JSON and exi
 
 from __future__ import annotations
 
-import argparse
-import json
+import contextlib
 import logging
 import sys
 import time
@@ -20,12 +19,11 @@ from dataclasses import asdict, dataclass
 
 from coordinator.actor_names import COORDINATOR, NAMESPACE_PREFIX, host_title
 from coordinator.actors import HEALTH, Actor, ActorName, RaySession
+from coordinator.leave_program import ANSWER_S, TIMEOUT_S, options_of, run, session_of
 from shard.errors import ClusterNotReady, FacegridError, InvalidParameter
 
-TIMEOUT_S = 60.0
 CLOSE_SHARE = 0.5
 """The part of the time that is kept for closing the host, whatever becomes of the coordinator."""
-ANSWER_S = 5.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -48,14 +46,11 @@ def leave(address: str, host: str, home_id: str | None = None, *, timeout_s: flo
     HostUnavailable if it does not close in time.
     """
     until = time.monotonic() + timeout_s
-    session = RaySession.join(address, f"{NAMESPACE_PREFIX}leaving", timeout_s=min(ANSWER_S, timeout_s))
-    try:
+    with contextlib.closing(session_of(address, timeout_s)) as session:
         actor = _host(session, address, host, home_id)
         left = _tell(session, actor.where, host, until - CLOSE_SHARE * timeout_s)
         actor.call("close", timeout_s=max(1.0, until - time.monotonic()))
         return left
-    finally:
-        session.close()
 
 
 def _host(session: RaySession, address: str, host: str, home_id: str | None) -> Actor:
@@ -86,20 +81,12 @@ def _tell(session: RaySession, where: ActorName, host: str, until: float) -> Lef
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m coordinator.leave", description="Close a shard host in order.")
-    parser.add_argument("--address", required=True, help="host:port of the Ray cluster")
+    parser = options_of("coordinator.leave", "Close a shard host in order.")
     parser.add_argument("--host", required=True, help="name of the shard host")
     parser.add_argument("--home-id", help="which home, where several have a host of that name")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, help="the longest to take, in seconds")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    try:
-        left = leave(given.address, given.host, given.home_id, timeout_s=given.timeout)
-    except FacegridError as error:
-        print(json.dumps({"error": {"code": error.code, "message": str(error)}}), flush=True)
-        return 1
-    print(json.dumps(asdict(left)), flush=True)
-    return 0
+    return run(lambda: asdict(leave(given.address, given.host, given.home_id, timeout_s=given.timeout)))
 
 
 if __name__ == "__main__":

@@ -9,23 +9,20 @@ none, with 1 if it has not closed in time: it may be stopped all the same, with 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Sequence
 
-from coordinator.actor_names import GATEWAY, NAMESPACE_PREFIX
+from coordinator.actor_names import GATEWAY
 from coordinator.actors import HEALTH, Actor, RaySession
-from shard.errors import FacegridError, HostUnavailable
+from coordinator.leave_program import ANSWER_S, TIMEOUT_S, options_of, run, session_of
+from shard.errors import HostUnavailable
 
-TIMEOUT_S = 60.0
 QUIET_S = 5.0
 """Longer than it takes until clients and balancers have heard that it is not ready."""
 CLOSE_S = 12.0
 """How long it may take to answer what is under way, and to close: longer than `serve.GRACE_S`."""
-ANSWER_S = 5.0
 
 
 def leave(address: str, *, timeout_s: float = TIMEOUT_S) -> list[str]:
@@ -34,16 +31,13 @@ def leave(address: str, *, timeout_s: float = TIMEOUT_S) -> list[str]:
     Raises ClusterNotReady if no Ray cluster answers at host:port, HostUnavailable if a gateway does not close in time.
     """
     until = time.monotonic() + timeout_s
-    session = RaySession.join(address, f"{NAMESPACE_PREFIX}leaving", timeout_s=min(ANSWER_S, timeout_s))
-    try:
+    with contextlib.closing(session_of(address, timeout_s)) as session:
         here = _gateways_here(session)
         limit_s = max(0.0, until - time.monotonic() - CLOSE_S)
         leaving = [actor.begin("leave", min(QUIET_S, limit_s), limit_s) for actor in here]
         for pending in leaving:
             pending.result(max(1.0, until - time.monotonic()))
         return [actor.title for actor in here]
-    finally:
-        session.close()
 
 
 def _gateways_here(session: RaySession) -> list[Actor]:
@@ -63,17 +57,8 @@ def _gateways_here(session: RaySession) -> list[Actor]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.service.leave", description="Close a gateway in order.")
-    parser.add_argument("--address", required=True, help="host:port of the Ray cluster")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, help="the longest to take, in seconds")
-    given = parser.parse_args(arguments)
-    try:
-        left = leave(given.address, timeout_s=given.timeout)
-    except FacegridError as error:
-        print(json.dumps({"error": {"code": error.code, "message": str(error)}}), flush=True)
-        return 1
-    print(json.dumps({"left": left}), flush=True)
-    return 0
+    given = options_of("cluster.service.leave", "Close a gateway in order.").parse_args(arguments)
+    return run(lambda: {"left": leave(given.address, timeout_s=given.timeout)})
 
 
 if __name__ == "__main__":
