@@ -6,26 +6,21 @@ there is one: an autoscaler of Ray sees that, and starts nodes.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import logging
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cluster.api import Cluster
 from cluster.config import kept_settings
+from cluster.service.actor_group import SCAN_S, ActorGroup, Member
 from cluster.service.embedder_plan import Demand
 from cluster.service.embedders import CALLS, EmbedderProcess, EmbedderState
-from coordinator.actor_names import EMBEDDER, EMBEDDER_RESOURCE, numbered_title
-from coordinator.actors import HEALTH, Actor, ActorName, Pending, numbered
-from coordinator.kept import installed_version, revision_of
-from shard.errors import ClusterNotReady, FacegridError, HostUnavailable, InvalidParameter
+from coordinator.actor_names import EMBEDDER, EMBEDDER_RESOURCE
+from coordinator.actors import HEALTH, Actor, ActorName
+from coordinator.kept import revision_of
+from shard.errors import ClusterNotReady, HostUnavailable, InvalidParameter
 
-SCAN_S = 2.0
-ANSWER_S = 2.0
-"""How long embedders may take to say how they are."""
 START_S = 60.0
 CLOSE_S = 30.0
 """How long one that ends may take over what it has begun."""
@@ -66,23 +61,17 @@ class Embedders:
         self._cluster, self._ray, self._options = cluster, cluster.ray, options
         self._check()
         self._scan_s = scan_s
-        self._actors = self._left_running()
-        self._revision = revision_of(
-            sorted(kept_settings(cluster.settings).items()), options.gpus, options.follows_nodes
-        )
-        self._made: set[int] = set()
-        self._closing: dict[int, tuple[Actor, Pending, float]] = {}
-        self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._demand = Demand(options.fewest, options.most, now=time.monotonic(), current=len(self._actors))
+        revision = revision_of(sorted(kept_settings(cluster.settings).items()), options.gpus, options.follows_nodes)
+        self._group: ActorGroup[EmbedderState] = ActorGroup(cluster.ray, EMBEDDER, revision)
+        self._demand = Demand(options.fewest, options.most, now=time.monotonic(), current=len(self.actors))
         self.scan(0)
         if not options.follows_nodes:
             self._wait_open()
 
     @property
     def actors(self) -> list[Actor]:
-        """Those there are, oldest first, some of which may wait for a node."""
-        return [self._actors[number] for number in sorted(self._actors)]
+        """Those there are, oldest first, some of which may wait for a node; without those that are about to end."""
+        return [one.actor for one in self._staying()]
 
     @property
     def names(self) -> tuple[ActorName, ...]:
@@ -95,70 +84,36 @@ class Embedders:
 
     def follow(self, images: Callable[[], int]) -> None:
         """Start and end actors by how many images wait or are under way, from now on."""
-        self._thread = threading.Thread(target=self._scan_on, args=(images,), name="facegrid-embedders", daemon=True)
-        self._thread.start()
-        self._ray.before_close(self.close)
+        self._group.look_after(lambda: self.scan(images()), self._scan_s)
 
     def close(self) -> None:
         """Look after them no more; they go on. Idempotent."""
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._group.close()
 
     def scan(self, images: int) -> None:
         """Look at actors and demand once, with so many images waiting or under way; start and end some."""
-        now = time.monotonic()
-        wanted = self._demand.wanted(images, now)
-        for number, (actor, closing, until) in list(self._closing.items()):
-            if closing.has_ended(0.0) or now > until:
-                del self._closing[number]
-                self._ray.end(actor)
-        states = self._states()
-        surplus = len(self._actors) - wanted
+        wanted = self._demand.wanted(images, time.monotonic())
+        self._group.end_gone()
+        self._group.ask()
+        staying = self._staying()
+        surplus = len(staying) - wanted
         if surplus > 0:
-            for number in sorted(self._actors, key=lambda number: (states[number] is not None, -number))[:surplus]:
-                _LOG.info("%s is not needed any more", self._actors[number].title)
-                self._begin_close(number)
-        elif not self._closing:
-            self._replace_one(states)
-        for _ in range(wanted - len(self._actors)):
+            for one in sorted(staying, key=lambda one: (one.says is not None, -one.number))[:surplus]:
+                _LOG.info("%s is not needed any more", one.actor.title)
+                self._group.let_go(one, "close", limit_s=CLOSE_S)
+        elif len(staying) == len(self._group.members):
+            self._replace_one(staying)
+        for _ in range(wanted - len(self._staying())):
             self._spawn()
 
-    def _states(self) -> dict[int, EmbedderState | None]:
-        """What each says of itself; None for one that has no node, or does not answer."""
-        asked = {number: actor.begin("state", group=HEALTH) for number, actor in self._actors.items()}
-        until = time.monotonic() + ANSWER_S
-        found: dict[int, EmbedderState | None] = {}
-        for number, pending in asked.items():
-            try:
-                found[number] = pending.result(max(0.0, until - time.monotonic()))
-            except FacegridError:
-                found[number] = None
-        return found
+    def _staying(self) -> list[Member[EmbedderState]]:
+        return [one for one in self._group.members if one.going is None]
 
-    def _replace_one(self, states: Mapping[int, EmbedderState | None]) -> None:
-        """End an actor of another version or other settings that was taken over: one while all others answer."""
-        for number, state in states.items():
-            if state is None or number in self._made:
-                continue
-            if (state.version, state.revision) != (installed_version(), self._revision) and None not in states.values():
-                _LOG.warning(
-                    "%s is of another version, or has other settings: it is replaced", numbered_title(EMBEDDER, number)
-                )
-                self._begin_close(number)
-                return
-
-    def _begin_close(self, number: int) -> None:
-        actor = self._actors.pop(number)
-        self._closing[number] = actor, actor.begin("close"), time.monotonic() + CLOSE_S
-
-    def _left_running(self) -> dict[int, Actor]:
-        """Those of a process that had the home open before, which are taken over."""
-        found = {}
-        for number, where in numbered(self._ray.running(), EMBEDDER):
-            with contextlib.suppress(HostUnavailable):
-                found[number] = Actor.find(where)
-        return found
+    def _replace_one(self, members: Sequence[Member[EmbedderState]]) -> None:
+        """Let an outdated one go: one at a time, and only while all of them answer."""
+        outdated = [one for one in members if self._group.is_outdated(one)]
+        if outdated and all(one.says is not None for one in members):
+            self._group.replace(outdated[0], "close", limit_s=CLOSE_S)
 
     def _check(self) -> None:
         given = self._options
@@ -175,19 +130,20 @@ class Embedders:
             )
 
     def _spawn(self) -> None:
-        number = next(free for free in itertools.count() if free not in self._actors and free not in self._closing)
         given = self._options
-        self._actors[number] = self._ray.spawn(
-            EmbedderProcess,
-            (kept_settings(self._cluster.settings), "cuda" if given.gpus else "cpu", self._revision),
-            title=numbered_title(EMBEDDER, number),
-            resources={EMBEDDER_RESOURCE: 1.0} if given.follows_nodes else None,
-            gpus=given.gpus,
-            calls=CALLS,
-            is_spread=not given.follows_nodes,
+        args = (kept_settings(self._cluster.settings), "cuda" if given.gpus else "cpu", self._group.revision)
+        started = self._group.start(
+            lambda title: self._ray.spawn(
+                EmbedderProcess,
+                args,
+                title=title,
+                resources={EMBEDDER_RESOURCE: 1.0} if given.follows_nodes else None,
+                gpus=given.gpus,
+                calls=CALLS,
+                is_spread=not given.follows_nodes,
+            )
         )
-        self._made.add(number)
-        _LOG.info("%s is started", numbered_title(EMBEDDER, number))
+        _LOG.info("%s is started", started.actor.title)
 
     def _wait_open(self) -> None:
         for pending in [actor.begin("open") for actor in self.actors]:
@@ -195,12 +151,3 @@ class Embedders:
                 pending.result(START_S)
             except HostUnavailable as error:
                 raise ClusterNotReady(f"an embedder did not start: {error}") from error
-
-    def _scan_on(self, images: Callable[[], int]) -> None:
-        while not self._ended.wait(self._scan_s):
-            try:
-                self.scan(images())
-            except FacegridError as error:
-                _LOG.warning("embedders could not be looked after: %s", error)
-            except Exception:  # noqa: BLE001 - a thread that has to go on: Ray raises anything while its store is away
-                _LOG.exception("embedders could not be looked after")

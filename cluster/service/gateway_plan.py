@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 GONE_S = 30.0
@@ -36,12 +36,11 @@ class GatewayPlan:
     serving: int
 
 
-def plan_gateways(seats: int, gateways: Sequence[SeenGateway], made: Collection[int] = ()) -> GatewayPlan:
+def plan_gateways(seats: int, gateways: Sequence[SeenGateway]) -> GatewayPlan:
     """What to do where nodes offer so many seats.
 
     One that is leaving keeps its seat until its node ends. One that does not answer may be on its way to another node:
-    Ray sees to it, and it is ended only where it is one too many, for GONE_S. made: numbers of those that whoever asks
-    has started itself: they run the code of their node, which starting them again would not change.
+    Ray sees to it, and it is ended only where it is one too many, for GONE_S.
     """
     surplus = max(0, len(gateways) - seats)
     gone = sorted((one.number for one in gateways if one.silent_s >= GONE_S), reverse=True)
@@ -49,18 +48,18 @@ def plan_gateways(seats: int, gateways: Sequence[SeenGateway], made: Collection[
     return GatewayPlan(
         start=max(0, seats - len(gateways)),
         end=tuple(gone[:surplus]),
-        replace=_outdated(seats, gateways, made),
+        replace=_outdated(seats, gateways),
         serving=max(1, len(serving)),
     )
 
 
-def _outdated(seats: int, gateways: Sequence[SeenGateway], made: Collection[int]) -> int | None:
+def _outdated(seats: int, gateways: Sequence[SeenGateway]) -> int | None:
     """The one to be replaced now: one that was being replaced, one that serves nobody, or one while all others serve,
     so that some always do."""
     begun = [one.number for one in gateways if one.is_replaced]
     if begun:
         return min(begun)
-    old = [one for one in gateways if not (one.is_current or one.is_leaving or one.silent_s) and one.number not in made]
+    old = [one for one in gateways if not (one.is_current or one.is_leaving or one.silent_s)]
     if not old or len(gateways) < seats:
         return None
     chosen = min(old, key=lambda one: (one.is_ready, one.number))

@@ -1,4 +1,7 @@
-"""Gateways that follow the nodes of a Ray cluster: nodes come and go, actors are killed, one leaves, control hangs."""
+"""Gateways that follow the nodes of a Ray cluster: nodes come and go, actors are killed, one leaves, control hangs.
+
+And embedders that another process takes over.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import httpx
 import pytest
 
 from cluster import Cluster
+from cluster.service.embedder_group import EmbedderOptions, Embedders
 from cluster.service.gateways import Gateways
 from cluster.service.process import GatewayOptions
 from cluster.service.serve import Listen
-from coordinator.actor_names import GATEWAY_RESOURCE
+from coordinator.actor_names import EMBEDDER_RESOURCE, GATEWAY_RESOURCE
 from coordinator.actors import HEALTH
 from coordinator.ray_stop import stop_home
 from tests.integration.conftest import RayNodes, ray_nodes
@@ -197,3 +202,25 @@ def test_another_process_takes_gateways_over_and_replaces_those_of_other_setting
         until(is_replaced)
         assert fewest >= 1
         assert len(taken.actors) == 2
+
+
+def test_another_process_takes_embedders_over_and_replaces_those_of_other_settings(
+    nodes: RayNodes, grid: Cluster
+) -> None:
+    """One after another; those of now take their places on a node that offers them."""
+    pids = Embedders(grid, EmbedderOptions(2, 2)).pids()
+    same = Embedders(grid, EmbedderOptions(2, 2))
+    same.scan(0)
+    assert same.pids() == pids
+    nodes.add("e", {EMBEDDER_RESOURCE: 2})
+    others = Embedders(grid, EmbedderOptions(2, 2, follows_nodes=True))
+    left = [2, len(set(pids) & set(others.pids()))]
+
+    def is_replaced() -> bool:
+        others.scan(0)
+        left.append(len(set(pids) & set(others.pids())))
+        return left[-1] == 0
+
+    until(is_replaced)
+    assert all(before - after <= 1 for before, after in pairwise(left))
+    assert len(others.actors) == 2
