@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.certificates import Authority
 from tests.integration.postgres import PostgresServer
 from tests.k8s.charts import CHART
 from tests.k8s.cluster.kubernetes import Kubernetes
 from tests.k8s.cluster.processes import polls
-from tests.k8s.smoke.credentials import Authority
 from tests.k8s.smoke.services import Service
 
 NAMESPACE = "faces"
@@ -35,10 +35,10 @@ class Installed:
         cluster.kubectl("label", "namespace", NAMESPACE, restricted)
         gateways, data = Authority("gateways"), Authority("data plane")
         self.authority = folder / "gateways.pem"
-        self.authority.write_bytes(gateways.certificate)
+        self.authority.write_bytes(gateways.pem)
         names = [f"{NAME}-gateway.{NAMESPACE}.svc", f"{NAME}-gateway"]
-        self._secret("facegrid-gateway-tls", gateways.issue("gateway", names, [cluster.address]))
-        self._secret("facegrid-data-tls", data.issue("facegrid", ["facegrid"]))
+        self._secret("facegrid-gateway-tls", gateways.secret("gateway", names, [cluster.address]))
+        self._secret("facegrid-data-tls", data.secret("facegrid", ["facegrid"]))
         self._secret("facegrid-catalog", {"url": catalog.encode()})
         # Whoever runs the database opens its address; nothing else of the machine is.
         self._postgres = (

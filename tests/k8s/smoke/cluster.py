@@ -13,12 +13,12 @@ from pathlib import Path
 
 import yaml
 
+from tests.certificates import Authority
 from tests.integration.postgres import PostgresServer
 from tests.k8s.pods.containers import RunnablePod, runnable
 from tests.k8s.pods.environment import Place
 from tests.k8s.pods.release import Release
 from tests.k8s.pods.workloads import Pod
-from tests.k8s.smoke.credentials import Authority, ray_token
 from tests.k8s.smoke.kubelet import Kubelet, RunningPod
 from tests.k8s.smoke.podman import PREFIX, podman, remove_everything
 from tests.k8s.smoke.services import Service
@@ -108,12 +108,12 @@ class SmokeCluster:
         self.authority, self.data_authority = Authority("Smoke test gateways"), Authority("Smoke test data plane")
         self.secrets: dict[str, dict[str, bytes]] = {
             # The operator makes the token where the release names no Secret.
-            name: {"auth_token": ray_token()},
-            "facegrid-gateway-tls": self.authority.issue("gateway", [self.service_name, "localhost"], ["127.0.0.1"]),
-            "facegrid-data-tls": self.data_authority.issue("facegrid", [f"*.{name}-shard", "facegrid"]),
+            name: {"auth_token": secrets.token_hex(32).encode()},
+            "facegrid-gateway-tls": self.authority.secret("gateway", [self.service_name, "localhost"], ["127.0.0.1"]),
+            "facegrid-data-tls": self.data_authority.secret("facegrid", [f"*.{name}-shard", "facegrid"]),
             "facegrid-master-key": {"master.key": secrets.token_bytes(32)},
         }
-        (self.root / "gateway-ca.pem").write_bytes(self.authority.certificate)
+        (self.root / "gateway-ca.pem").write_bytes(self.authority.pem)
 
     @property
     def gateway_authority(self) -> Path:

@@ -180,11 +180,11 @@ def test_a_volume_is_lost(release: Installed) -> None:
 def test_certificates_and_keys_are_rotated(release: Installed) -> None:
     cluster = release.cluster
     with release.under_traffic("data plane's certificates renewed"):
-        cluster.renew("facegrid-data-tls", cluster.data_authority.issue("renewed", ["renewed"]))
+        cluster.renew("facegrid-data-tls", cluster.data_authority.secret("renewed", ["renewed"]))
         # A new connection reads them again: that of a host that comes back.
         replace_lost_shard(cluster, 1)
     with release.under_traffic("gateways' certificate renewed"):
-        fresh = cluster.authority.issue("renewed", [cluster.service_name, "localhost"], ["127.0.0.1"])
+        fresh = cluster.authority.secret("renewed", [cluster.service_name, "localhost"], ["127.0.0.1"])
         cluster.renew("facegrid-gateway-tls", fresh)
         replace_gateways(cluster)
     assert served_certificate(cluster) == ssl.PEM_cert_to_DER_cert(fresh["tls.crt"].decode())
