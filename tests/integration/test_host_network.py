@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from shard.types import EnrollBatch, SearchParams
 from tests.faces_like import unit_rows
 from tests.integration.conftest import RayNodes, ray_nodes
 from tests.ports import free_port
+from tests.waiting import wait_for
 
 pytest.importorskip("cryptography", reason="cryptography is not installed: pip install 'facegrid[encryption]'")
 from tests.certificates import Authority, mount
@@ -104,13 +105,6 @@ def grid(nodes: RayNodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield opened
     finally:
         opened.close()
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < until, f"not within {SOON:g} s: {what}"
-        time.sleep(0.05)
 
 
 def test_hosts_serve_fixed_ports_over_tls_while_certificates_change_and_a_host_dies(grid: Grid) -> None:

@@ -29,6 +29,7 @@ from shard.errors import ClusterNotReady, FacegridError, HostUnavailable
 from tests.faces_like import unit_rows
 from tests.integration.conftest import RayNodes, ray_nodes
 from tests.integration.load import Load, Oracle
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -37,13 +38,6 @@ DIM, SHARDS, BASE = 64, 4, 100
 SOON_S = 60.0
 ENVIRONMENT = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
 CONTROL = "control"
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + SOON_S
-    while not condition():
-        assert time.monotonic() < until, f"not within {SOON_S:g} s: {what}"
-        time.sleep(0.05)
 
 
 def is_without_coordinator(error: Exception) -> bool:

@@ -30,6 +30,7 @@ from shard.types import EnrollBatch
 from tests.faces_like import unit_rows
 from tests.integration.conftest import RayNodes, ray_nodes
 from tests.integration.load import Load, Oracle
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -112,13 +113,6 @@ class Grid:
         """No caller has seen an error or a wrong answer."""
         assert not self.load.wrong, self.load.wrong[:3]
         assert not self.load.errors, [(what, repr(error)) for _, what, error in self.load.errors[:3]]
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + SOON_S
-    while not condition():
-        assert time.monotonic() < until, f"not within {SOON_S:g} s: {what}"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

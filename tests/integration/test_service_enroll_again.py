@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -58,32 +57,40 @@ def templates(client: httpx.Client, gallery: str = "acme/staff") -> int:
     return int(client.get(f"/v1/galleries/{gallery}").json()["templates"])
 
 
+class Attempts:
+    """Requests whose callers get no answer, since what carries them out is killed at a moment."""
+
+    def __init__(self, service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._service, self._monkeypatch = service, monkeypatch
+
+    def lost_after_writing(self, client: httpx.Client, body: dict[str, Any], key: str, path: str = FACES) -> None:
+        """What is done is not remembered."""
+        self._send(client, body, key, path, (self._service.cluster.idempotency, "finish"))
+
+    def lost_before_writing(self, client: httpx.Client, body: dict[str, Any], key: str) -> None:
+        """It is begun and not done."""
+        self._send(client, body, key, FACES, (self._service.cluster.router, "enroll"))
+
+    def _send(
+        self, client: httpx.Client, body: dict[str, Any], key: str, path: str, killed_at: tuple[object, str]
+    ) -> None:
+        with self._monkeypatch.context() as patch:
+            patch.setattr(*killed_at, dies)
+            assert send(client, body, key, path).status_code == 500
+
+
 def dies(*_: object, **__: object) -> None:
     raise RuntimeError("killed here")
 
 
-@contextlib.contextmanager
-def killed_before_it_answers(service: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Inside, what is done is not remembered."""
-    with monkeypatch.context() as patch:
-        patch.setattr(service.cluster.idempotency, "finish", dies)
-        yield
+@pytest.fixture
+def attempts(service: Running, monkeypatch: pytest.MonkeyPatch) -> Attempts:
+    return Attempts(service, monkeypatch)
 
 
-@contextlib.contextmanager
-def killed_before_it_writes(service: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Inside, requests are begun and not done."""
-    with monkeypatch.context() as patch:
-        patch.setattr(service.cluster.router, "enroll", dies)
-        yield
-
-
-def test_what_the_lost_attempt_stored_is_enrolled_by_the_request(
-    service: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_lost_attempt_stored_is_enrolled_by_the_request(admin: httpx.Client, attempts: Attempts) -> None:
     body, before = order("all", 1), templates(admin)
-    with killed_before_it_answers(service, monkeypatch):
-        assert send(admin, body, "all").status_code == 500
+    attempts.lost_after_writing(admin, body, "all")
     assert templates(admin) == before + 4
     again = send(admin, body, "all")
     assert (again.status_code, again.json()) == (
@@ -93,12 +100,9 @@ def test_what_the_lost_attempt_stored_is_enrolled_by_the_request(
     assert templates(admin) == before + 4
 
 
-def test_what_the_lost_attempt_did_not_store_is_stored(
-    service: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_lost_attempt_did_not_store_is_stored(admin: httpx.Client, attempts: Attempts) -> None:
     body, before = order("some", 2), templates(admin)
-    with killed_before_it_writes(service, monkeypatch):
-        assert send(admin, body, "some").status_code == 500
+    attempts.lost_before_writing(admin, body, "some")
     assert admin.post(FACES, json=part(body, [1, 3])).status_code == 200
     again = send(admin, body, "some")
     assert (again.status_code, again.json()["enrolled"], again.json()["skipped"]) == (200, 4, 0)
@@ -121,14 +125,13 @@ def test_what_the_lost_attempt_did_not_store_is_stored(
 )
 @pytest.mark.parametrize("row", [0, 3])
 def test_another_template_under_an_id_is_a_duplicate(
-    service: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch, what: str, value: object, row: int
+    admin: httpx.Client, attempts: Attempts, what: str, value: object, row: int
 ) -> None:
     name = f"{what}-{row}-{type(value).__name__}"
     body = order(name, 3)
     if body[what][row] == value:
         value = "p"
-    with killed_before_it_writes(service, monkeypatch):
-        assert send(admin, body, name).status_code == 500
+    attempts.lost_before_writing(admin, body, name)
     other = {**part(body, [row]), what: [value]}
     assert admin.post(FACES, json=other).status_code == 200
     assert admin.post(FACES, json=part(body, [1])).status_code == 200  # as the lost attempt would have
@@ -156,19 +159,16 @@ def test_what_is_wrong_with_a_request_is_wrong_again(admin: httpx.Client) -> Non
         assert [answer.json()["code"] for answer in answers] == [code] * 2
 
 
-def test_a_full_tenant_is_not_refused_what_it_has(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_tenant_is_not_refused_what_it_has(service: Running, attempts: Attempts) -> None:
     with service.client(service.key("small", "admin")) as own:
         assert own.post("/v1/galleries", json={"name": "small/a", "dim": 64}).status_code == 201
         body, path = order("full", 6), "/v1/galleries/small/a/faces"
-        with killed_before_it_answers(service, monkeypatch):
-            assert send(own, body, "full", path).status_code == 500
+        attempts.lost_after_writing(own, body, "full", path)
         assert send(own, body, "full", path).json()["enrolled"] == 4
         assert templates(own, "small/a") == 4
 
 
-def test_the_first_attempt_is_under_way_still(
-    service: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_attempt_is_under_way_still(admin: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     body, before = order("both", 7), templates(admin)
     writing, goes_on, waiting = threading.Event(), threading.Event(), threading.Event()
     write, reserve = Writes.enroll, TakenIds.reserve

@@ -3,6 +3,8 @@
 import copy
 from typing import Any
 
+from tests.k8s.charts import Manifest, title
+
 DELETE = object()
 APPEND = "+"
 
@@ -24,3 +26,9 @@ def edited(manifest: Any, path: str, value: Any) -> Any:
     else:
         at[last] = value
     return changed
+
+
+def with_one_edited(manifests: list[Manifest], named: str, path: str, value: Any) -> list[Manifest]:
+    """The manifests, the one of that title `edited`; there has to be one."""
+    assert named in map(title, manifests)
+    return [edited(one, path, value) if title(one) == named else one for one in manifests]

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.k8s import charts, matrix
-from tests.k8s.edits import edited
+from tests.k8s.edits import with_one_edited
 from tests.k8s.policies import reach
 
 ON = [name for name in matrix.NAMES if matrix.row_of(name).get("network policies") != "off"]
@@ -57,9 +57,7 @@ MADE = "NetworkPolicy/prod-facegrid"
 def test_a_slip_is_found(title: str, path: str, value: object, message: str) -> None:
     manifests = charts.render(FULL)
     assert differences(manifests) == []
-    assert title in map(charts.title, manifests)
-    wrong = [edited(one, path, value) if charts.title(one) == title else one for one in manifests]
-    found = differences(wrong)
+    found = differences(with_one_edited(manifests, title, path, value))
     assert any(message in one for one in found), found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.k8s import charts, matrix
-from tests.k8s.edits import DELETE, edited
+from tests.k8s.edits import DELETE, with_one_edited
 from tests.k8s.policies import availability, containers, reach, references, secrets, security
 
 Manifests = list[charts.Manifest]
@@ -260,18 +260,13 @@ WRONG: list[tuple[Check, str, str, Any, str]] = [
 ]
 
 
-def with_one_wrong(title: str, path: str, value: Any) -> Manifests:
-    manifests = charts.render(FULL)
-    assert title in {charts.title(one) for one in manifests}
-    return [edited(one, path, value) if charts.title(one) == title else one for one in manifests]
-
-
 @pytest.mark.parametrize(
     ("check", "title", "path", "value", "message"), WRONG, ids=lambda v: getattr(v, "__name__", str(v)[-40:])
 )
 def test_a_policy_finds_it(check: Check, title: str, path: str, value: Any, message: str) -> None:
-    assert list(check(charts.render(FULL))) == []
-    found = list(check(with_one_wrong(title, path, value)))
+    manifests = charts.render(FULL)
+    assert list(check(manifests)) == []
+    found = list(check(with_one_edited(manifests, title, path, value)))
     assert any(message in one for one in found), found
 
 
@@ -280,10 +275,11 @@ def test_every_policy_has_been_seen_to_fail() -> None:
 
 
 def test_a_name_that_nobody_made_is_found() -> None:
-    wrong = with_one_wrong(CONTROL, f"{POD}.serviceAccountName", "somebody")
+    manifests = charts.render(FULL)
+    wrong = with_one_edited(manifests, CONTROL, f"{POD}.serviceAccountName", "somebody")
     assert "ServiceAccount somebody is referred to, and made by nobody" in references.missing(wrong, PREREQUISITES)
     assert "Secret master is referred to, and made by nobody" in references.missing(
-        charts.render(FULL), PREREQUISITES - {("Secret", "master")}
+        manifests, PREREQUISITES - {("Secret", "master")}
     )
 
 

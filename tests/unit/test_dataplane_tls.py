@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -97,6 +98,27 @@ class Serving:
         self.server.close()
 
 
+Serve = Callable[..., Serving]
+
+
+@pytest.fixture
+def serve(loop: ClientLoop, use_uvloop: bool) -> Serve:
+    """Starts a server with the files of one end."""
+    return functools.partial(Serving, loop, use_uvloop)
+
+
+@pytest.fixture
+def host(authority: Authority, tmp_path: Path) -> TlsFiles:
+    """Files of one end."""
+    return authority.issue(tmp_path / "host", "host")
+
+
+@pytest.fixture
+def router(authority: Authority, tmp_path: Path) -> TlsFiles:
+    """Files of the other one."""
+    return authority.issue(tmp_path / "router", "router")
+
+
 def ask(client: DataClient, request: DataRequest = ASK) -> Reply:
     return sent(client, request).result(SOON)
 
@@ -113,39 +135,29 @@ def said(caplog: pytest.LogCaptureFixture, what: str) -> bool:
     return what in caplog.text
 
 
-def test_both_ends_show_a_certificate_of_the_authority(
-    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
-) -> None:
-    host, router = authority.issue(tmp_path / "host", "host"), authority.issue(tmp_path / "router", "router")
-    with Serving(loop, use_uvloop, host) as serving:
+def test_both_ends_show_a_certificate_of_the_authority(serve: Serve, host: TlsFiles, router: TlsFiles) -> None:
+    with serve(host) as serving:
         client = serving.client(router)
         futures = [sent(client) for _ in range(500)]
         assert all(future.result(SOON) == StatsReply(()) for future in futures)
 
 
-def test_frames_larger_than_any_record_arrive_whole(
-    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
-) -> None:
-    files = authority.issue(tmp_path / "host", "host")
-    with Serving(loop, use_uvloop, files) as serving:
-        reply = ask(serving.client(files), RowsRequest("g", 0, 0, 60_000))
+def test_frames_larger_than_any_record_arrive_whole(serve: Serve, host: TlsFiles) -> None:
+    with serve(host) as serving:
+        reply = ask(serving.client(host), RowsRequest("g", 0, 0, 60_000))
         assert isinstance(reply, RowsReply)
         assert np.array_equal(reply.embeddings.ravel(), np.arange(60_000 * 64, dtype=np.float32))
 
 
-def test_the_secret_is_asked_for_inside(
-    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
-) -> None:
-    files = authority.issue(tmp_path / "host", "host")
-    with Serving(loop, use_uvloop, files) as serving, pytest.raises(AuthenticationFailed):
-        ask(serving.client(files, b"another secret, also long"))
+def test_the_secret_is_asked_for_inside(serve: Serve, host: TlsFiles) -> None:
+    with serve(host) as serving, pytest.raises(AuthenticationFailed):
+        ask(serving.client(host, b"another secret, also long"))
 
 
-def test_nothing_travels_in_the_clear(loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path) -> None:
+def test_nothing_travels_in_the_clear(loop: ClientLoop, host: TlsFiles) -> None:
     """A server that is listened to: what the client sends has TLS's first byte and no name of what is asked."""
-    files = authority.issue(tmp_path / "host", "host")
     with socket.create_server(("127.0.0.1", 0)) as tap:
-        client = DataClient("a", tap.getsockname()[:2], SECRET, loop, TlsContexts(files))
+        client = DataClient("a", tap.getsockname()[:2], SECRET, loop, TlsContexts(host))
         future = sent(client)
         sock, _ = tap.accept()
         assert sock.recv(3)[:2] == b"\x16\x03"
@@ -159,27 +171,23 @@ def test_nothing_travels_in_the_clear(loop: ClientLoop, use_uvloop: bool, author
 
 
 def test_a_client_without_tls_is_told_what_is_expected(
-    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    serve: Serve, host: TlsFiles, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Serving(loop, use_uvloop, authority.issue(tmp_path / "host", "host"), hello_s=0.1) as serving:
+    with serve(host, hello_s=0.1) as serving:
         with pytest.raises(TlsMismatch, match=r"'a' at .* expects TLS; data_certificate is not set at this end"):
             ask(serving.client(None))
         assert said(caplog, "tls_mismatch: the client does not begin TLS")
 
 
-def test_a_server_without_tls_is_named(
-    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with Serving(loop, use_uvloop, None) as serving:
+def test_a_server_without_tls_is_named(serve: Serve, router: TlsFiles, caplog: pytest.LogCaptureFixture) -> None:
+    with serve(None) as serving:
         with pytest.raises(TlsMismatch, match=r"'a' at .* does not speak TLS, which data_certificate of this end"):
-            ask(serving.client(authority.issue(tmp_path / "router", "router")))
+            ask(serving.client(router))
         assert said(caplog, "tls_mismatch: the client speaks TLS; data_certificate is not set at this end")
 
 
-def test_something_else_than_tls_is_named(
-    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with Serving(loop, use_uvloop, authority.issue(tmp_path / "host", "host")) as serving:
+def test_something_else_than_tls_is_named(serve: Serve, host: TlsFiles, caplog: pytest.LogCaptureFixture) -> None:
+    with serve(host) as serving:
         with socket.create_connection(serving.server.address, timeout=SOON) as stranger:
             stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
             while stranger.recv(4_096):
@@ -190,17 +198,11 @@ def test_something_else_than_tls_is_named(
 @pytest.mark.parametrize("end", ["host", "router"])
 @pytest.mark.parametrize("fault", ["expired", "foreign"])
 def test_a_certificate_that_is_expired_or_foreign_is_refused_at_both_ends(
-    loop: ClientLoop,
-    use_uvloop: bool,
-    authority: Authority,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    end: str,
-    fault: str,
+    serve: Serve, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture, end: str, fault: str
 ) -> None:
     certificate = Authority("another").signed("bad") if fault == "foreign" else authority.signed("bad", until=NOW - DAY)
     bad, good = mount(tmp_path / "bad", *certificate, authority.pem), authority.issue(tmp_path / "good", "good")
-    with Serving(loop, use_uvloop, bad if end == "host" else good) as serving:
+    with serve(bad if end == "host" else good) as serving:
         with pytest.raises(CertificateRefused) as refused:
             ask(serving.client(good if end == "host" else bad))
         assert said(caplog, "certificate_refused: the client")
@@ -216,12 +218,11 @@ def test_a_certificate_that_is_expired_or_foreign_is_refused_at_both_ends(
 
 
 def test_a_client_without_a_certificate_is_refused(
-    use_uvloop: bool, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture, loop: ClientLoop
+    serve: Serve, host: TlsFiles, caplog: pytest.LogCaptureFixture
 ) -> None:
-    files = authority.issue(tmp_path / "host", "host")
-    context = ssl.create_default_context(cafile=files.authority)
+    context = ssl.create_default_context(cafile=host.authority)
     context.check_hostname = False
-    with Serving(loop, use_uvloop, files) as serving:
+    with serve(host) as serving:
         with socket.create_connection(serving.server.address, timeout=SOON) as sock:
             bare = context.wrap_socket(sock)
             with pytest.raises(ssl.SSLError, match=r"(?i)certificate.required"):
@@ -229,55 +230,45 @@ def test_a_client_without_a_certificate_is_refused(
         assert said(caplog, "certificate_refused: the client shows no certificate")
 
 
-def test_earlier_versions_of_tls_are_refused(
-    use_uvloop: bool, authority: Authority, tmp_path: Path, loop: ClientLoop
-) -> None:
-    files = authority.issue(tmp_path / "host", "host")
-    context = ssl.create_default_context(cafile=files.authority)
+def test_earlier_versions_of_tls_are_refused(serve: Serve, host: TlsFiles) -> None:
+    context = ssl.create_default_context(cafile=host.authority)
     context.check_hostname = False
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(files.certificate, files.private_key)
+    context.load_cert_chain(host.certificate, host.private_key)
     with (
-        Serving(loop, use_uvloop, files) as serving,
+        serve(host) as serving,
         socket.create_connection(serving.server.address, timeout=SOON) as sock,
         pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"),
     ):
         context.wrap_socket(sock)
 
 
-def test_a_full_server_says_so_without_a_tunnel(
-    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
-) -> None:
-    files = authority.issue(tmp_path / "host", "host")
-    with Serving(loop, use_uvloop, files, max_connections=1) as serving:
-        first = serving.client(files)
+def test_a_full_server_says_so_without_a_tunnel(serve: Serve, host: TlsFiles) -> None:
+    with serve(host, max_connections=1) as serving:
+        first = serving.client(host)
         ask(first)
         with pytest.raises(HostBusy, match="all the connections"):
-            ask(serving.client(files))
+            ask(serving.client(host))
 
 
-def test_a_silent_stranger_counts_and_is_closed(
-    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
-) -> None:
-    files = authority.issue(tmp_path / "host", "host")
-    with Serving(loop, use_uvloop, files, max_handshakes=1, handshake_s=1.5) as serving:
+def test_a_silent_stranger_counts_and_is_closed(serve: Serve, host: TlsFiles) -> None:
+    with serve(host, max_handshakes=1, handshake_s=1.5) as serving:
         with socket.create_connection(serving.server.address, timeout=SOON) as stranger:
             stranger.sendall(b"\x16\x03\x01")  # the beginning of TLS, and no more
             with pytest.raises(HostBusy):
-                ask(serving.client(files))
+                ask(serving.client(host))
             assert stranger.recv(1) == b""
-        assert ask(serving.client(files)) == StatsReply(())
+        assert ask(serving.client(host)) == StatsReply(())
 
 
 # --- files
 
 
 def test_certificates_are_read_again_when_they_change(
-    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
+    serve: Serve, host: TlsFiles, router: TlsFiles, authority: Authority, tmp_path: Path
 ) -> None:
     """Another authority in three steps, as it has to be done: trusted, then used, then alone. Nobody restarts."""
-    host, router = authority.issue(tmp_path / "host", "host"), authority.issue(tmp_path / "router", "router")
-    with Serving(loop, use_uvloop, host) as serving:
+    with serve(host) as serving:
         kept = serving.client(router)
         ask(kept)
         later = Authority("a later authority")
@@ -296,10 +287,9 @@ def test_certificates_are_read_again_when_they_change(
 
 
 def test_an_expired_certificate_is_mended_by_renewing_it(
-    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
+    serve: Serve, router: TlsFiles, authority: Authority, tmp_path: Path
 ) -> None:
-    router = authority.issue(tmp_path / "router", "router")
-    with Serving(loop, use_uvloop, authority.issue(tmp_path / "host", "host", until=NOW - DAY)) as serving:
+    with serve(authority.issue(tmp_path / "host", "host", until=NOW - DAY)) as serving:
         client = serving.client(router)
         with pytest.raises(CertificateRefused, match="certificate has expired"):
             ask(client)
@@ -308,10 +298,14 @@ def test_an_expired_certificate_is_mended_by_renewing_it(
 
 
 def test_renewed_files_that_cannot_be_used_leave_those_of_before(
-    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    serve: Serve,
+    host: TlsFiles,
+    router: TlsFiles,
+    authority: Authority,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    host, router = authority.issue(tmp_path / "host", "host"), authority.issue(tmp_path / "router", "router")
-    with Serving(loop, use_uvloop, host) as serving:
+    with serve(host) as serving:
         mount(tmp_path / "host", authority.signed("host")[0], authority.signed("host")[1], authority.pem)
         assert ask(serving.client(router)) == StatsReply(())
         assert said(caplog, "renewed certificates cannot be used, those read before still are")

@@ -122,25 +122,18 @@ def test_policies_are_enforced(release: Installed) -> None:
     assert dict(zip(wanted, seen.split(), strict=True)) == wanted
 
 
-def test_a_pod_that_is_killed_comes_back(release: Installed, written: list[int]) -> None:
-    pod = f"{NAME}-shard-1"
+@pytest.mark.parametrize("pod", [f"{NAME}-shard-1", f"{NAME}-control-0"])
+def test_a_pod_that_is_killed_is_not_missed(release: Installed, written: list[int], pod: str) -> None:
     before = release.uid(pod)
-    release.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
-    print(f"\nshard host ready again after {release.until_ready(pod, before):.0f} s")
+    release.kill(pod)
+    print(f"\n{pod} ready again after {release.until_ready(pod, before):.0f} s")
 
 
 def test_the_head_is_made_again_by_the_operator(release: Installed, written: list[int]) -> None:
     before = release.head()
-    release.kubectl("delete", "pod", before["metadata"]["name"], "--grace-period=0", "--force")
+    release.kill(before["metadata"]["name"])
     print(f"\nhead ready again after {release.until_head(before['metadata']['uid']):.0f} s")
     assert json.loads(release.facegrid("--json", "cluster", "status"))["lacking"] == []
-
-
-def test_the_control_pod_is_not_missed(release: Installed, written: list[int]) -> None:
-    pod = f"{NAME}-control-0"
-    before = release.uid(pod)
-    release.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
-    print(f"\ncontrol ready again after {release.until_ready(pod, before):.0f} s")
 
 
 def test_an_upgrade_replaces_every_pod(release: Installed, written: list[int]) -> None:
