@@ -105,13 +105,13 @@ def test_one_that_is_killed_comes_back_on_its_node(gateways: Gateways, key: str)
 def test_a_gateway_is_ready_while_the_control_plane_is_away(grid: Cluster, gateways: Gateways, key: str) -> None:
     assert grid.ray is not None
     pid = grid.ray.coordinator.actor.call("health", group=HEALTH)
-    url = gateways.urls[0]
+    before = {state.pid: str(state.url) for state in gateways.states()}
+    killed, url = min(before), before[max(before)]
     assert httpx.get(f"{url}/readyz").json() == {"status": "ok", "control_plane": "answers"}
     assert search(url, key).status_code == 200
     _, unseen = grid.tenants.create_key("acme", "unseen", scopes=("read",))
-    before = {state.pid for state in gateways.states()}
-    os.kill(min(before), signal.SIGKILL)
-    until(lambda: len(ready(gateways)) == 2 and min(before) not in {state.pid for state in gateways.states()})
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: len(ready(gateways)) == 2 and killed not in {state.pid for state in gateways.states()})
     fresh = next(str(state.url) for state in gateways.states() if state.pid not in before)
     os.kill(pid, signal.SIGSTOP)
     try:
