@@ -95,6 +95,9 @@ class Embedders:
         wanted = self._demand.wanted(images, time.monotonic())
         self._group.end_gone()
         self._group.ask()
+        for one in self._staying():
+            if one.says is not None and one.says.is_closed:  # by a process that did not live to end it
+                self._group.end(one)
         staying = self._staying()
         surplus = len(staying) - wanted
         if surplus > 0:
@@ -110,9 +113,9 @@ class Embedders:
         return [one for one in self._group.members if one.going is None]
 
     def _replace_one(self, members: Sequence[Member[EmbedderState]]) -> None:
-        """Let an outdated one go: one at a time, and only while all of them answer."""
+        """Let an outdated one go: one at a time, and only while all of them answer that do not wait for a node."""
         outdated = [one for one in members if self._group.is_outdated(one)]
-        if outdated and all(one.says is not None for one in members):
+        if outdated and all(one.says is not None or _waits(one) for one in members):
             self._group.replace(outdated[0], "close", limit_s=CLOSE_S)
 
     def _check(self) -> None:
@@ -151,3 +154,8 @@ class Embedders:
                 pending.result(START_S)
             except HostUnavailable as error:
                 raise ClusterNotReady(f"an embedder did not start: {error}") from error
+
+
+def _waits(one: Member[EmbedderState]) -> bool:
+    """Whether it has not begun yet, for so long that it must wait for a node."""
+    return one.said is None and one.silent_since is not None and time.monotonic() - one.silent_since > START_S

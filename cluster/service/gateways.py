@@ -103,7 +103,7 @@ class Gateways:
         nodes = self._ray.nodes()
         chosen = [node for node in nodes if GATEWAY_RESOURCE in node.resources] or nodes
         for one in self._group.members:
-            if one.number >= count:
+            if one.number >= count or (one.says is not None and one.says.is_replaced):
                 with contextlib.suppress(HostUnavailable):
                     one.actor.call("close", timeout_s=START_S)
                 self._group.end(one)
@@ -133,6 +133,7 @@ class Gateways:
             is_ready=one.says is not None and one.says.is_ready,
             is_leaving=one.says is not None and one.says.is_leaving,
             is_current=not self._group.is_outdated(one),
+            is_replaced=one.said is not None and one.said.is_replaced,
         )
 
     def _replace(self, outdated: Member[GatewayState] | None) -> None:
@@ -142,7 +143,7 @@ class Gateways:
                 assert gone.said is not None, "it said that it is another"
                 self._spawn(None if self._options.gateways is None else gone.said.node_id)
         elif outdated is not None:
-            self._group.replace(outdated, "leave", QUIET_S, LEAVE_S, limit_s=LEAVE_S + START_S)
+            self._group.replace(outdated, "leave", QUIET_S, LEAVE_S, True, limit_s=LEAVE_S + START_S)
 
     def _wait_listening(self) -> None:
         """Wait until each listens. ClusterNotReady with what keeps one from it, where they do not follow nodes."""

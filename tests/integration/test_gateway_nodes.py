@@ -190,6 +190,14 @@ def test_another_process_takes_gateways_over_and_replaces_those_of_other_setting
     same.scan()
     same.close()
     assert {state.pid for state in same.states()} == pids
+    # A process that was replacing one, and did not live to start another in its place.
+    assert same.actors[0].begin("leave", 0.1, 5.0, True).result(30) is None
+    left = same.actors[0].call("state", group=HEALTH).pid
+    with contextlib.closing(
+        Gateways(grid, GatewayOptions(Listen(host="", port=0), gateways=None), scan_s=0.2)
+    ) as next_:
+        until(lambda: len(ready(next_)) == 2 and left not in {state.pid for state in next_.states()})
+        pids = {state.pid for state in next_.states()}
     other = GatewayOptions(Listen(host="", port=0), gateways=None, snapshot_store="/elsewhere")
     fewest = 2
     with contextlib.closing(Gateways(grid, other, scan_s=0.2)) as taken:
@@ -224,3 +232,12 @@ def test_another_process_takes_embedders_over_and_replaces_those_of_other_settin
     until(is_replaced)
     assert all(before - after <= 1 for before, after in pairwise(left))
     assert len(others.actors) == 2
+    # One that was told to close by a process that did not live to end it.
+    closed, *_ = others.pids()
+    others.actors[0].call("close")
+
+    def has_another() -> bool:
+        others.scan(0)
+        return len(others.actors) == 2 and closed not in others.pids()
+
+    until(has_another)
