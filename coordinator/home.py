@@ -23,7 +23,7 @@ class Home:
     """An open home directory. One process at a time: HomeLocked for the second."""
 
     def __init__(self, directory: Path) -> None:
-        """Open the home, or create it where there is an empty directory or none.
+        """Open the home, or create it where there is an empty directory, a new volume or none.
 
         Raises FormatTooNew for a newer format, CorruptData for a directory that holds something else, InvalidParameter
         where no directory can be.
@@ -123,4 +123,5 @@ def _read_bytes(path: Path) -> bytes:
 def _is_foreign(directory: Path) -> bool:
     """Something is in the directory that an interrupted creation of a home does not leave."""
     ours = {"LOCK", "cluster.secret", "cluster.secret.tmp", "facegrid.json.tmp", "hosts"}
-    return any(path.name not in ours for path in directory.iterdir())
+    nobodys = "lost+found"  # ext4 makes it at the root of every new volume
+    return any(path.name not in {*ours, nobodys} for path in directory.iterdir())

@@ -30,6 +30,7 @@ class Node:
         for volume in self.volumes():
             volume.mkdir(exist_ok=True)
             volume.chmod(0o777)
+            (volume / "lost+found").mkdir(mode=0o700, exist_ok=True)  # as of a new ext4 file system
 
     def volumes(self) -> list[Path]:
         """Folders that are offered as volumes."""

@@ -42,12 +42,16 @@ class Storage:
         return f"--volume={source}:{mount.path}:{mode}"
 
     def _claim(self, claim: str, group: int | None) -> Path:
-        """The claim's directory. As a kubelet does for fsGroup, it belongs to that group and hands it on."""
+        """The claim's directory, as of a new ext4 volume: root's lost+found is in it.
+
+        As a kubelet does for fsGroup, it belongs to that group and hands it on.
+        """
         name = f"{self._run}-{claim}"
         if claim not in self._claims:
             podman("volume", "create", "--label", self._label, name)
             self._claims.add(claim)
             _own(self.path(claim), group, 0o2775)
+            (self.path(claim) / "lost+found").mkdir(mode=0o700)
         return self.path(claim)
 
     def path(self, claim: str) -> Path:
