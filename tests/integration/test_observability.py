@@ -24,6 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from cluster.service.gateway import Gateway
 from cluster.service.logs import JsonFormatter
 from cluster.service.tracing import Tracing
+from coordinator.host_state import HostState
+from coordinator.probes import Report, metrics_text
 from tests.service import Running, faces_like, packed, post_msgpack, running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,7 +149,7 @@ def test_every_metric_is_documented_and_used_names_exist(service: Running, rows:
     documented = set(re.findall(r"^\| `(facegrid_[a-z_]+)` \|", (ROOT / "docs/observability.md").read_text(), re.M))
     assert documented == ours, "docs/observability.md says what there is"
     # A family that has no series now may have some tomorrow: a replica is missing.
-    known = {name + suffix for name, family in families.items() for suffix in SERIES[family.type]}
+    known = {name + suffix for name, family in families.items() for suffix in SERIES[family.type]} | of_a_host()
     board = json.loads((BOARDS / "facegrid.json").read_text())
     rules = yaml.safe_load((BOARDS / "alerts.yaml").read_text())
     alerts = [rule for group in rules["groups"] for rule in group["rules"]]
@@ -158,8 +160,17 @@ def test_every_metric_is_documented_and_used_names_exist(service: Running, rows:
         names = set(NAME.findall(query))
         assert names or query.startswith("up{"), query
         assert names <= known, query
+    assert any(rule["expr"] == "absent(facegrid_control_up)" for rule in alerts), "what is gone has no series"
+    watched = set(NAME.findall(" ".join(rule["expr"] for rule in alerts)))
+    assert {f"facegrid_shard_host_{name}" for name in ("ready", "replicas", "disk_free_bytes")} <= watched
     guide = (ROOT / "docs/observability.md").read_text()
     assert all(f"`{rule['alert']}`" in guide for rule in alerts)
+
+
+def of_a_host() -> set[str]:
+    """Metrics of the probe port of an open shard host."""
+    told = metrics_text("host-0", Report((), HostState(*range(9))))
+    return {family.name for family in text_string_to_metric_families(told)}
 
 
 def test_traces_follow_a_request_and_name_nobody(

@@ -112,6 +112,19 @@ def test_alerts_and_dashboard_are_those_of_the_service() -> None:
     assert dashboard["data"]["facegrid.json"] == (boards / "facegrid.json").read_text()
 
 
+def test_snapshots_that_fail_are_told_of_this_release_alone() -> None:
+    on = matrix.merged(matrix.AXES["schedules"]["on"], matrix.AXES["monitoring"]["bare"])
+    (job,) = charts.of_kind(charts.render(on, "my-faces"), "CronJob")
+    (rules,) = charts.of_kind(charts.render(on, "my-faces"), "PrometheusRule")
+    (alert,) = rules["spec"]["groups"][0]["rules"]
+    assert f'{{namespace="{charts.NAMESPACE}",cronjob="{job["metadata"]["name"]}"}}' in alert["expr"]
+    deadline = job["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
+    assert int(alert["for"].removesuffix("s")) > deadline, "a run is not late while it may run"
+    assert f"`{alert['alert']}`" in (charts.ROOT / "docs/observability.md").read_text()
+    without = charts.render(matrix.merged(on, {"schedules": {"snapshots": {"enabled": False}}}))
+    assert charts.of_kind(without, "PrometheusRule") == []
+
+
 def test_monitors_are_refused_for_what_they_do_not_have() -> None:
     manifests = charts.render(matrix.AXES["monitoring"]["on"])
     (monitor,) = charts.of_kind(manifests, "ServiceMonitor")
