@@ -1,6 +1,9 @@
 """Who reaches whom in a release, port by port, is what policies/reach.py wants and nothing else."""
 
+import re
+
 import pytest
+import yaml
 
 from tests.k8s import charts, matrix
 from tests.k8s.edits import with_one_edited
@@ -77,6 +80,27 @@ def test_pods_reach_outside_only_what_the_values_allow() -> None:
     node_local = {(source, "node's dns", 53) for source, _, _ in dns}
     api = {("head", target, port) for target in ("database", "internet", "node's dns") for port in (443, 6443)}
     assert allowed == dns | node_local | api | {("control", "database", 5432)}
+
+
+def test_roles_of_nodes_need_the_egress_that_the_values_name() -> None:
+    """Kept out by default; the lines beside s3.secretName let in those who use the object store, and nobody else."""
+    text = (charts.CHART / "values.yaml").read_text()
+    lines = re.findall(
+        r"^  #   - (\{.*\})$", text[text.index("\ns3:") : text.index("secretName", text.index("\ns3:"))], re.M
+    )
+    added = yaml.safe_load("".join(f"- {line}\n" for line in lines))
+    (default,) = yaml.safe_load(text)["networkPolicy"]["egress"]
+    users = {"control", "shard", "gateway", "embedder", "batch"}
+    for egress, wanted in (([default], set()), ([default, *added], users)):
+        manifests = charts.render(
+            matrix.merged(FULL, matrix.AXES["embedders"]["fixed"], {"networkPolicy": {"egress": egress}})
+        )
+        there, policies = reach.ends(manifests), reach.of_release(manifests)
+        for address in ("169.254.169.254", "169.254.170.23"):
+            keys = reach.End("keys", ip=address)
+            inside = [end for name, end in there.items() if name in {*reach.NODES, "postgres", "test"}]
+            found = {end.name for end in inside if reach.reaches(policies, end, keys, 80, blocks_mean_pods=False)}
+            assert found == wanted, address
 
 
 def outside() -> dict[str, reach.End]:

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.client.operations.requests import SLOW_S
 from tests.k8s import charts, matrix
+from tests.k8s.pods.quantities import quantity
+from tests.k8s.workloads import pods
 
 SCHEMA = json.loads((charts.CHART / "values.schema.json").read_text())
 TEXT = (charts.CHART / "values.yaml").read_text()
@@ -183,6 +186,47 @@ def test_no_value_is_a_secret() -> None:
     """Secrets are named, never given: no key of the values takes one."""
     names = {path[-1] for path in leaves(DEFAULTS)}
     assert not [name for name in names if re.search(r"password$|token$|apiKey$", name, re.IGNORECASE)]
+
+
+@pytest.mark.parametrize("example", charts.EXAMPLES)
+def test_an_example_follows_the_tag(example: str) -> None:
+    """Nothing in it pins a version: embedders on GPUs take the tag of the others."""
+    manifests = charts.render({"image": {"tag": "9.9.9"}}, "prod", charts.EXAMPLES[example])
+    tags = {one["image"].rpartition(":")[2] for pod in pods(manifests) for _, one, _ in pod.containers()}
+    assert tags - {"9.9.9-gpu"} == {"9.9.9"}
+    assert ("9.9.9-gpu" in tags) == (example == "gpu")
+
+
+def test_the_small_example_needs_what_its_head_says() -> None:
+    manifests, text = charts.render({}, "prod", charts.EXAMPLES["small"]), charts.EXAMPLES["small"].read_text()
+    replicas = {charts.title(one): one["spec"].get("replicas", 1) for one in manifests if "spec" in one}
+    requests = [
+        (replicas.get(pod.owner, 1), one["resources"]["requests"])
+        for pod in pods(manifests)
+        for _, one, is_init in pod.containers()
+        if pod.runs_on and not is_init
+    ]
+    cpus, memory = (sum(n * quantity(one[what]) for n, one in requests) for what in ("cpu", "memory"))
+    claims = [
+        one["spec"]["replicas"] * quantity(claim["spec"]["resources"]["requests"]["storage"])
+        for one in charts.of_kind(manifests, "StatefulSet")
+        for claim in one["spec"]["volumeClaimTemplates"]
+    ]
+    disk = sum(claims) + quantity(DEFAULTS["ray"]["gcs"]["rocksdb"]["size"])
+    said = re.search(r"request ([\d.]+) CPUs and ([\d.]+) GiB together.*volumes are ([\d.]+) GiB", text, re.DOTALL)
+    assert said is not None
+    assert [float(number) for number in said.groups()] == [float(cpus), memory / 2**30, disk / 2**30]
+    (image,) = {one["image"] for pod in pods(manifests) for _, one, _ in pod.containers()}
+    assert re.findall(r"^#   (make image IMAGE=|kind load docker-image )(\S+)", text, re.MULTILINE) == [
+        ("make image IMAGE=", image),
+        ("kind load docker-image ", image),
+    ]
+
+
+def test_an_ingress_waits_as_long_as_the_client_does() -> None:
+    (ingress,) = charts.of_kind(charts.render({}, "prod", charts.EXAMPLES["production"]), "Ingress")
+    for name in ("proxy-read-timeout", "proxy-send-timeout"):
+        assert int(ingress["metadata"]["annotations"][f"nginx.ingress.kubernetes.io/{name}"]) >= SLOW_S
 
 
 def test_a_render_is_the_same_twice() -> None:
