@@ -8,6 +8,7 @@ does not do with one (retries, a time to live), is not in the object either.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cluster.cron import check_cron
 from shard.errors import InvalidParameter
 
 LONGEST_NAME = 47
@@ -90,8 +92,7 @@ def ray_cron_job(
 ) -> dict[str, Any]:
     """The RayCronJob that runs a command by a schedule. InvalidParameter for a bad name or schedule."""
     _check("name", name, _DNS_1035, LONGEST_SCHEDULED_NAME)
-    if len(schedule.cron.split()) != 5 or "TZ" in schedule.cron:
-        raise InvalidParameter(f"schedule: expected cron's five fields, such as '0 3 * * 0', got {schedule.cron!r:.80}")
+    check_cron(schedule.cron)
     zone = {} if schedule.time_zone is None else {"timeZone": schedule.time_zone}
     spec = {"schedule": schedule.cron, **zone, "jobTemplate": _job_spec(release, command, about)}
     return _object(release, "RayCronJob", name, spec)
@@ -103,9 +104,14 @@ def job_name(release: Release, kind: str, at: datetime, digits: str) -> str:
     return release.cluster[: LONGEST_NAME - len(last)].rstrip("-") + last
 
 
-def scheduled_name(release: Release, kind: str) -> str:
-    """A name for a RayCronJob: the same each time, so that applying another one changes it."""
-    return release.cluster[: LONGEST_SCHEDULED_NAME - len(kind) - 1].rstrip("-") + f"-{kind}"
+def scheduled_name(release: Release, kind: str, gallery: str) -> str:
+    """A name for a RayCronJob: the same each time for a gallery, so that applying another one changes it.
+
+    The digits are of what does not fit: the gallery, and the whole name of the release.
+    """
+    digits = hashlib.sha256(f"{release.cluster} {gallery}".encode()).hexdigest()[:8]
+    last = f"-{kind}-{digits}"
+    return release.cluster[: LONGEST_SCHEDULED_NAME - len(last)].rstrip("-") + last
 
 
 def _job_spec(release: Release, command: list[str], about: dict[str, str]) -> dict[str, Any]:

@@ -35,7 +35,12 @@ FullName = Annotated[
     str | None, typer.Option("--fullname", metavar="NAME", help="The chart's fullnameOverride, if the release has one.")
 ]
 ObjectName = Annotated[
-    str | None, typer.Option("--name", metavar="NAME", help="Name of the object; one that no other has if not given.")
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="Name of the object; one that no other has if not given, with --schedule the gallery's.",
+    ),
 ]
 
 
@@ -65,7 +70,9 @@ def _render(
         _tell(context, ray_job(of, name or _new_name(of, checked.kind), command, about))
         return
     schedule = Schedule(cron, time_zone)
-    _tell(context, ray_cron_job(of, name or scheduled_name(of, checked.kind), command, about, schedule))
+    _tell(
+        context, ray_cron_job(of, name or scheduled_name(of, checked.kind, checked.gallery), command, about, schedule)
+    )
 
 
 def _checked(request: JobRequest) -> JobRequest:
@@ -75,6 +82,11 @@ def _checked(request: JobRequest) -> JobRequest:
 
     placed = request.placed(_in_pods)
     checked_parameters(kind_of(placed.kind), placed.parameters)
+    store = placed.parameters.get("store")
+    if store is not None and "://" not in store:
+        raise InvalidParameter(
+            f"--store: expected a URL that pods reach, such as s3://bucket/prefix, got the path {store!r:.160}"
+        )
     return JobRequest(placed.kind, check_gallery_name(placed.gallery), placed.parameters)
 
 

@@ -4,8 +4,12 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.cli import run
+from cluster.cron import check_cron
+from shard.errors import InvalidParameter
 from tests.k8s import crds, kuberay_rules
 
 OF = ("--release", "prod", "--namespace", "faces")
@@ -37,3 +41,17 @@ def test_a_ray_cron_job(asked: tuple[str, ...], capsys: pytest.CaptureFixture[st
     job = rendered(capsys, *asked, "--schedule", "30 2 * * 1-5", "--time-zone", "Europe/Berlin")
     assert crds.refusals(job) == []
     assert kuberay_rules.refusals(job, GATES) == []
+
+
+FIELD = st.from_regex(r"(\*|[0-9]{1,2}(-[0-9]{1,2})?)(/[0-9])?(,[0-9]{1,2})?", fullmatch=True)
+
+
+@given(st.lists(FIELD, min_size=4, max_size=6))
+def test_schedules_are_refused_that_the_operator_refuses(fields: list[str]) -> None:
+    said = " ".join(fields)
+    try:
+        check_cron(said)
+    except InvalidParameter:
+        assert not kuberay_rules.is_schedule(said)
+    else:
+        assert kuberay_rules.is_schedule(said)

@@ -76,12 +76,40 @@ def test_what_a_run_of_snapshots_does(galleries: list[str], fails: str, tmp_path
             {"schedules": {"dedup": [{"gallery": "acme/staff", "schedule": "0 3 * * 0", "parameters": {"limit": 1}}]}},
             "limit",
         ),
+        (
+            {
+                "schedules": {
+                    "dedup": [{"gallery": "a/b", "schedule": "0 3 * * 0", "parameters": {"store": "relative/dir"}}]
+                }
+            },
+            "store",
+        ),
         ({"schedules": {"dedup": [{"gallery": "staff", "schedule": "0 3 * * 0", "parameters": {}}]}}, "gallery"),
     ],
 )
 def test_what_is_refused(values: dict[str, Any], says: str) -> None:
     with pytest.raises(charts.Refused, match=says):
         charts.render(merged(ON, values))
+
+
+def test_no_two_dedups_have_one_name() -> None:
+    """Neither those of a gallery, nor those of releases whose names begin alike."""
+    entry = {"parameters": {"threshold": 0.5}}
+    entries = [
+        {**entry, "gallery": gallery, "schedule": schedule}
+        for gallery in ("acme/staff", "acme/guests")
+        for schedule in ("0 3 * * 0", "0 3 * * 3")
+    ]
+    values = {"schedules": {"dedup": entries}}
+    names = [
+        one["metadata"]["name"]
+        for release in (matrix.LONGEST, f"{matrix.LONGEST[:-1]}y", "prod")
+        for one in charts.of_kind(charts.render(values, release), "RayCronJob")
+    ]
+    assert len(set(names)) == len(names) == 12
+    assert max(map(len, names)) <= 36
+    with pytest.raises(charts.Refused, match="expected one entry for acme/staff at"):
+        charts.render({"schedules": {"dedup": [*entries, entries[0]]}})
 
 
 def test_names_of_every_length_are_taken() -> None:

@@ -17,7 +17,16 @@ from cluster.cli import run
 from cluster.cli.app import command
 from cluster.cli.job_options import ASKS
 from cluster.jobs.kinds import KINDS
-from cluster.kubernetes import LONGEST_NAME, LONGEST_SCHEDULED_NAME, Release, Schedule, job_name, ray_cron_job, ray_job
+from cluster.kubernetes import (
+    LONGEST_NAME,
+    LONGEST_SCHEDULED_NAME,
+    Release,
+    Schedule,
+    job_name,
+    ray_cron_job,
+    ray_job,
+    scheduled_name,
+)
 from cluster.yaml_text import yaml_text
 from shard.errors import InvalidParameter
 
@@ -95,7 +104,8 @@ def test_the_other_kinds_and_a_schedule(capsys: pytest.CaptureFixture[str]) -> N
     assert parameters_of(rendered(capsys, "reembed", "acme/staff", *photos, *OF))["embedder"] == "edgeface_xs"
     when = ("--schedule", "0 3 * * 0", "--time-zone", "Europe/Berlin")
     cron = rendered(capsys, "calibrate", "acme/staff", "--samples", "500", *OF, *when)
-    assert (cron["kind"], cron["metadata"]["name"]) == ("RayCronJob", "prod-facegrid-calibrate")
+    assert cron["kind"] == "RayCronJob"
+    assert cron["metadata"]["name"] == scheduled_name(Release("prod", "faces"), "calibrate", "acme/staff")
     assert (cron["spec"]["schedule"], cron["spec"]["timeZone"]) == ("0 3 * * 0", "Europe/Berlin")
     assert parameters_of({"spec": cron["spec"]["jobTemplate"]}) == {"samples": 500}
     resumed = rendered(capsys, "resume", "20260131T120000Z-0a1b2c3d", *OF, "--fullname", "faces")
@@ -120,7 +130,10 @@ def test_the_other_kinds_and_a_schedule(capsys: pytest.CaptureFixture[str]) -> N
         (("calibrate", "acme/staff", *OF, "--name", "1st"), 2, "name"),
         (("calibrate", "acme/staff", *OF, "--name", "a" * 48), 2, "at most 47"),
         (("calibrate", "acme/staff", *OF, "--schedule", "@daily"), 2, "five fields"),
+        (("calibrate", "acme/staff", *OF, "--schedule", "99 99 * * *"), 2, "minute: expected numbers of 0 to 59"),
         (("calibrate", "acme/staff", *OF, "--time-zone", "UTC"), 2, "--schedule"),
+        (("dedup", "acme/staff", "--threshold", "0.5", "--store", "relative/dir", *OF), 2, "expected a URL that pods"),
+        (("dedup", "acme/staff", "--threshold", "0.5", "--store", "/var/lib/x", *OF), 2, "expected a URL that pods"),
         (("resume", "job-1", *OF), 3, "unknown_job"),
     ],
 )
@@ -150,3 +163,13 @@ def test_names_are_short_enough(name: str, kind: str) -> None:
     assert len(made) <= LONGEST_NAME
     with pytest.raises(InvalidParameter, match=f"at most {LONGEST_SCHEDULED_NAME}"):
         ray_cron_job(release, "a" * 37, ["true"], {}, Schedule("0 3 * * 0"))
+
+
+@given(st.from_regex(r"[a-z][a-z0-9-]{0,25}[a-z0-9]", fullmatch=True), st.sampled_from(list(KINDS)))
+def test_names_of_schedules_are_the_gallerys(name: str, kind: str) -> None:
+    release = Release(name, "faces")
+    made = scheduled_name(release, kind, "acme/a")
+    ray_cron_job(release, made, ["true"], {}, Schedule("0 3 * * 0"))
+    assert made == scheduled_name(release, kind, "acme/a")
+    others = [(release, "acme/b"), (Release(f"{name[:-1]}{'b' if name[-1] == 'a' else 'a'}", "faces"), "acme/a")]
+    assert made not in {scheduled_name(other, kind, gallery) for other, gallery in others}
