@@ -36,6 +36,7 @@ def test_without_policies_everyone_reaches_everything() -> None:
 
 
 FULL = matrix.merged(matrix.AXES["catalog"]["trial"], matrix.AXES["monitoring"]["on"])
+WITH_ALL_PODS = matrix.merged(FULL, matrix.AXES["embedders"]["fixed"], matrix.AXES["schedules"]["on"])
 MADE = "NetworkPolicy/prod-facegrid"
 
 
@@ -44,7 +45,7 @@ MADE = "NetworkPolicy/prod-facegrid"
     [
         (f"{MADE}-shard", "spec.ingress.0.from", [], "neighbour can reach shard:7600"),
         (f"{MADE}-postgres", "spec.ingress.0.from.0.podSelector", {}, "neighbour can reach postgres:5432"),
-        (f"{MADE}-head", "spec.ingress.2.ports.+", {"port": 10001}, "operator can reach head:10001"),
+        (f"{MADE}-head", "spec.ingress.1.ports.+", {"port": 10001}, "operator can reach head:10001"),
         (f"{MADE}-head", "spec.ingress.0.from.0.podSelector", {}, "neighbour can reach head:8265"),
         (f"{MADE}-ray", "spec.ingress.0.ports.0.endPort", 6380, "shard cannot reach shard:6381"),
         (
@@ -86,21 +87,35 @@ def test_roles_of_nodes_need_the_egress_that_the_values_name() -> None:
     """Kept out by default; the lines beside s3.secretName let in those who use the object store, and nobody else."""
     text = (charts.CHART / "values.yaml").read_text()
     lines = re.findall(
-        r"^  #   - (\{.*\})$", text[text.index("\ns3:") : text.index("secretName", text.index("\ns3:"))], re.M
+        r"^  #   - (\{cidrs: \[169\.254\..*\})$", text.partition("\ns3:")[2].partition("secretName")[0], re.M
     )
     added = yaml.safe_load("".join(f"- {line}\n" for line in lines))
     (default,) = yaml.safe_load(text)["networkPolicy"]["egress"]
     users = {"control", "shard", "gateway", "embedder", "batch"}
+    inside = {*reach.NODES, "postgres", "test", "job"}
     for egress, wanted in (([default], set()), ([default, *added], users)):
-        manifests = charts.render(
-            matrix.merged(FULL, matrix.AXES["embedders"]["fixed"], {"networkPolicy": {"egress": egress}})
-        )
+        manifests = charts.render(matrix.merged(WITH_ALL_PODS, {"networkPolicy": {"egress": egress}}))
         there, policies = reach.ends(manifests), reach.of_release(manifests)
+        assert inside <= there.keys()
         for address in ("169.254.169.254", "169.254.170.23"):
             keys = reach.End("keys", ip=address)
-            inside = [end for name, end in there.items() if name in {*reach.NODES, "postgres", "test"}]
-            found = {end.name for end in inside if reach.reaches(policies, end, keys, 80, blocks_mean_pods=False)}
+            found = {name for name in inside if reach.reaches(policies, there[name], keys, 80, blocks_mean_pods=False)}
             assert found == wanted, address
+
+
+@pytest.mark.parametrize("client", ["test", "job"])
+def test_clients_are_allowed_gateways_and_nothing_else(client: str) -> None:
+    """By their own egress, whatever ingress of the others says."""
+    manifests = charts.render(WITH_ALL_PODS)
+    there, policies = reach.ends(manifests), reach.of_release(manifests)
+    outwards = [one for one in policies if one["spec"]["policyTypes"] == ["Egress"]]
+    found = {
+        (name, port)
+        for name, end in {**there, **outside()}.items()
+        for port in reach.PORTS
+        if reach.reaches(outwards, there[client], end, port, blocks_mean_pods=False)
+    }
+    assert found == {("gateway", 8443), ("dns", 53)}
 
 
 def outside() -> dict[str, reach.End]:

@@ -63,7 +63,7 @@ def wanted(source: str, target: str, gateway: int, is_monitored: bool, is_open: 
         found |= {*RAY, METRICS}
     if target == "head" and source in NODES:
         found |= {GCS, DASHBOARD}
-    if target == "head" and source in ("operator", "job"):
+    if target == "head" and source == "operator":
         found |= {DASHBOARD}
     if target == "shard" and source in NODES and source != "head":
         found |= {DATA}
