@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from cluster.client.operations.requests import SLOW_S
+from cluster.service.leave import CLOSE_S, QUIET_S
 from tests.k8s import charts, matrix
 from tests.k8s.pods.quantities import quantity
+from tests.k8s.policies.availability import have_time_to_leave, leaving_seconds
 from tests.k8s.workloads import pods
 
 SCHEMA = json.loads((charts.CHART / "values.schema.json").read_text())
@@ -44,6 +46,7 @@ WRONG = [
     ("shard.resources.memory", "8 GB", "does not match pattern"),
     ("shard.storage.size", "much", "does not match pattern"),
     ("shard.terminationGraceSeconds", 5, "minimum"),
+    ("gateway.terminationGraceSeconds", 29, "minimum"),
     ("shard.tolerations", {"key": "a"}, "want array"),
     ("shard.nodeSelector", {"a": 1}, "want string"),
     ("image.tag", "a b", "does not match pattern"),
@@ -96,6 +99,32 @@ def test_a_wrong_value_is_refused_by_name(key: str, value: Any, says: str) -> No
     said = message(nested(key, value))
     assert says in said.replace("minItems: got 0, want 1", "minItems"), said
     assert any(name in said for name in (key.rpartition(".")[2], key.replace(".", "/"), key)), said
+
+
+@pytest.mark.parametrize(
+    "path", ["facegrid.snapshotStore", "facegrid.bulkSources", "facegrid.traceEndpoint", "s3.endpoint"]
+)
+def test_a_url_with_credentials_is_refused_and_not_repeated(path: str) -> None:
+    def values(url: str) -> dict[str, Any]:
+        return nested(path, [url] if path.endswith("Sources") else url)
+
+    for user in ("", "ID@", "ID:hunter2@", ":hunter2@"):
+        url = f"https://{user}store.example/a@b?region=x"
+        if user:
+            said = message(values(url))
+            assert path.replace(".", "/") in said
+            assert "hunter2" not in said
+        else:
+            assert charts.render(values(url))
+
+
+def test_the_shortest_grace_lets_a_gateway_leave() -> None:
+    """`facegrid-node leave` has LEAVE_SECONDS: it waits for quiet, then closes."""
+    shortest = SCHEMA["properties"]["gateway"]["properties"]["terminationGraceSeconds"]["minimum"]
+    manifests = charts.render(nested("gateway.terminationGraceSeconds", shortest))
+    (gateway,) = [pod for pod in pods(manifests) if pod.component == "gateway"]
+    assert leaving_seconds(gateway.spec["containers"][0]) >= QUIET_S + CLOSE_S
+    assert list(have_time_to_leave(manifests)) == []
 
 
 @pytest.mark.parametrize("release", ["1st", "my.faces", "a-release-with-a-name-that-is-too-long"])
