@@ -241,6 +241,14 @@ WRONG: list[tuple[Check, str, str, Any, str]] = [
         "keep its node from being drained",
     ),
     (
+        availability.have_budgets,
+        "PodDisruptionBudget/prod-facegrid-shard",
+        "spec.unhealthyPodEvictionPolicy",
+        "AlwaysAllow",
+        "pods that are not ready are evicted by ['AlwaysAllow']",
+    ),
+    (availability.volumes_stay, CONTROL, "spec.podManagementPolicy", DELETE, "keeps a pod that never gets ready"),
+    (
         availability.volumes_stay,
         SHARD,
         "spec.persistentVolumeClaimRetentionPolicy.whenScaled",

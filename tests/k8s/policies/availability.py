@@ -9,6 +9,7 @@ from tests.k8s.workloads import Manifest, pods
 
 NODE_SCRIPT = ROOT / "k8s/image/bin/facegrid-node"
 HOSTNAME = "kubernetes.io/hostname"
+EVICTION = {"shard": "IfHealthyBudget", "gateway": "AlwaysAllow"}
 
 
 def hosts_share_no_node(manifests: list[Manifest]) -> Iterator[str]:
@@ -33,18 +34,27 @@ def zones_are_spread(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def have_budgets(manifests: list[Manifest]) -> Iterator[str]:
-    """Shard hosts and gateways have a budget, of one pod at a time, and no pod has two (evictions would fail)."""
+    """Shard hosts and gateways have a budget, of one pod at a time, and no pod has two (evictions would fail).
+
+    A gateway that is broken keeps no node from being drained; a shard host counts as long as it is not ready.
+    """
     budgets = [one for one in manifests if one["kind"] == "PodDisruptionBudget"]
     for pod in pods(manifests):
         found = [one for one in budgets if selects(one["spec"]["selector"], pod.labels)]
         if pod.component in ("shard", "gateway") and [one["spec"].get("maxUnavailable") for one in found] != [1]:
             yield f"{pod.owner} has budgets {[one['spec'] for one in found]}, expected one with maxUnavailable 1"
+        policies = [one["spec"].get("unhealthyPodEvictionPolicy") for one in found]
+        if policies and policies != [EVICTION.get(pod.component)]:
+            yield f"{pod.owner}: pods that are not ready are evicted by {policies}"
         if pod.component in ("head", "control") and found:
             yield f"{pod.owner} has a budget: one pod of its kind would keep its node from being drained"
 
 
 def volumes_stay(manifests: list[Manifest]) -> Iterator[str]:
-    """No volume goes with its StatefulSet or with scaling in; hosts are updated one by one, in order."""
+    """No volume goes with its StatefulSet or with scaling in; hosts are updated one by one, in order.
+
+    A pod that never gets ready is replaced when its template is corrected, which OrderedReady does not do.
+    """
     for one in manifests:
         if one["kind"] == "StatefulSet":
             where, spec = f"StatefulSet/{one['metadata']['name']}", one["spec"]
@@ -53,6 +63,8 @@ def volumes_stay(manifests: list[Manifest]) -> Iterator[str]:
                 yield f"{where}: its volumes are deleted: {policy}"
             if spec.get("updateStrategy", {}).get("type", "RollingUpdate") != "RollingUpdate":
                 yield f"{where} is not updated in order"
+            if spec.get("podManagementPolicy") != "Parallel":
+                yield f"{where} keeps a pod that never gets ready, whatever its template becomes"
             if not spec.get("volumeClaimTemplates"):
                 yield f"{where} has no volumes"
 
