@@ -355,7 +355,6 @@ def test_a_gallery_answers_as_a_dict_does(monkeypatch: pytest.MonkeyPatch) -> No
         settings=settings(
             max_examples=150 if IS_LONG else 5,
             stateful_step_count=60 if IS_LONG else 25,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shard.errors import CorruptData
@@ -22,7 +22,6 @@ def model() -> SearchModel:
     return train(rows / np.linalg.norm(rows, axis=1, keepdims=True), code_bits=256)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(recall_strategy, recall_strategy, st.integers(0, 2**32 - 1))
 def test_a_higher_recall_lets_more_through(recall: float, higher: float, seed: int) -> None:
     recall, higher = sorted((recall, higher))
@@ -34,7 +33,6 @@ def test_a_higher_recall_lets_more_through(recall: float, higher: float, seed: i
     assert (wide[:, [1, 3]] >= 0).all()
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.data())
 def test_one_changed_byte_anywhere_is_found(data: st.DataObject) -> None:
     stored = bytearray(model().to_bytes())
@@ -44,7 +42,6 @@ def test_one_changed_byte_anywhere_is_found(data: st.DataObject) -> None:
         SearchModel.from_bytes(bytes(stored))
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.binary(max_size=200))
 def test_other_bytes_are_never_a_model(data: bytes) -> None:
     with pytest.raises(CorruptData, match="search model"):

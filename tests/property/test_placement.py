@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from itertools import combinations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.placement import Move, balance_moves, is_level, place_replicas, place_shards
@@ -49,7 +49,6 @@ def carried_out(configs: list[ShardConfig], moves: list[Move]) -> dict[tuple[str
     return placed
 
 
-@settings(deadline=None)
 @given(GALLERY_IDS, st.integers(0, 40), st.integers(1, 7), st.integers(0, 9))
 def test_hosts_of_equal_load_stay_equal_in_replicas_and_primaries(
     gallery_id: str, shards: int, replicas: int, held: int
@@ -62,7 +61,6 @@ def test_hosts_of_equal_load_stay_equal_in_replicas_and_primaries(
         assert max(given_each) - min(given_each) <= 1
 
 
-@settings(deadline=None)
 @given(GALLERY_IDS, st.integers(0, 30), st.dictionaries(st.sampled_from(HOSTS), st.integers(0, 20), min_size=3))
 def test_placement_levels_any_load_and_does_not_depend_on_its_order(
     gallery_id: str, shards: int, load: dict[str, int]
@@ -79,7 +77,6 @@ def test_placement_levels_any_load_and_does_not_depend_on_its_order(
     )
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(list(combinations(HOSTS[:5], 2))), max_size=8))
 def test_no_other_choice_of_primaries_is_more_even(pairs: list[tuple[str, str]]) -> None:
     from coordinator.placement import _spread_primaries
@@ -92,7 +89,6 @@ def test_no_other_choice_of_primaries_is_more_even(pairs: list[tuple[str, str]])
     assert sum(count**2 for count in chosen.values()) == best
 
 
-@settings(deadline=None)
 @given(clusters(), st.sets(st.sampled_from(HOSTS)))
 def test_moves_empty_hosts_and_level_the_others(configs: list[ShardConfig], eligible: set[str]) -> None:
     moves = balance_moves(configs, eligible, load_of(configs))
@@ -111,7 +107,6 @@ def test_moves_empty_hosts_and_level_the_others(configs: list[ShardConfig], elig
         assert all(abs(counts[host] - mean) <= 1 for host in eligible)
 
 
-@settings(deadline=None)
 @given(clusters())
 def test_no_fewer_moves_would_level_hosts(configs: list[ShardConfig]) -> None:
     load = load_of(configs)
@@ -121,7 +116,6 @@ def test_no_fewer_moves_would_level_hosts(configs: list[ShardConfig]) -> None:
     assert len(balance_moves(configs, HOSTS, load)) == max(too_many, too_few)
 
 
-@settings(deadline=None)
 @given(clusters(), st.sets(st.sampled_from(HOSTS), min_size=1))
 def test_a_second_plan_has_nothing_to_do(configs: list[ShardConfig], eligible: set[str]) -> None:
     placed = carried_out(configs, balance_moves(configs, eligible, load_of(configs)))
@@ -132,7 +126,6 @@ def test_a_second_plan_has_nothing_to_do(configs: list[ShardConfig], eligible: s
     assert balance_moves(after, eligible, load_of(after)) == []
 
 
-@settings(deadline=None)
 @given(clusters(), st.dictionaries(st.sampled_from(HOSTS), st.integers(0, 30)))
 def test_replicas_that_are_not_listed_weigh_and_stay(configs: list[ShardConfig], others: dict[str, int]) -> None:
     load = load_of(configs) + Counter(others)
@@ -144,7 +137,6 @@ def test_replicas_that_are_not_listed_weigh_and_stay(configs: list[ShardConfig],
     assert moves == balance_moves(configs[::-1], HOSTS[::-1], dict(reversed(load.items())))
 
 
-@settings(deadline=None)
 @given(clusters(), st.sets(st.sampled_from(HOSTS), min_size=1))
 def test_level_hosts_have_no_moves(configs: list[ShardConfig], eligible: set[str]) -> None:
     placed = carried_out(configs, balance_moves(configs, eligible, load_of(configs)))

@@ -550,7 +550,6 @@ def test_a_shard_answers_as_a_dict_does(monkeypatch: pytest.MonkeyPatch, is_encr
         settings=settings(
             max_examples=300 if IS_LONG else 20,
             stateful_step_count=80 if IS_LONG else 40,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -103,14 +103,14 @@ def plain_condition(operator: str, wanted: Any, found: Any, is_there: bool) -> b
     return {"gt": found > wanted, "gte": found >= wanted, "lt": found < wanted, "lte": found <= wanted}[operator]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(where=WHERE, data=METADATA)
 def test_a_filter_says_what_it_says_plainly(where: dict[str, Any], data: dict[str, Any]) -> None:
     stored = json.loads(json.dumps(data))
     assert predicate(canonical(where))(stored) == plain(where, stored)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     wheres=st.lists(WHERE, min_size=1, max_size=3),
     steps=st.lists(

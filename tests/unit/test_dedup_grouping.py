@@ -195,7 +195,7 @@ def outcome(found: Groups, name: dict[int, int]) -> list[tuple[object, ...]]:
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=8),
@@ -257,7 +257,7 @@ def test_order_rows_and_batches_change_nothing(
         assert len(np.unique(photos[photos >= 0])) == (photos >= 0).sum()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 30).flatmap(
         lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=60))

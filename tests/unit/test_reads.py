@@ -680,7 +680,7 @@ def can_answer(fault: str, shard: int) -> bool:
         [NOW, dataclasses.replace(NOW, late_margin_s=NEVER), dataclasses.replace(NOW, hedge_share=0.0, hedge_burst=0.0)]
     ),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_answer_is_the_right_one_or_a_named_error(
     hosts: dict[str, ShardHost],
     faults: dict[str, str],

@@ -205,7 +205,7 @@ def test_compaction_leaves_no_byte_of_what_was_deleted(pair: tuple[Shard, Shard]
     assert compact(primary).segments == 0
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.lists(st.sampled_from(["enroll", "delete", "flush", "compact", "reopen", "catch up"]), max_size=25),
     seed=st.integers(0, 1 << 30),
