@@ -7,6 +7,7 @@ was in flight when a connection broke fails with HostUnavailable, and the caller
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from concurrent.futures import Future
@@ -18,7 +19,9 @@ from coordinator.dataplane.loop import LoopThread
 from coordinator.dataplane.tls import TlsContexts
 from coordinator.frames import encode_message
 from coordinator.messages import DataRequest, Reply
-from shard.errors import DeadlineExceeded, ProtocolError, ShardClosed
+from shard.errors import DeadlineExceeded, HostUnavailable, ProtocolError, ShardClosed
+
+log = logging.getLogger("facegrid.dataplane")
 
 
 class ClientLoop:
@@ -50,7 +53,11 @@ class ClientLoop:
             lane.add(call)
             touched[lane] = None
         for lane in touched:
-            lane.pump()
+            try:
+                lane.pump()
+            except Exception as error:  # the calls to other hosts do not wait for what is wrong with this one
+                log.exception("unexpected failure of the connection to %s", lane.where)
+                lane.fail(HostUnavailable(f"the connection to {lane.where} failed: {type(error).__name__}"))
 
 
 class DataClient:

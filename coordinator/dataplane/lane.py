@@ -130,6 +130,10 @@ class Lane:
             _settle(call, reply)
         self.pump()
 
+    def fail(self, error: FacegridError) -> None:
+        """Fail all that was sent or waits, and break the connection; the next call makes another."""
+        self.broken(self._wire, error)
+
     def broken(self, wire: Wire | None, error: FacegridError) -> None:
         """The connection is gone: fail all that was sent or waits, each with an error of its own."""
         if wire is not self._wire and not self._is_closed:

@@ -126,14 +126,19 @@ class Tunnel(asyncio.Protocol, asyncio.Transport):
     # Above it: a transport
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Encrypt and send, once the tunnel is up."""
+        """Encrypt and send, once the tunnel is up. Dropped once it closes: OpenSSL raises after a failure."""
+        if self._failure is not None or self.plain.is_closing():
+            return
         if not self._is_up:
             self._waiting.append(bytes(data))
             return
-        with memoryview(data) as view:
-            for first in range(0, len(view), WRITE_BYTES):
-                self._tls.write(view[first : first + WRITE_BYTES])
-                self._flush()
+        try:
+            with memoryview(data) as view:
+                for first in range(0, len(view), WRITE_BYTES):
+                    self._tls.write(view[first : first + WRITE_BYTES])
+                    self._flush()
+        except ssl.SSLError as error:
+            self.fail(named(error, self._where))
 
     def writelines(self, parts: Iterable[bytes | bytearray | memoryview]) -> None:
         """As `write`, of the parts together."""

@@ -496,6 +496,32 @@ def test_a_break_fails_what_was_in_flight_once_and_the_next_use_reconnects(host:
     client.close()
 
 
+def test_a_fault_at_one_connection_fails_its_own_calls_and_no_others(
+    host: Held, server: DataServer, loop: ClientLoop, client: DataClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(host) as other:
+        second = DataClient("b", other.address, SECRET, loop)
+
+        def fault() -> None:
+            raise ZeroDivisionError("a bug")
+
+        def both() -> tuple[Future[Reply], Future[Reply]]:
+            asked = client.submit(search(1), soon()), second.submit(search(2), soon())
+            loop._drain()
+            return asked
+
+        with monkeypatch.context() as patch:
+            patch.setattr(client._lanes["search"], "pump", fault)
+            done: Future[tuple[Future[Reply], Future[Reply]]] = Future()
+            loop.thread.call(lambda: done.set_result(both()))
+            mine, theirs = done.result(SOON)
+            with pytest.raises(HostUnavailable, match="'a' at .* failed: ZeroDivisionError"):
+                mine.result(SOON)
+        assert keys(theirs) == [2]
+        assert keys(client.submit(search(3), soon())) == [3]
+        second.close()
+
+
 class DataServerAt(contextlib.AbstractContextManager["DataServerAt"]):
     """A server on the port that another one had."""
 

@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
 from coordinator.dataplane.client import ClientLoop, DataClient
+from coordinator.dataplane.kinds import kind_of
 from coordinator.dataplane.server import DataServer, ServerLimits
 from coordinator.dataplane.tls import TlsContexts, TlsFiles
+from coordinator.dataplane.tunnel import Tunnel
 from coordinator.messages import (
     DataRequest,
     Reply,
@@ -30,6 +33,7 @@ from shard.errors import (
     FacegridError,
     HostBusy,
     InvalidCertificate,
+    ProtocolError,
     TlsMismatch,
 )
 
@@ -165,6 +169,35 @@ def test_nothing_travels_in_the_clear(loop: ClientLoop, host: TlsFiles) -> None:
         with pytest.raises(FacegridError):
             future.result(SOON)
         client.close()
+
+
+def test_a_connection_that_fails_in_the_middle_holds_up_no_other_host(
+    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
+) -> None:
+    """A record that was changed on its way, and in the same turn of the loop calls to that host and to another one."""
+    files = authority.issue(tmp_path / "host", "host")
+    with Serving(loop, use_uvloop, files) as serving, Serving(loop, use_uvloop, files) as other:
+        broken, whole = serving.client(files), other.client(files)
+        ask(broken)
+        ask(whole)
+        wire = broken._lanes[kind_of(ASK)]._wire
+        assert wire is not None
+        tunnel = cast(Tunnel, wire.transport)
+        futures: list[Future[Reply]] = []
+
+        def turn() -> None:
+            tunnel.data_received(b"\x17\x03\x03\x00\x20" + bytes(32))
+            tunnel.write(b"dropped, as every transport does once it closes")
+            futures.extend((sent(broken), sent(whole)))
+            loop._drain()
+
+        done: Future[None] = Future()
+        loop.thread.call(lambda: done.set_result(turn()))
+        done.result(SOON)
+        assert futures[1].result(SOON) == StatsReply(())
+        with pytest.raises(ProtocolError, match="TLS 1.3 failed: DECRYPTION_FAILED"):
+            futures[0].result(SOON)
+        assert ask(broken) == StatsReply(())
 
 
 # --- who is refused
