@@ -41,14 +41,18 @@ class Authority:
         addresses: Sequence[str] = (),
         *,
         until: datetime.datetime = NOW + 30 * DAY,
+        uses: Sequence[x509.ObjectIdentifier] = USES,
+        is_bare: bool = False,
     ) -> tuple[bytes, bytes]:
-        """A certificate and its private key, in PEM. dns, addresses: of a server whose name is looked at."""
+        """A certificate and its private key, in PEM. dns, addresses: of a server whose name is looked at. is_bare: with
+        no extensions, as `openssl x509 -req` makes them, which name neither uses nor the key of their authority.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = (
-            _builder(_name(name), self._name, key, until)
-            .add_extension(x509.ExtendedKeyUsage(USES), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
-        )
+        builder = _builder(_name(name), self._name, key, until)
+        if not is_bare:
+            own_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+            builder = builder.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+            builder = builder.add_extension(own_key, critical=False)
         names = [*map(x509.DNSName, dns), *(x509.IPAddress(ipaddress.ip_address(each)) for each in addresses)]
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)

@@ -23,6 +23,10 @@ READS = 3
 _NOT_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNEXPECTED_MESSAGE", "RECORD_LAYER_FAILURE"}
 """What OpenSSL calls bytes that are not the beginning of TLS."""
 
+_ABOUT_CERTIFICATES = {"UNKNOWN_CA", "DECRYPT_ERROR", "ACCESS_DENIED"}
+"""Alerts about certificates that do not say so. The second is a signature that does not verify, mostly that of an
+authority which was made anew under its old name."""
+
 Stamp = tuple[tuple[int, int, int], ...]
 
 
@@ -82,9 +86,12 @@ def named(error: ssl.SSLError, where: str) -> FacegridError:
         )
     if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return CertificateRefused(f"{where} shows no certificate; expected one that data_authority signed")
-    if "_ALERT_" in reason:
-        said = reason.split("_ALERT_")[1].replace("_", " ").lower()
-        return CertificateRefused(f"{where} does not accept the certificate of this end: {said}")
+    _, is_alert, alert = reason.partition("_ALERT_")
+    if is_alert:
+        said = alert.replace("_", " ").lower()
+        if "CERTIFICATE" in alert or alert in _ABOUT_CERTIFICATES:
+            return CertificateRefused(f"{where} does not accept the certificate of this end: {said}")
+        return ProtocolError(f"{where} has ended TLS 1.3: {said}")
     if reason in _NOT_TLS:
         return TlsMismatch(f"{where} does not speak TLS, which data_certificate of this end asks for")
     return ProtocolError(f"{where}: TLS 1.3 failed: {reason}")

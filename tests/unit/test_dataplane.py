@@ -515,7 +515,7 @@ def test_a_fault_at_one_connection_fails_its_own_calls_and_no_others(
             done: Future[tuple[Future[Reply], Future[Reply]]] = Future()
             loop.thread.call(lambda: done.set_result(both()))
             mine, theirs = done.result(SOON)
-            with pytest.raises(HostUnavailable, match="'a' at .* failed: ZeroDivisionError"):
+            with pytest.raises(HostUnavailable, match=r"'a' at .* failed: ZeroDivisionError"):
                 mine.result(SOON)
         assert keys(theirs) == [2]
         assert keys(client.submit(search(3), soon())) == [3]

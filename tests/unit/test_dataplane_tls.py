@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -30,7 +33,6 @@ from coordinator.messages import (
 from shard.errors import (
     AuthenticationFailed,
     CertificateRefused,
-    FacegridError,
     HostBusy,
     InvalidCertificate,
     ProtocolError,
@@ -38,6 +40,8 @@ from shard.errors import (
 )
 
 pytest.importorskip("cryptography", reason="cryptography is not installed: pip install 'facegrid[encryption]'")
+
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.certificates import DAY, NOW, Authority, mount
 
@@ -158,26 +162,78 @@ def test_the_secret_is_asked_for_inside(serve: Serve, host: TlsFiles) -> None:
         ask(serving.client(host, b"another secret, also long"))
 
 
-def test_nothing_travels_in_the_clear(loop: ClientLoop, host: TlsFiles) -> None:
-    """A server that is listened to: what the client sends has TLS's first byte and no name of what is asked."""
-    with socket.create_server(("127.0.0.1", 0)) as tap:
-        client = DataClient("a", tap.getsockname()[:2], SECRET, loop, TlsContexts(host))
-        future = sent(client)
-        sock, _ = tap.accept()
-        assert sock.recv(3)[:2] == b"\x16\x03"
-        sock.close()
-        with pytest.raises(FacegridError):
-            future.result(SOON)
+class Relay:
+    """Stands between one client and a server, on the path of every byte, and keeps what goes each way."""
+
+    def __init__(self, server: tuple[str, int]) -> None:
+        self.up, self.down = bytearray(), bytearray()
+        self._server = server
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address: tuple[str, int] = self._listener.getsockname()[:2]
+        self._thread = threading.Thread(target=self._run, name="relay")
+        self._thread.start()
+
+    def _run(self) -> None:
+        client, _ = self._listener.accept()
+        with client, socket.create_connection(self._server) as server:
+            back = threading.Thread(target=_copied, args=(server, client, self.down), name="relay-back")
+            back.start()
+            _copied(client, server, self.up)
+            back.join()
+
+    def close(self) -> None:
+        """Wait for the end of the connection, which has to be closed."""
+        self._thread.join(SOON)
+        assert not self._thread.is_alive()
+        self._listener.close()
+
+
+def _copied(source: socket.socket, target: socket.socket, kept: bytearray) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65_536):
+            kept += data
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("is_plain", [False, True], ids=["tls", "plain"])
+def test_nothing_travels_in_the_clear(loop: ClientLoop, serve: Serve, host: TlsFiles, is_plain: bool) -> None:
+    """Who is on the path reads neither names nor embeddings nor the handshake; without TLS, all of it."""
+    files = None if is_plain else host
+    gallery = "tenant-of-visitors/gallery-of-visitors"
+    with serve(files) as serving:
+        relay = Relay(serving.server.address)
+        client = DataClient("a", relay.address, SECRET, loop, None if files is None else TlsContexts(files))
+        reply = ask(client, RowsRequest(gallery, 0, 0, 4))
         client.close()
+        relay.close()
+    assert isinstance(reply, RowsReply)
+    up, down = bytes(relay.up), bytes(relay.down)
+    seen = [gallery.encode() in up, hashlib.sha256(b"a").digest() in up, b"FGDP" in down]
+    seen += [row.tobytes() in down for row in reply.embeddings]
+    assert seen == [is_plain] * 7
+    if not is_plain:
+        assert _types_of_records(up) <= {20, 22, 23}
+        assert _types_of_records(down) <= {20, 22, 23}
+
+
+def _types_of_records(data: bytes) -> set[int]:
+    """Of whole records of TLS: 20 is for middle boxes, 22 the greetings, 23 what is encrypted."""
+    found, at = set(), 0
+    while at < len(data):
+        found.add(data[at])
+        at += 5 + int.from_bytes(data[at + 3 : at + 5], "big")
+    assert at == len(data)
+    return found
 
 
 def test_a_connection_that_fails_in_the_middle_holds_up_no_other_host(
-    loop: ClientLoop, use_uvloop: bool, authority: Authority, tmp_path: Path
+    loop: ClientLoop, serve: Serve, host: TlsFiles
 ) -> None:
     """A record that was changed on its way, and in the same turn of the loop calls to that host and to another one."""
-    files = authority.issue(tmp_path / "host", "host")
-    with Serving(loop, use_uvloop, files) as serving, Serving(loop, use_uvloop, files) as other:
-        broken, whole = serving.client(files), other.client(files)
+    with serve(host) as serving, serve(host) as other:
+        broken, whole = serving.client(host), other.client(host)
         ask(broken)
         ask(whole)
         wire = broken._lanes[kind_of(ASK)]._wire
@@ -195,7 +251,7 @@ def test_a_connection_that_fails_in_the_middle_holds_up_no_other_host(
         loop.thread.call(lambda: done.set_result(turn()))
         done.result(SOON)
         assert futures[1].result(SOON) == StatsReply(())
-        with pytest.raises(ProtocolError, match="TLS 1.3 failed: DECRYPTION_FAILED"):
+        with pytest.raises(ProtocolError, match=r"TLS 1\.3 failed: DECRYPTION_FAILED"):
             futures[0].result(SOON)
         assert ask(broken) == StatsReply(())
 
@@ -229,18 +285,29 @@ def test_something_else_than_tls_is_named(serve: Serve, host: TlsFiles, caplog: 
 
 
 @pytest.mark.parametrize("end", ["host", "router"])
-@pytest.mark.parametrize("fault", ["expired", "foreign"])
-def test_a_certificate_that_is_expired_or_foreign_is_refused_at_both_ends(
+@pytest.mark.parametrize("fault", ["expired", "foreign", "namesake", "use"])
+def test_a_certificate_that_is_not_good_is_refused_at_both_ends(
     serve: Serve, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture, end: str, fault: str
 ) -> None:
-    certificate = Authority("another").signed("bad") if fault == "foreign" else authority.signed("bad", until=NOW - DAY)
+    """namesake: of an authority that was made anew under its name. use: for the part of the other end only."""
+    other_part = ExtendedKeyUsageOID.CLIENT_AUTH if end == "host" else ExtendedKeyUsageOID.SERVER_AUTH
+    certificate = {
+        "expired": lambda: authority.signed("bad", until=NOW - DAY),
+        "foreign": lambda: Authority("another").signed("bad"),
+        "namesake": lambda: Authority().signed("bad", is_bare=True),
+        "use": lambda: authority.signed("bad", uses=[other_part]),
+    }[fault]()
     bad, good = mount(tmp_path / "bad", *certificate, authority.pem), authority.issue(tmp_path / "good", "good")
     with serve(bad if end == "host" else good) as serving:
         with pytest.raises(CertificateRefused) as refused:
             ask(serving.client(good if end == "host" else bad))
         assert said(caplog, "certificate_refused: the client")
-    theirs = "certificate has expired" if fault == "expired" else "unable to get local issuer"
-    ours = "certificate expired" if fault == "expired" else "unknown ca"
+    theirs, ours = {
+        "expired": ("certificate has expired", "certificate expired"),
+        "foreign": ("unable to get local issuer", "unknown ca"),
+        "namesake": ("certificate signature failure", "decrypt error"),
+        "use": ("unsuitable certificate purpose", "unsupported certificate"),
+    }[fault]
     if end == "host":  # its client looks at it
         assert "shows a certificate that is not accepted here" in str(refused.value)
         assert theirs in str(refused.value)
@@ -248,6 +315,12 @@ def test_a_certificate_that_is_expired_or_foreign_is_refused_at_both_ends(
     else:
         assert f"does not accept the certificate of this end: {ours}" in str(refused.value)
         assert theirs in caplog.text
+
+
+def test_a_certificate_that_names_no_uses_is_good_for_both(serve: Serve, authority: Authority, tmp_path: Path) -> None:
+    files = mount(tmp_path / "host", *authority.signed("host", is_bare=True), authority.pem)
+    with serve(files) as serving:
+        assert ask(serving.client(files)) == StatsReply(())
 
 
 def test_a_client_without_a_certificate_is_refused(
@@ -274,6 +347,21 @@ def test_earlier_versions_of_tls_are_refused(serve: Serve, host: TlsFiles) -> No
         pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"),
     ):
         context.wrap_socket(sock)
+
+
+def test_a_host_of_an_earlier_version_of_tls_is_no_matter_of_certificates(loop: ClientLoop, host: TlsFiles) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(host.certificate, host.private_key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = DataClient("a", listener.getsockname()[:2], SECRET, loop, TlsContexts(host))
+        future = sent(client)
+        sock, _ = listener.accept()
+        with sock, pytest.raises(ssl.SSLError, match=r"(?i)unsupported.protocol"):
+            context.wrap_socket(sock, server_side=True)
+        with pytest.raises(ProtocolError, match=r"'a' at .* has ended TLS 1.3: protocol version"):
+            future.result(SOON)
+        client.close()
 
 
 def test_a_full_server_says_so_without_a_tunnel(serve: Serve, host: TlsFiles) -> None:
