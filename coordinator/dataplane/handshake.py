@@ -4,7 +4,8 @@ The server greets with a nonce; the client answers with its own nonce, a digest 
 and an HMAC-SHA256 over all; the server checks it in constant time and answers with its own HMAC. Each proof names its
 role, so one cannot be reflected as the other. The secret itself never travels. The name is there because an address may
 be another host's by now (pods get those of others), and what was meant for one must not be confirmed by another.
-This authenticates the ends; it does not encrypt: `tunnel.py` does, around it.
+This authenticates the ends; it does not encrypt: `tunnel.py` does, around it. `channel` is what tells its connection
+from every other, so that a proof is worth nothing on another one: who holds a good certificate cannot relay it.
 """
 
 from __future__ import annotations
@@ -65,15 +66,18 @@ class ServerHandshake:
         """What to send in the clear to a client that does not begin TLS."""
         return _GREETING.pack(MAGIC, HANDSHAKE_VERSION, _TLS, 0, bytes(NONCE_BYTES))
 
-    def verdict(self, answer: bytes) -> tuple[FacegridError | None, bytes]:
-        """Why the client is refused, None if it is not, and what to send it. answer: ANSWER_BYTES."""
+    def verdict(self, answer: bytes, channel: bytes = b"") -> tuple[FacegridError | None, bytes]:
+        """Why the client is refused, None if it is not, and what to send it. answer: ANSWER_BYTES. channel: of the TLS
+        connection around it, b"" without.
+        """
         asked, proof = answer[:-PROOF_BYTES], answer[-PROOF_BYTES:]
-        if not hmac.compare_digest(proof, _proof(self._secret, b"client", self._nonce, asked)):
-            refused: FacegridError = AuthenticationFailed("the client does not know the cluster's secret")
+        if not hmac.compare_digest(proof, _proof(self._secret, b"client", self._nonce, asked, channel)):
+            relayed = ", or is relayed by somebody who ends its TLS" if channel else ""
+            refused: FacegridError = AuthenticationFailed(f"the client does not know the cluster's secret{relayed}")
             if answer.startswith(_TLS_HELLO):
                 refused = TlsMismatch("the client speaks TLS; data_certificate is not set at this end")
             return refused, _VERDICT.pack(MAGIC, HANDSHAKE_VERSION, _REFUSED, 0, bytes(PROOF_BYTES))
-        own = _proof(self._secret, b"server", self._nonce, asked)
+        own = _proof(self._secret, b"server", self._nonce, asked, channel)
         if self._host is not None and asked[NONCE_BYTES:] != _digest(self._host):
             other = WrongHost(f"the client means another shard host than {self._host}")
             return other, _VERDICT.pack(MAGIC, HANDSHAKE_VERSION, _OTHER, 0, own)
@@ -88,18 +92,20 @@ class ClientHandshake:
         self._where = where
         self._asked = secrets.token_bytes(NONCE_BYTES) + _digest(host)
         self._server_nonce = b""
+        self._channel = b""
 
-    def answer(self, greeting: bytes) -> bytes:
-        """What to answer. ProtocolError for another protocol or version, HostBusy when the server is full, TlsMismatch
-        when it expects TLS.
+    def answer(self, greeting: bytes, channel: bytes = b"") -> bytes:
+        """What to answer. channel: as of `ServerHandshake.verdict`. ProtocolError for another protocol or version,
+        HostBusy when the server is full, TlsMismatch when it expects TLS.
         """
+        self._channel = channel
         magic, version, status, _, self._server_nonce = _GREETING.unpack(greeting)
         self._check(magic, version)
         if status == _FULL:
             raise HostBusy(f"{self._where} has all the connections it takes")
         if status == _TLS:
             raise TlsMismatch(f"{self._where} expects TLS; data_certificate is not set at this end")
-        return self._asked + _proof(self._secret, b"client", self._server_nonce, self._asked)
+        return self._asked + _proof(self._secret, b"client", self._server_nonce, self._asked, channel)
 
     def in_the_clear(self, data: bytes) -> FacegridError | None:
         """What it means if these are the first bytes that come where TLS was begun; None if they may be of TLS."""
@@ -119,8 +125,10 @@ class ClientHandshake:
         magic, version, status, _, proof = _VERDICT.unpack(verdict)
         self._check(magic, version)
         if status not in (_OK, _OTHER):
-            raise AuthenticationFailed(f"{self._where} refused this client: its cluster secret is another one")
-        if not hmac.compare_digest(proof, _proof(self._secret, b"server", self._server_nonce, self._asked)):
+            relayed = ", or somebody between ends the TLS" if self._channel else ""
+            raise AuthenticationFailed(f"{self._where} refused this client: its cluster secret is another one{relayed}")
+        own = _proof(self._secret, b"server", self._server_nonce, self._asked, self._channel)
+        if not hmac.compare_digest(proof, own):
             raise AuthenticationFailed(f"{self._where} does not know the cluster's secret")
         if status == _OTHER:
             raise WrongHost(f"{self._where} is another shard host by now")
@@ -138,7 +146,7 @@ def _digest(host: str) -> bytes:
     return hashlib.sha256(host.encode()).digest()
 
 
-def _proof(secret: bytes, role: bytes, server_nonce: bytes, asked: bytes) -> bytes:
-    """asked: the client's nonce and the digest of the host that it means."""
-    transcript = MAGIC + bytes([HANDSHAKE_VERSION]) + role + server_nonce + asked
+def _proof(secret: bytes, role: bytes, server_nonce: bytes, asked: bytes, channel: bytes) -> bytes:
+    """asked: the client's nonce and the digest of the host that it means. All but channel have fixed lengths."""
+    transcript = MAGIC + bytes([HANDSHAKE_VERSION]) + role + server_nonce + asked + channel
     return hmac.digest(secret, transcript, "sha256")

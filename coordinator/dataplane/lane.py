@@ -17,7 +17,7 @@ from typing import cast
 from coordinator.dataplane.handshake import GREETING_BYTES, VERDICT_BYTES, ClientHandshake
 from coordinator.dataplane.loop import tune
 from coordinator.dataplane.tls import TlsContexts
-from coordinator.dataplane.tunnel import Tunnel
+from coordinator.dataplane.tunnel import Tunnel, channel_of
 from coordinator.frames import Frame, FrameSplitter, decode_replies, request_frame
 from coordinator.messages import Reply
 from shard.errors import (
@@ -256,7 +256,8 @@ class Wire(asyncio.Protocol):
     def _prove(self, data: bytes) -> bytes:
         self._buffer += data
         if not self._is_greeted and len(self._buffer) >= GREETING_BYTES:
-            self.transport.write(self.handshake.answer(self._buffer[:GREETING_BYTES]))
+            channel = channel_of(self.transport)
+            self.transport.write(self.handshake.answer(self._buffer[:GREETING_BYTES], channel))
             self._is_greeted, self._buffer = True, self._buffer[GREETING_BYTES:]
         if not self._is_greeted or len(self._buffer) < VERDICT_BYTES:
             return b""

@@ -19,7 +19,7 @@ from coordinator.dataplane.handshake import ANSWER_BYTES, ServerHandshake, check
 from coordinator.dataplane.kinds import THREADS, kind_of
 from coordinator.dataplane.loop import LoopThread, tune
 from coordinator.dataplane.tls import TlsContexts
-from coordinator.dataplane.tunnel import Tunnel
+from coordinator.dataplane.tunnel import Tunnel, channel_of
 from coordinator.frames import (
     Frame,
     FrameSplitter,
@@ -268,7 +268,7 @@ class Peer(asyncio.Protocol):
         if len(self._answer) < ANSWER_BYTES:
             return b""
         rest = bytes(self._answer[ANSWER_BYTES:])
-        refused, verdict = self._handshake.verdict(bytes(self._answer[:ANSWER_BYTES]))
+        refused, verdict = self._handshake.verdict(bytes(self._answer[:ANSWER_BYTES]), channel_of(self._transport))
         if self._timer is not None:
             self._timer.cancel()
         self._answer.clear()

@@ -13,11 +13,16 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from coordinator.dataplane.tls import named
-from shard.errors import FacegridError
+from shard.errors import FacegridError, ProtocolError
 
 READ_BYTES = 256 << 10
 WRITE_BYTES = 256 << 10
 """Encrypted at a time, so that a large frame is not in memory once more."""
+
+
+def channel_of(transport: asyncio.BaseTransport) -> bytes:
+    """`Tunnel.channel`; b"" without TLS."""
+    return transport.channel if isinstance(transport, Tunnel) else b""
 
 
 class Tunnel(asyncio.Protocol, asyncio.Transport):
@@ -122,6 +127,18 @@ class Tunnel(asyncio.Protocol, asyncio.Transport):
     def _flush(self) -> None:
         if self._outgoing.pending:
             self.plain.write(self._outgoing.read())
+
+    @property
+    def channel(self) -> bytes:
+        """What both ends of this connection, and of no other, know: the client's Finished message. Once it is up.
+
+        It is an HMAC over all of the handshake, certificates too, under a key of its Diffie-Hellman exchange (RFC 8446,
+        4.4.4). RFC 9266's exporter would be the standard's choice, and is not in Python's ssl.
+        """
+        found = self._tls.get_channel_binding("tls-unique")
+        if not found:
+            raise ProtocolError(f"{self._where}: TLS gives nothing to tell its connection by")
+        return found
 
     # Above it: a transport
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
+import select
 import socket
 import ssl
 import threading
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from coordinator.dataplane.client import ClientLoop, DataClient
+from coordinator.dataplane.handshake import ANSWER_BYTES, GREETING_BYTES, VERDICT_BYTES
 from coordinator.dataplane.kinds import kind_of
 from coordinator.dataplane.server import DataServer, ServerLimits
 from coordinator.dataplane.tls import TlsContexts, TlsFiles
@@ -162,10 +163,33 @@ def test_the_secret_is_asked_for_inside(serve: Serve, host: TlsFiles) -> None:
         ask(serving.client(host, b"another secret, also long"))
 
 
-class Relay:
-    """Stands between one client and a server, on the path of every byte, and keeps what goes each way."""
+@pytest.mark.parametrize("has_own", [True, False], ids=["own certificate", "the host's certificate"])
+def test_who_has_a_certificate_and_not_the_secret_relays_nothing(
+    loop: ClientLoop, serve: Serve, host: TlsFiles, router: TlsFiles, caplog: pytest.LogCaptureFixture, has_own: bool
+) -> None:
+    """It ends TLS towards each end and hands on what is inside, the proofs of the secret among it."""
+    with serve(host) as serving:
+        tls = TlsContexts(router if has_own else host)
+        relay = Relay(serving.server.address, tls)
+        client = DataClient("a", relay.address, SECRET, loop, TlsContexts(host))
+        with pytest.raises(AuthenticationFailed, match="or somebody between ends the TLS"):
+            ask(client, RowsRequest("a gallery", 0, 0, 4))
+        client.close()
+        relay.close()
+        assert said(caplog, "the client does not know the cluster's secret, or is relayed by somebody who ends its TLS")
+    assert relay.down.startswith(b"FGDP")  # it had the proofs in its hands
+    assert len(relay.up) == ANSWER_BYTES
+    assert len(relay.down) == GREETING_BYTES + VERDICT_BYTES
 
-    def __init__(self, server: tuple[str, int]) -> None:
+
+class Relay:
+    """Stands between one client and a server, on the path of every byte, and keeps what goes each way.
+
+    tls: it has a tunnel of its own with each end, and keeps what is inside.
+    """
+
+    def __init__(self, server: tuple[str, int], tls: TlsContexts | None = None) -> None:
+        self._tls = tls
         self.up, self.down = bytearray(), bytearray()
         self._server = server
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -175,11 +199,20 @@ class Relay:
 
     def _run(self) -> None:
         client, _ = self._listener.accept()
-        with client, socket.create_connection(self._server) as server:
-            back = threading.Thread(target=_copied, args=(server, client, self.down), name="relay-back")
-            back.start()
-            _copied(client, server, self.up)
-            back.join()
+        server = socket.create_connection(self._server)
+        if self._tls is not None:
+            client = self._tls.server().wrap_socket(client, server_side=True)
+            server = self._tls.client().wrap_socket(server)
+        ways = {client: (server, self.up), server: (client, self.down)}
+        with client, server:
+            while True:
+                for source in select.select(list(ways), [], [])[0]:
+                    target, kept = ways[source]
+                    data = _received(source)
+                    if not data:
+                        return
+                    kept += data
+                    target.sendall(data)
 
     def close(self) -> None:
         """Wait for the end of the connection, which has to be closed."""
@@ -188,13 +221,11 @@ class Relay:
         self._listener.close()
 
 
-def _copied(source: socket.socket, target: socket.socket, kept: bytearray) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65_536):
-            kept += data
-            target.sendall(data)
-    with contextlib.suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
+def _received(source: socket.socket) -> bytes:
+    try:
+        return source.recv(65_536)
+    except OSError:
+        return b""
 
 
 @pytest.mark.parametrize("is_plain", [False, True], ids=["tls", "plain"])
