@@ -10,17 +10,24 @@ Of a request nothing but the path is used. Each connection is for one request an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from coordinator.dataplane.loop import LoopThread
 from coordinator.host_state import HostState
-from shard.errors import HostUnavailable
+from shard.errors import HostUnavailable, ShardClosed
+
+log = logging.getLogger("facegrid.actors")
 
 CONNECTIONS = 64
 REQUEST_BYTES = 8 << 10
 REQUEST_S = 5.0
+REPORT_S = 4.0
+"""How long a report may take; who asked is told so, within REQUEST_S."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +42,11 @@ class ProbeServer:
     """Answers on `bind`:`port` until `close`."""
 
     def __init__(self, name: str, bind: str, port: int, report: Callable[[], Report]) -> None:
-        """name: the host's. report: called in a thread of its own. HostUnavailable if the port cannot be bound."""
+        """name: the host's. report: called in a thread of its own, one at a time; what it raises is the reason why the
+        host is not ready. HostUnavailable if the port cannot be bound.
+        """
         self._name, self._report = name, report
+        self._asking: asyncio.Future[Report] | None = None
         self._count = 0
         self._thread = LoopThread("facegrid-probes")
         try:
@@ -47,7 +57,7 @@ class ProbeServer:
         self.address: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
 
     def close(self) -> None:
-        """Stop listening. Idempotent."""
+        """Stop listening; a report under way is not waited for. Idempotent."""
         if self._thread.is_running:
             self._thread.call(self._server.close)
             self._thread.close()
@@ -75,7 +85,7 @@ class ProbeServer:
         elif path == b"/livez":
             status, kind, body = "200 OK", "text/plain", "ok\n"
         elif path in (b"/readyz", b"/metrics"):
-            report = await asyncio.get_running_loop().run_in_executor(None, self._report)
+            report = await self._reported()
             status, kind, body = self._readiness(report) if path == b"/readyz" else self._metrics(report)
         else:
             status, kind, body = "404 Not Found", "text/plain", "/livez, /readyz, /metrics\n"
@@ -86,6 +96,29 @@ class ProbeServer:
             + data
         )
         await writer.drain()
+
+    async def _reported(self) -> Report:
+        """The report, one for all who ask while it is made."""
+        asking = self._asking
+        if asking is None:
+            asking = self._asking = asyncio.get_running_loop().create_future()
+            # Not of an executor, whose threads are waited for when it and when the process ends.
+            threading.Thread(target=self._make_report, args=(asking,), name="facegrid-report", daemon=True).start()
+        await asyncio.wait([asking], timeout=REPORT_S)
+        return asking.result() if asking.done() else Report((f"the host has not said within {REPORT_S:g} s how it is",))
+
+    def _make_report(self, asking: asyncio.Future[Report]) -> None:
+        try:
+            report = self._report()
+        except Exception as error:  # the process boundary: who probes is told that it failed, the log has the traceback
+            log.exception("the report of shard host %s failed", self._name)
+            report = Report((f"the host cannot say how it is: {type(error).__name__}: {error}",))
+        with contextlib.suppress(ShardClosed):
+            self._thread.call(self._made, asking, report)
+
+    def _made(self, asking: asyncio.Future[Report], report: Report) -> None:
+        self._asking = None
+        asking.set_result(report)
 
     def _readiness(self, report: Report) -> tuple[str, str, str]:
         body = json.dumps({"host": self._name, "is_ready": not report.reasons, "reasons": report.reasons})

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from coordinator import host_process
+from coordinator import probes as probes_module
 from coordinator.dataplane.tls import TlsFiles
 from coordinator.host_process import ShardHostProcess
 from coordinator.messages import ConfigureShards, CreateShard, InventoryRequest
@@ -187,3 +188,68 @@ def test_connections_are_bounded(probes: ProbeServer) -> None:
             if get(probes.address[1], "/livez")[0] == 200:
                 return
         assert time.monotonic() < until
+
+
+def test_a_report_that_fails_is_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    faults: list[Exception] = [OSError(5, "Input/output error"), ZeroDivisionError("a bug")]
+
+    def fail() -> Report:
+        raise faults[0]
+
+    server = ProbeServer("a", "127.0.0.1", 0, fail)
+    try:
+        for said in ("OSError: [Errno 5] Input/output error", "ZeroDivisionError: a bug"):
+            status, body = get(server.address[1], "/readyz")
+            assert status == 503
+            assert json.loads(body)["reasons"] == [f"the host cannot say how it is: {said}"]
+            assert 'facegrid_shard_host_ready{host="a"} 0\n' in get(server.address[1], "/metrics")[1]
+            faults.pop(0)
+    finally:
+        server.close()
+    assert "the report of shard host a failed" in caplog.text
+
+
+def test_a_report_that_hangs_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes_module, "REPORT_S", 0.2)
+    goes_on, calls = threading.Event(), []
+
+    def hang() -> Report:
+        calls.append(1)
+        goes_on.wait(6 * SOON)
+        return Report(())
+
+    server = ProbeServer("a", "127.0.0.1", 0, hang)
+    try:
+        port = server.address[1]
+        for _ in range(2):
+            status, body = get(port, "/readyz")
+            assert status == 503
+            assert json.loads(body)["reasons"] == ["the host has not said within 0.2 s how it is"]
+        assert get(port, "/livez")[0] == 200
+        assert calls == [1]  # one at a time
+        began = time.monotonic()
+        server.close()
+        assert time.monotonic() - began < SOON
+    finally:
+        goes_on.set()
+        server.close()
+
+
+def test_who_asks_after_a_report_that_hung_gets_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes_module, "REPORT_S", 0.2)
+    goes_on = threading.Event()
+    found = iter([Report(("of long ago",)), Report(())])
+
+    def hang_once() -> Report:
+        assert goes_on.wait(SOON)
+        return next(found)
+
+    server = ProbeServer("a", "127.0.0.1", 0, hang_once)
+    try:
+        assert get(server.address[1], "/readyz")[0] == 503
+        goes_on.set()
+        until = time.monotonic() + SOON
+        while get(server.address[1], "/readyz")[0] != 200:
+            assert time.monotonic() < until
+    finally:
+        server.close()
