@@ -471,7 +471,7 @@ class AuthenticationFailed(ClusterError):
 
 
 class InvalidCertificate(ClusterError):
-    """A certificate, key or authority file of the data plane is missing, unreadable, or does not go with the others."""
+    """A certificate, key or authority file of this end is missing, unreadable, or does not go with the others."""
 
     code = "invalid_certificate"
 

@@ -46,12 +46,17 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    home: Path, *, limits: Limits | None = None, snapshot_store: str | None = None, **settings: Any
+    home: Path,
+    *,
+    limits: Limits | None = None,
+    snapshot_store: str | None = None,
+    listen: Listen | None = None,
+    **settings: Any,
 ) -> Iterator[Running]:
     """Start a service on a free port; stop it, then close its cluster."""
     with Cluster.open(home, **settings) as cluster:
         gateway = Gateway(cluster, limits=limits, snapshot_store=snapshot_store)
-        service = Service(gateway, Listen(port=0))
+        service = Service(gateway, listen or Listen(port=0))
         listens = threading.Event()
         thread = threading.Thread(target=service.run, kwargs={"ready": listens.set}, name="service")
         thread.start()

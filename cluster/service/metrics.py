@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -90,6 +90,23 @@ class ThisProcess(Collector):
             yield GaugeMetricFamily("facegrid_threads", "Threads of this process", value=len(os.listdir(_TASKS)))
 
 
+class CertificateEnd(Collector):
+    """When the certificate expires that this gateway shows. good_until: tells it; None without TLS."""
+
+    def __init__(self) -> None:
+        self.good_until: Callable[[], float] | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        """As the registry asks for it."""
+        family = GaugeMetricFamily(
+            "facegrid_certificate_expires_timestamp_seconds",
+            "When the certificate of HTTPS expires, seconds since 1970",
+        )
+        if self.good_until is not None:
+            family.add_metric([], self.good_until())
+        yield family
+
+
 class Metrics:
     """Counters and histograms, in a registry of their own: several gateways may live in one process."""
 
@@ -122,6 +139,8 @@ class Metrics:
         self.recall_checks = self._counter("facegrid_recall_checks", "Searches that were repeated exactly", "outcome")
         ProcessCollector(registry=self.registry)
         self.registry.register(ThisProcess())
+        self.certificate = CertificateEnd()
+        self.registry.register(self.certificate)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(name, meaning, labels, registry=self.registry)

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import uvicorn
 import uvloop
 
 from cluster.service.app import build_app
+from cluster.service.certificate import ServedCertificate
 from cluster.service.connection import Connection
 from cluster.service.gateway import Gateway
 from coordinator.kept import kept
@@ -36,7 +38,10 @@ MAX_CONNECTIONS = 4_096
 @kept
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where the service listens. port 0: one that is free. certificate, key: PEM files; with them it speaks TLS."""
+    """Where the service listens. port 0: one that is free.
+
+    certificate, key: PEM files, read again when they change; with them it speaks TLS.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -44,6 +49,12 @@ class Listen:
     key: str | None = None
     is_shared: bool = False
     """Whether other processes of this machine listen there too."""
+
+    def tls(self) -> ServedCertificate | None:
+        """What it shows; None without TLS. InvalidCertificate."""
+        if self.certificate is None:
+            return None
+        return ServedCertificate(Path(self.certificate), Path(self.key or self.certificate))
 
     def bind(self) -> socket.socket:
         """The listening socket; InvalidParameter if it cannot be had."""
@@ -66,29 +77,35 @@ class Service:
     """A gateway behind a socket. `run` blocks until `stop` is called, or a signal comes where it handles them."""
 
     def __init__(self, gateway: Gateway, listen: Listen) -> None:
+        """InvalidCertificate, and InvalidParameter if it cannot listen there; the gateway is closed then."""
         self.gateway = gateway
-        self._socket = listen.bind()
+        try:
+            tls, self._socket = listen.tls(), listen.bind()
+        except BaseException:
+            gateway.close()
+            raise
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
-        self.scheme = "http" if listen.certificate is None else "https"
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                build_app(gateway),
-                loop="none",
-                http=Connection,
-                ws="none",
-                lifespan="on",
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                date_header=True,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=GRACE_S,
-                limit_concurrency=MAX_CONNECTIONS,
-                backlog=1024,
-                ssl_certfile=listen.certificate,
-                ssl_keyfile=listen.key,
-            )
+        self.scheme = "http" if tls is None else "https"
+        config = uvicorn.Config(
+            build_app(gateway),
+            loop="none",
+            http=Connection,
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            date_header=True,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=GRACE_S,
+            limit_concurrency=MAX_CONNECTIONS,
+            backlog=1024,
         )
+        config.load()
+        if tls is not None:
+            config.ssl = tls.context
+            gateway.metrics.certificate.good_until = tls.good_until
+        self._server = uvicorn.Server(config)
 
     @property
     def url(self) -> str:

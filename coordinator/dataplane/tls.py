@@ -6,19 +6,13 @@ certificates are not compared with addresses: a pod that restarts has another on
 
 from __future__ import annotations
 
-import logging
 import ssl
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordinator.certificates import Renewed, load_chain, said
 from coordinator.kept import kept
 from shard.errors import CertificateRefused, FacegridError, InvalidCertificate, ProtocolError, TlsMismatch
-
-log = logging.getLogger("facegrid.dataplane")
-
-READS = 3
-"""How often files are read again that change while they are read."""
 
 _NOT_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNEXPECTED_MESSAGE", "RECORD_LAYER_FAILURE"}
 """What OpenSSL calls bytes that are not the beginning of TLS."""
@@ -26,8 +20,6 @@ _NOT_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNEXPECTED_MESSAGE", "RECOR
 _ABOUT_CERTIFICATES = {"UNKNOWN_CA", "DECRYPT_ERROR", "ACCESS_DENIED"}
 """Alerts about certificates that do not say so. The second is a signature that does not verify, mostly that of an
 authority which was made anew under its old name."""
-
-Stamp = tuple[tuple[int, int, int], ...]
 
 
 @kept
@@ -47,28 +39,18 @@ class TlsContexts:
 
     def __init__(self, files: TlsFiles) -> None:
         """InvalidCertificate if the files are not there, cannot be read, or do not belong together."""
-        self._files = files
-        self._lock = threading.Lock()
-        self._stamp, self._contexts = _read_steady(files)
+        paths = (files.certificate, files.private_key, files.authority)
+        self._renewed = Renewed(
+            paths, lambda: (_context(files, ssl.PROTOCOL_TLS_SERVER), _context(files, ssl.PROTOCOL_TLS_CLIENT))
+        )
 
     def server(self) -> ssl.SSLContext:
         """For the end that was connected to."""
-        return self._current()[0]
+        return self._renewed.current()[0]
 
     def client(self) -> ssl.SSLContext:
         """For the end that connects."""
-        return self._current()[1]
-
-    def _current(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        with self._lock:
-            try:
-                if _stamp(self._files) != self._stamp:
-                    self._stamp, self._contexts = _read_steady(self._files)
-                    log.info("the certificate %s was renewed", self._files.certificate)
-            except InvalidCertificate as error:
-                # Somebody may be in the middle of renewing them; what is in use serves until it expires.
-                log.error("renewed certificates cannot be used, those read before still are: %s", error)
-            return self._contexts
+        return self._renewed.current()[1]
 
 
 def tls_contexts(files: TlsFiles | None) -> TlsContexts | None:
@@ -88,40 +70,13 @@ def named(error: ssl.SSLError, where: str) -> FacegridError:
         return CertificateRefused(f"{where} shows no certificate; expected one that data_authority signed")
     _, is_alert, alert = reason.partition("_ALERT_")
     if is_alert:
-        said = alert.replace("_", " ").lower()
+        told = alert.replace("_", " ").lower()
         if "CERTIFICATE" in alert or alert in _ABOUT_CERTIFICATES:
-            return CertificateRefused(f"{where} does not accept the certificate of this end: {said}")
-        return ProtocolError(f"{where} has ended TLS 1.3: {said}")
+            return CertificateRefused(f"{where} does not accept the certificate of this end: {told}")
+        return ProtocolError(f"{where} has ended TLS 1.3: {told}")
     if reason in _NOT_TLS:
         return TlsMismatch(f"{where} does not speak TLS, which data_certificate of this end asks for")
     return ProtocolError(f"{where}: TLS 1.3 failed: {reason}")
-
-
-def _read_steady(files: TlsFiles) -> tuple[Stamp, tuple[ssl.SSLContext, ssl.SSLContext]]:
-    """The contexts of files that did not change meanwhile, and what tells those files from later ones."""
-    for left in reversed(range(READS)):
-        stamp = _stamp(files)
-        try:
-            contexts = _context(files, ssl.PROTOCOL_TLS_SERVER), _context(files, ssl.PROTOCOL_TLS_CLIENT)
-        except InvalidCertificate:
-            if left == 0 or _stamp(files) == stamp:
-                raise
-        else:
-            if _stamp(files) == stamp:
-                return stamp, contexts
-    raise InvalidCertificate(f"{files.certificate}, {files.private_key} and {files.authority} change all the time")
-
-
-def _stamp(files: TlsFiles) -> Stamp:
-    """Whatever the links lead to: a mounted Secret is renewed by another target of a link."""
-    found = []
-    for path in (files.certificate, files.private_key, files.authority):
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise InvalidCertificate(f"{path} cannot be read: {error.strerror}") from error
-        found.append((status.st_ino, status.st_size, status.st_mtime_ns))
-    return tuple(found)
 
 
 def _context(files: TlsFiles, protocol: int) -> ssl.SSLContext:
@@ -131,21 +86,9 @@ def _context(files: TlsFiles, protocol: int) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_REQUIRED
     if protocol == ssl.PROTOCOL_TLS_SERVER:
         context.num_tickets = 0  # no connection is resumed on what an earlier one was believed
-    try:
-        # A password, so that OpenSSL does not ask for one on the terminal.
-        context.load_cert_chain(files.certificate, files.private_key, password="")
-    except (ssl.SSLError, OSError) as error:
-        raise InvalidCertificate(
-            f"expected a PEM certificate in {files.certificate} and its unencrypted private key in"
-            f" {files.private_key}: {_said(error)}"
-        ) from error
+    load_chain(context, files.certificate, files.private_key)
     try:
         context.load_verify_locations(files.authority)
     except (ssl.SSLError, OSError) as error:
-        raise InvalidCertificate(f"expected PEM certificates in {files.authority}: {_said(error)}") from error
+        raise InvalidCertificate(f"expected PEM certificates in {files.authority}: {said(error)}") from error
     return context
-
-
-def _said(error: OSError) -> str:
-    reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-    return (reason or str(error)).replace("_", " ").lower()
