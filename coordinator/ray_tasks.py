@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from coordinator.actor_names import CONTROL_RESOURCE
 from coordinator.job_blocks import call_block, step_back
 from coordinator.outcome import Outcome
 from shard.errors import HostUnavailable, InvalidParameter, MissingExtra, WorkerLost
@@ -18,8 +19,6 @@ LOOK_S = 0.2
 """Pause between two looks whether the job shall stop."""
 CORES_S = 5.0
 """How old the number of cores may be by which the tasks under way are counted; nodes come and go."""
-CONTROL_RESOURCE = "facegrid_control"
-"""What a node offers that is set apart for the home and the process that has it open."""
 ONE_THREAD = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 

@@ -20,8 +20,8 @@ pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'fa
 
 from cluster import Cluster
 from cluster.dedup import corpus
+from coordinator.actor_names import CONTROL_RESOURCE
 from coordinator.job_types import JobState
-from coordinator.ray_tasks import CONTROL_RESOURCE
 from tests.dedup import DIM, enroll_doubled
 from tests.faces_like import unit_rows
 from tests.integration.conftest import RayNodes, ray_nodes
