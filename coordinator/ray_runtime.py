@@ -48,9 +48,7 @@ class RayRuntime:
         self._check_open()
         link = self._links.get(host)
         if link is None:
-            future: Future[Reply] = Future()
-            future.set_exception(self._unknown(host))
-            return future
+            return _failed(self._unknown(host))
         return link.submit(request, deadline)
 
     def addresses(self) -> dict[str, tuple[str, int]]:
@@ -86,20 +84,21 @@ class RayRuntime:
         the request may be carried out still, if the host goes on.
         """
         self._check_open()
+        links = self._links  # as of now: hosts come and go
         times: dict[int, int] = {}
         for host, request in calls:
-            if host not in self._links:
+            if host not in links:
                 raise self._unknown(host)
             times[id(request)] = times.get(id(request), 0) + 1
         shared = {id(request): share(request) for _, request in calls if times[id(request)] > 1}
-        pending = [self._links[host].actor.begin("execute", shared.get(id(r), r)) for host, r in calls]
+        pending = [links[host].actor.begin("execute", shared.get(id(r), r)) for host, r in calls]
         replies: list[Reply] = []
         failures: list[FacegridError] = []
         # Every call is waited for before the first failure is raised: nothing goes on behind the caller's back.
         for (host, _), call in zip(calls, pending, strict=True):
             try:
                 while not call.has_ended(PATIENCE_S):
-                    self._links[host].actor.call("health", group=HEALTH, timeout_s=ALIVE_S)
+                    links[host].actor.call("health", group=HEALTH, timeout_s=ALIVE_S)
                 replies.append(call.result())
             except FacegridError as error:
                 failures.append(error)
@@ -147,8 +146,10 @@ class HostLink:
         return None if client is None else client.address
 
     def submit(self, request: DataRequest, deadline: float) -> Future[Reply]:
-        """Send now where the address is known, else as soon as the actor has told it."""
+        """Send now where the address is known, else as soon as the actor has told it; ShardClosed after `close`."""
         with self._lock:
+            if self._closing.is_set():
+                return _failed(self._closed())
             client = self._client
             if client is None or self._is_stale or self._queued:
                 self._queued += 1
@@ -156,14 +157,17 @@ class HostLink:
                 future.set_running_or_notify_cancel()
                 self._pool.submit(self._refresh_and_send, request, deadline, future)
                 return future
-        sent = client.submit(request, deadline)
+        try:
+            sent = client.submit(request, deadline)
+        except ShardClosed as error:  # closed meanwhile
+            return _failed(error)
         sent.add_done_callback(lambda done: self._note(client, done))
         return sent
 
     def reach(self, deadline: float) -> None:
         """Begin to ask the actor for its address, if that is not known and nobody asks."""
         with self._lock:
-            if self._client is None and not self._queued:
+            if self._client is None and not self._queued and not self._closing.is_set():
                 self._queued += 1
                 self._pool.submit(self._reach, deadline)
 
@@ -178,7 +182,8 @@ class HostLink:
 
     def close(self) -> None:
         """Close the client; waits for a question to the actor that is under way, REFRESH_S at most."""
-        self._closing.set()
+        with self._lock:  # so that nobody is about to hand something to the pool
+            self._closing.set()
         self._pool.shutdown()
         with self._lock:
             if self._client is not None:
@@ -190,6 +195,9 @@ class HostLink:
             sent = client.submit(request, deadline)
         except FacegridError as error:
             future.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - a bug must not have the caller wait for ever
+            _LOG.exception("unexpected failure of the connection to shard host %s", self._name)
+            future.set_exception(FacegridError(f"internal error of the connection to {self._name!r}: {error!r}"))
         else:
             sent.add_done_callback(lambda done: self._note(client, done))
             sent.add_done_callback(lambda done: _copy(done, future))
@@ -225,12 +233,21 @@ class HostLink:
                 self._closing.wait(RETRY_S)
             else:
                 return address
-        raise ShardClosed(f"the connection to shard host {self._name!r} was closed")
+        raise self._closed()
+
+    def _closed(self) -> ShardClosed:
+        return ShardClosed(f"the connection to shard host {self._name!r} was closed")
 
     def _note(self, client: DataClient, done: Future[Reply]) -> None:
         if isinstance(done.exception(), HostUnavailable):
             with self._lock:
                 self._is_stale = self._is_stale or client is self._client
+
+
+def _failed(error: FacegridError) -> Future[Reply]:
+    future: Future[Reply] = Future()
+    future.set_exception(error)
+    return future
 
 
 def _copy(done: Future[Reply], future: Future[Reply]) -> None:
