@@ -106,11 +106,13 @@ class Coordinator:
         erasure_s: float = ERASURE_S,
         audit_s: float = AUDIT_S,
         jobs_directory: Path | None = None,
+        opens_partly: bool = False,
     ) -> None:
         """Finish or undo what an earlier process left half done, and open every shard.
 
         erasure_s: how long bytes of deleted templates may stay in files. audit_s: how long the audit log is kept.
-        jobs_directory: where batch jobs keep their files; None if that is not on this machine.
+        jobs_directory: where batch jobs keep their files; None if that is not on this machine. opens_partly: log what
+        is raised otherwise; such a shard answers nothing until its host is here, or what is wrong with it is mended.
 
         Raises ClusterNotReady if a shard has no host in sync here, and what keeps its only replica from opening.
         """
@@ -134,10 +136,19 @@ class Coordinator:
         self._tending: threading.Thread | None = None
         self._tend_after = 0.0
         self.identities = IdentityChanges(catalog, runtime, self.report)
-        self._check_hosts()
-        self.replication.start()
+        self._start(opens_partly)
         self.identities.start()
         self.tend_models()
+
+    def _start(self, opens_partly: bool) -> None:
+        for step in (self._check_hosts, self.replication.start):
+            try:
+                step()
+            except FacegridError as error:
+                # A catalog that is away is asked again right after this, and raises; rounds do what `start` does.
+                if not opens_partly:
+                    raise
+                _LOG.error("the home is opened without some of its shards: %s", error)
 
     def _check_hosts(self) -> None:
         present = set(self._runtime.hosts())

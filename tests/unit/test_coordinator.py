@@ -2,18 +2,30 @@
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from coordinator.catalog import DROPPING, Catalog
+from coordinator.catalog import DROPPING, READY, Catalog
 from coordinator.coordinator import Coordinator
-from coordinator.directories import gallery_directories, gallery_directory
+from coordinator.directories import gallery_directories, gallery_directory, shard_directory
 from coordinator.home import Home
+from coordinator.router import Router
 from coordinator.runtime import LocalRuntime
-from coordinator.types import GallerySpec
-from shard.errors import AlreadyExists, CorruptData, InvalidParameter, StorageError, WriteFailed
+from coordinator.types import Coverage, GallerySpec
+from shard.errors import (
+    AlreadyExists,
+    ClusterNotReady,
+    CorruptData,
+    FacegridError,
+    InvalidParameter,
+    StorageError,
+    WriteFailed,
+)
+from shard.types import SearchParams
+from tests.faces_like import unit_rows
 from tests.plans import explained
 
 SPEC = GallerySpec("acme/staff", 64, 2, 256, None)
@@ -121,3 +133,34 @@ def test_a_home_without_its_hosts_directory_is_named(tmp_path: Path) -> None:
             home.local_hosts()
     finally:
         home.close()
+
+
+def test_a_coordinator_that_opens_partly_does_without_a_damaged_shard_and_a_lost_host(
+    catalog: Catalog, runtime: LocalRuntime, tmp_path: Path
+) -> None:
+    """Each is the only copy: it answers nothing, all others do, and its gallery can be dropped."""
+    first = Coordinator(catalog, runtime)
+    damaged = first.create_gallery(SPEC)
+    kept = first.create_gallery(replace(SPEC, name="acme/kept"))
+    runtime.close()
+    catalog.add_gallery("00" * 8, replace(SPEC, name="acme/away", shards=1), [("host-9",)])
+    catalog.set_state("00" * 8, READY)
+    shard_directory(tmp_path / "hosts/host-0", damaged.gallery_id, 0).rename(tmp_path / "elsewhere")
+    again = LocalRuntime(tmp_path / "hosts", ["host-0"])
+    try:
+        with pytest.raises(ClusterNotReady, match="host-9, which are not here"):
+            Coordinator(catalog, again)
+        coordinator = Coordinator(catalog, again, opens_partly=True)
+        router, probes, params = Router(again, coordinator.gallery), unit_rows(3, 64, seed=1), SearchParams(1)
+        assert router.search(kept, probes, params).coverage.is_complete
+        for name, coverage in (("acme/staff", Coverage(1, 2)), ("acme/away", Coverage(0, 1))):
+            route = coordinator.gallery(name)
+            found = router.search(route, probes, params, deadline_ms=500, allow_partial=True)
+            assert found.coverage == coverage
+            with pytest.raises(FacegridError):
+                router.search(route, probes, params, deadline_ms=500)
+            coordinator.drop_gallery(name)
+            fresh = coordinator.create_gallery(replace(SPEC, name=name))
+            assert router.search(fresh, probes, params).coverage.is_complete
+    finally:
+        again.close()
