@@ -6,7 +6,6 @@ as an `Outcome`. Knows no galleries and no data plane. Ray's traps that shape th
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import secrets
@@ -87,8 +86,8 @@ class Pending:
         except ray.exceptions.RayError as error:
             if isinstance(error, ray.exceptions.ActorDiedError):
                 self._on_death()
-            reason = str(error).strip().splitlines()[0]
-            raise HostUnavailable(f"{self._actor} is unavailable: {type(error).__name__}: {reason}") from error
+            reason = f"{type(error).__name__}: {_first_line(error)}"
+            raise HostUnavailable(f"{self._actor} is unavailable: {reason}") from error
         assert isinstance(outcome, Outcome)
         return outcome.unwrap()
 
@@ -122,8 +121,14 @@ class Actor:
 
     @classmethod
     def find(cls, where: ActorName) -> Actor:
-        """The actor of that name. HostUnavailable if there is none."""
+        """The actor of that name. HostUnavailable if there is none, or if Ray cannot say."""
         return cls(where, _handle_of(where))
+
+    @classmethod
+    def seek(cls, where: ActorName) -> Actor | None:
+        """The actor of that name, None if there is none: it was ended for good. HostUnavailable if Ray cannot say."""
+        handle = _sought(where)
+        return None if handle is None else cls(where, handle)
 
     def begin(self, method: str, *args: object, group: str | None = None) -> Pending:
         """Start a call; `group` is the concurrency group it runs in."""
@@ -144,15 +149,16 @@ class Actor:
         return self.begin(method, *args, group=group).result(timeout_s)
 
     def kill(self) -> None:
-        """End the process for good, and wait until its name is free again; nothing happens where there is none."""
-        ray = _ray()
-        with contextlib.suppress(HostUnavailable):
-            ray.kill(self._handle or _handle_of(self.where), no_restart=True)
+        """End the process for good, and wait until its name is free again; nothing happens where there is none.
+
+        HostUnavailable if Ray does not let go of it, or cannot say.
+        """
+        handle = self._handle or _sought(self.where)
+        if handle is not None:
+            _ray().kill(handle, no_restart=True)
         until = time.monotonic() + KILL_S
         while time.monotonic() < until:
-            try:
-                _handle_of(self.where)
-            except HostUnavailable:
+            if _sought(self.where) is None:
                 return
             time.sleep(KILL_PAUSE_S)
         raise HostUnavailable(f"{self.title} was ended, and Ray has it still after {KILL_S:g} s")
@@ -344,10 +350,26 @@ def _ray() -> ModuleType:
 
 
 def _handle_of(where: ActorName) -> Any:
+    handle = _sought(where)
+    if handle is None:
+        raise HostUnavailable(f"{where.title} is not running: Ray knows no actor {where.name!r}")
+    return handle
+
+
+def _sought(where: ActorName) -> Any:
+    """The handle of an actor, None if there is none of that name. HostUnavailable if Ray cannot say."""
+    ray = _ray()
     try:
-        return _ray().get_actor(where.name, namespace=where.namespace)
-    except ValueError as error:
-        raise HostUnavailable(f"{where.title} is not running: {error}") from error
+        return ray.get_actor(where.name, namespace=where.namespace)
+    except ValueError:
+        return None
+    except Exception as error:  # Ray raises anything while its control store is away
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise HostUnavailable(f"{where.title} could not be looked for: {reason}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 def _named() -> list[ActorName]:

@@ -67,6 +67,8 @@ class Attached:
                 self.look()
             except FacegridError as error:
                 _LOG.info("new shard hosts could not be looked for: %s", error)
+            except Exception:  # noqa: BLE001 - a thread that has to go on: Ray raises anything while its store is away
+                _LOG.exception("new shard hosts could not be looked for")
 
 
 def _found(hosts: Mapping[str, ActorName]) -> dict[str, Actor]:

@@ -64,24 +64,30 @@ class CoordinatorProcess:
         home: Path | None = None,
         tls: TlsFiles | None = None,
         mark: str = "",
+        opens_partly: bool = False,
     ) -> None:
         """catalog: its URL or SQLite file. hosts: the hosts' actors by host name. secret: the cluster's.
 
         erasure_s, policy, audit_s: see Coordinator. key_source: what wraps the keys of encrypted tenants. home: its
-        directory, on this node. tls: of the data plane. mark: what its starter calls these arguments.
+        directory, on this node. tls: of the data plane. mark: what its starter calls these arguments. opens_partly: see
+        Coordinator.
 
         These are kept: see coordinator/kept.py before you change them.
         """
-        self._home, self._mark = home, mark
+        self._home, self._mark, self._opens_partly = home, mark, opens_partly
         self._key_source = key_source or KeySource()
         self._where, self._policy, self._erasure_s, self._audit_s = catalog, policy, erasure_s, audit_s
-        self._hosts, self._secret, self._tls = hosts, secret, tls
+        self._hosts, self._secret, self._tls = dict(hosts), secret, tls
+        self._like = next(iter(hosts.values()), None)
+        """How hosts are called that are in the catalog only."""
+        self._may_lack = is_restarted()
+        """Whether hosts may have come that are not among `_hosts`: not in the arguments, which are those of before."""
         self._opening = threading.Lock()
         self._runtime: RayRuntime | None = None
         self._coordinator: Coordinator | None = None
         self._is_closed = threading.Event()
         logging.basicConfig(level=logging.INFO)
-        if is_restarted():
+        if self._may_lack:
             # Nobody may call for hours; the hosts have to be looked after.
             threading.Thread(target=self._open_again, name="facegrid-open", daemon=True).start()
 
@@ -95,33 +101,29 @@ class CoordinatorProcess:
 
     def _know_hosts(self, hosts: Mapping[str, ActorName]) -> None:
         with self._opening:
-            self._hosts = {**self._hosts, **hosts}
-            for name in sorted(self._hosts.keys() - set(self._runtime.hosts() if self._runtime is not None else ())):
-                if self._runtime is not None:
-                    self._runtime.add(name, Actor.find(self._hosts[name]))
+            self._hosts, self._may_lack = {**self._hosts, **hosts}, False
+            self._like = self._like or next(iter(hosts.values()), None)
+            if self._runtime is not None:
+                self._reach(self._runtime)
         self._open()
 
-    def _reached(self) -> dict[str, Actor]:
-        """The hosts' actors by host name, but for those that were ended since."""
-        found = {}
-        for name, where in self._hosts.items():
-            try:
-                found[name] = Actor.find(where)
-            except HostUnavailable as error:
-                log.info("shard host %s was part of this home: %s", name, error)
-        return found
+    def _reach(self, runtime: RayRuntime) -> None:
+        """Reach every host that is known; one without an actor is known no more. HostUnavailable if Ray cannot say."""
+        for name in sorted(self._hosts.keys() - set(runtime.hosts())):
+            actor = Actor.seek(self._hosts[name])
+            if actor is not None:
+                runtime.add(name, actor)
+                continue
+            log.info("shard host %s was part of this home; it has no actor", name)
+            self._hosts = {host: where for host, where in self._hosts.items() if host != name}
 
     def _recall_hosts(self, catalog: Catalog, runtime: RayRuntime) -> None:
         """Reach hosts too that came after the first start, whose arguments a restarted process has again."""
-        for record in catalog.hosts():
-            if record.host in runtime.hosts() or record.state == GONE or not self._hosts:
-                continue
-            try:
-                where = replace(next(iter(self._hosts.values())), title=host_title(record.host))
-                runtime.add(record.host, Actor.find(where))
-                self._hosts = {**self._hosts, record.host: where}
-            except HostUnavailable as error:
-                log.info("shard host %s was part of this home: %s", record.host, error)
+        came = {record.host for record in catalog.hosts() if record.state != GONE} - self._hosts.keys()
+        if self._like is not None:
+            self._hosts = {**{name: replace(self._like, title=host_title(name)) for name in came}, **self._hosts}
+        self._reach(runtime)
+        self._may_lack = False
 
     def forget_host(self, name: str) -> Outcome:
         """A host is gone for good, and its actor about to be ended."""
@@ -146,8 +148,17 @@ class CoordinatorProcess:
         return Outcome(self._tls)
 
     def host_actors(self) -> Outcome:
-        """The hosts' actors by host name, for processes that join later."""
-        return Outcome(dict(self._hosts))
+        """The hosts' actors by host name, for processes that join later.
+
+        HostUnavailable while some may not be known: who joined reaches no more what is not among them.
+        """
+        return outcome_of(self._known_hosts, "the coordinator")
+
+    def _known_hosts(self) -> dict[str, ActorName]:
+        """Takes no lock: opening holds it for as long as the database is away."""
+        if self._may_lack:
+            raise HostUnavailable("the coordinator has started again: hosts that came later are not known yet")
+        return self._hosts
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         """Call a public method of the Coordinator, which is opened at the first call."""
@@ -171,7 +182,7 @@ class CoordinatorProcess:
     def _open(self) -> Coordinator:
         with self._opening:
             if self._runtime is None:
-                self._runtime = RayRuntime(self._reached(), self._secret, self._tls)
+                self._runtime = RayRuntime({}, self._secret, self._tls)
             if self._coordinator is None:
                 catalog = Catalog(self._where, self._key_source.service())
                 try:
@@ -183,6 +194,7 @@ class CoordinatorProcess:
                         erasure_s=self._erasure_s,
                         audit_s=self._audit_s,
                         jobs_directory=None if self._home is None else jobs_directory(self._home),
+                        opens_partly=self._opens_partly,
                     )
                 except BaseException:
                     catalog.close()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.actor_names import CONTROL_RESOURCE, COORDINATOR, HOST, host_title, namespace_of
-from coordinator.actors import CONTROL_THREADS, HEALTH, LOCAL, Actor, ActorName, Node, RaySession
+from coordinator.actors import CONTROL_THREADS, HEALTH, LOCAL, Actor, ActorName, Node, Pending, RaySession
 from coordinator.coordinator import ERASURE_S
 from coordinator.coordinator_process import CoordinatorProcess
 from coordinator.dataplane.handshake import checked_secret
@@ -38,6 +38,8 @@ SCAN_S = 2.0
 """Pause between two looks for nodes that have come, or have gone for good."""
 MARK_S = 5.0
 """How long shard hosts that run already may take to say what they were started with."""
+PATIENCE_S = 30.0
+"""How long a detached home waits for hosts that it can be opened without."""
 ADOPT_S = 30.0
 """How long an actor that runs already may take to answer before the home is opened without it."""
 
@@ -74,8 +76,9 @@ class RayCluster:
         self._session, self._options, self._closing = session, options, undo
         self.actors: dict[str, Actor] = {}
         self._spawned: list[Actor] = []
-        self._differing: set[str] = set()
-        """Hosts that were taken over and are of another version or other settings than this process would start."""
+        self._differing: dict[str, str] = {}
+        """Hosts that were taken over and are of another version or other settings than this process would start, and
+        the ids of their nodes of then."""
         self.runtime: RayRuntime
         self.coordinator: RayCoordinator
         self._seat: Callable[[str, Seat], Actor]
@@ -104,6 +107,7 @@ class RayCluster:
         home: the home directory, at the same path on every node; host `a` keeps its shards in <home>/hosts/a of its
         node. catalog: its URL, which this node can reach; <home>/catalog.db of this node if None. known_hosts: names
         that the catalog has shards on. needed_hosts: those without which a shard has no replica in sync; all if None.
+        They are waited for; a detached home is opened without one that does not come or does not open.
         open_shards: of each host at a time; as many as its limit of open files allows if None.
         Raises ClusterNotReady (no cluster, versions differ, hosts missing), MissingExtra, InvalidParameter,
         InvalidCertificate, and what keeps an actor from opening (HomeLocked, CorruptData, FormatTooNew).
@@ -117,9 +121,10 @@ class RayCluster:
             running = _running(session)
             made = (catalog or home / "catalog.db", secret, erasure_s, options.replication, audit_s, key_source, home)
             coordinator = _adopted(running.get(COORDINATOR), _coordinator_mark(session, made, options))
+            is_adopted = coordinator is not None
             # What runs goes on running, whichever nodes are away just now.
-            needed = () if coordinator else known_hosts if needed_hosts is None else needed_hosts
-            seats = _seats(session, options, home, known_hosts, needed, has_coordinator=coordinator is not None)
+            needed = () if is_adopted else known_hosts if needed_hosts is None else needed_hosts
+            seats = _seats(session, options, home, known_hosts, needed, has_coordinator=is_adopted)
             check_ports(seats, options.data_port, options.probe_port)
             host_made = (secret, kernel, open_shards)
             cluster._seat = lambda name, seat: _spawn_host(
@@ -138,18 +143,19 @@ class RayCluster:
             if not session.is_detached:
                 undo.callback(_stop, coordinator)
             here = {name: actor for name, actor in cluster.actors.items() if name in seats}
-            _wait_open(here, options.start_timeout_s, needed)
-            cluster._differing = _of_other_make(
-                {name: actor for name, actor in cluster.actors.items() if host_title(name) in running},
-                _host_mark(options, host_made),
-            )
+            _wait_open(here, options, needed, is_adopted=is_adopted)
+            taken_over = {name: actor for name, actor in cluster.actors.items() if host_title(name) in running}
+            cluster._differing = {
+                name: seats[name].node_id if name in seats else ""
+                for name in _of_other_make(taken_over, _host_mark(options, host_made))
+            }
             coordinator.call("open")
             cluster.coordinator = RayCoordinator(coordinator)
             cluster.runtime = RayRuntime(cluster.actors, secret, options.tls)
             undo.callback(cluster.runtime.close)
             undo.callback(cluster._stop_spawned)
             if session.is_detached:
-                cluster.scan()
+                cluster._try_scan()
             if not session.started_here:
                 undo.callback(cluster._end_scan)
                 cluster._scan.start()
@@ -170,16 +176,17 @@ class RayCluster:
         away = self.actors.keys() - offered.keys()
         for name in away and away & self._gone():
             self._retire(name)
-        for name in self._differing & self.actors.keys() - offered.keys():
-            self._renew(name)
+        for name, node_id in list(self._differing.items()):
+            if name not in offered or offered[name].node_id != node_id:
+                self._renew(name)
         return sorted(fresh)
 
     def _renew(self, name: str) -> None:
-        """Have a host whose node is away be of this version and these settings when its node is back."""
+        """Have a host whose node is away, or was replaced, be of this version and these settings on the next one."""
         self.actors[name].kill()
         self.actors[name] = self._seat(name, seat_of(name))
-        self._differing.discard(name)
-        _LOG.warning("shard host %s is away; it starts with the settings of now", name)
+        del self._differing[name]
+        _LOG.warning("shard host %s has lost its node; it starts with the settings of now", name)
 
     def _gone(self) -> set[str]:
         """Hosts of which the coordinator expects nothing any more."""
@@ -189,15 +196,17 @@ class RayCluster:
     def _retire(self, name: str) -> None:
         """End the actor of a host whose node is gone: it would wait for its node for ever. One that comes is new."""
         self.coordinator.actor.call("forget_host", name, timeout_s=REPORT_S)
-        self.actors.pop(name).kill()
-        self._differing.discard(name)
+        actor = self.actors.pop(name)
+        self._differing.pop(name, None)
         self.runtime.remove(name)
         _LOG.warning("shard host %s is gone for good", name)
+        actor.kill()  # last: Ray may not let go of it in time
 
     @property
     def host_actors(self) -> dict[str, ActorName]:
         """The hosts' actors by host name, by which other processes find them."""
-        return {name: actor.where for name, actor in self.actors.items()}
+        # A copy, which is made in one step: `scan` changes it in a thread of its own.
+        return {name: actor.where for name, actor in dict(self.actors).items()}
 
     def spawn(
         self,
@@ -254,10 +263,15 @@ class RayCluster:
 
     def _scan_on(self) -> None:
         while not self._scan_ended.wait(SCAN_S):
-            try:
-                self.scan()
-            except FacegridError as error:
-                _LOG.warning("new shard hosts could not be looked for: %s", error)
+            self._try_scan()
+
+    def _try_scan(self) -> None:
+        try:
+            self.scan()
+        except FacegridError as error:
+            _LOG.warning("new shard hosts could not be looked for: %s", error)
+        except Exception:  # noqa: BLE001 - a thread that has to go on: Ray raises anything while its store is away
+            _LOG.exception("new shard hosts could not be looked for")
 
     def _end_scan(self) -> None:
         self._scan_ended.set()
@@ -324,11 +338,11 @@ def _seats(
 ) -> dict[str, Seat]:
     if session.started_here:
         return own_seats(home, options.shard_hosts, known, needed)
-    if has_coordinator:
-        return offered_seats(session)
-    if session.is_detached:
-        return awaited_seats(session, needed, options.start_timeout_s)
-    return needed_seats(session, needed)
+    if not session.is_detached:
+        return needed_seats(session, needed)
+    return awaited_seats(
+        session, needed, patience_s=PATIENCE_S, timeout_s=options.start_timeout_s, may_be_none=has_coordinator
+    )
 
 
 def _spawn_host(
@@ -361,15 +375,41 @@ def _of_other_make(taken_over: Mapping[str, Actor], mark: str) -> set[str]:
     return others
 
 
-def _wait_open(actors: dict[str, Actor], timeout_s: float, needed: Sequence[str]) -> None:
+def _wait_open(actors: Mapping[str, Actor], options: RayOptions, needed: Sequence[str], *, is_adopted: bool) -> None:
+    """Wait for the hosts to open; raises what keeps one from it, unless the home can do without that host.
+
+    is_adopted: the home has a coordinator that runs. One that is detached can do without any host but the last, and
+    without that too if it runs already; others without those that are silent and not needed.
+    """
+    patience_s = PATIENCE_S if options.is_detached else options.start_timeout_s
+    failures = _failures(actors, patience_s, patience_s if is_adopted else options.start_timeout_s)
+    is_any_open = len(failures) < len(actors)
+    for name, error in failures.items():
+        is_silent = isinstance(error, HostUnavailable)
+        if not (is_adopted or (is_any_open and (options.is_detached or (is_silent and name not in needed)))):
+            raise ClusterNotReady(f"shard host {name} did not start: {error}") if is_silent else error
+        _LOG.warning("shard host %s did not start; going on without it: %s", name, error)
+
+
+def _failures(actors: Mapping[str, Actor], patience_s: float, timeout_s: float) -> dict[str, FacegridError]:
+    """What keeps hosts from being open. All together may take `patience_s`, and `timeout_s` if none has answered."""
+    began = time.monotonic()
     pending = {name: actor.begin("data_address", group=HEALTH) for name, actor in actors.items()}
-    for name, call in pending.items():
+    ended: dict[str, Pending] = {}
+    for until in (began + patience_s, began + timeout_s):
+        if not ended:
+            left = {name: call.has_ended(max(0.0, until - time.monotonic())) for name, call in pending.items()}
+            ended = {name: pending[name] for name, has_ended in left.items() if has_ended}
+    waited_s = time.monotonic() - began
+    failures: dict[str, FacegridError] = {
+        name: HostUnavailable(f"it did not answer within {waited_s:.0f} s") for name in pending.keys() - ended.keys()
+    }
+    for name, call in ended.items():
         try:
-            call.result(timeout_s)
-        except HostUnavailable as error:
-            if name in needed or len(actors) == 1:
-                raise ClusterNotReady(f"shard host {name} did not start: {error}") from error
-            _LOG.warning("shard host %s did not start; going on without it: %s", name, error)
+            call.result()
+        except FacegridError as error:
+            failures[name] = error
+    return dict(sorted(failures.items()))
 
 
 def _coordinator_seat(session: RaySession) -> tuple[dict[str, float] | None, str | None]:
@@ -390,7 +430,7 @@ def _spawn_coordinator(
     """made: its arguments but for the hosts, in their order."""
     resources, node_id = _coordinator_seat(session)
     catalog, *others = made
-    args = (catalog, dict(hosts), *others, options.tls, _coordinator_mark(session, made, options))
+    args = (catalog, dict(hosts), *others, options.tls, _coordinator_mark(session, made, options), options.is_detached)
     return session.spawn(CoordinatorProcess, args, title=COORDINATOR, resources=resources, node_id=node_id)
 
 

@@ -7,6 +7,7 @@ Names are what placement stores, so a node that comes back under the same name b
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -19,6 +20,7 @@ from shard.errors import ClusterNotReady, InvalidParameter
 
 PIN = 0.001
 """How much of its node's resource an actor takes: several homes can share the nodes."""
+_LOG = logging.getLogger(__name__)
 LOOK_S = 1.0
 """Pause between two looks for nodes that a detached home waits for."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -26,11 +28,12 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Where a host goes: its node's address now, where its data port is bound, what pins it."""
+    """Where a host goes: its node's address now, where its data port is bound, what pins it, which node that is now."""
 
     address: str
     bind: str | None
     resources: dict[str, float] | None
+    node_id: str = ""
 
 
 def own_seats(home: Path, shard_hosts: int | None, known: Sequence[str], needed: Sequence[str]) -> dict[str, Seat]:
@@ -46,15 +49,31 @@ def own_seats(home: Path, shard_hosts: int | None, known: Sequence[str], needed:
     return {name: Seat("127.0.0.1", "127.0.0.1", None) for name in sorted({*fresh, *there})}
 
 
-def awaited_seats(session: RaySession, needed: Collection[str], timeout_s: float) -> dict[str, Seat]:
-    """What `needed_seats` gives, once the nodes are there: those of a detached home come and go by themselves."""
-    until = time.monotonic() + timeout_s
+def awaited_seats(
+    session: RaySession, wanted: Collection[str], *, patience_s: float, timeout_s: float, may_be_none: bool
+) -> dict[str, Seat]:
+    """What the nodes of a detached home offer, which come and go by themselves: once every host that is wanted is
+    there, but after `patience_s` without those that are not.
+
+    ClusterNotReady if after `timeout_s` there is no host at all, unless `may_be_none`, or two nodes offer to be one: a
+    node that was killed is listed for a while beside the one that replaces it.
+    """
+    began = time.monotonic()
     while True:
+        waited_s = time.monotonic() - began + LOOK_S
         try:
-            return needed_seats(session, needed)
+            seats = offered_seats(session) if may_be_none else needed_seats(session, ())
         except ClusterNotReady:
-            if time.monotonic() + LOOK_S >= until:
+            if waited_s > timeout_s:
                 raise
+        else:
+            lacking = sorted(set(wanted) - seats.keys())
+            if lacking and waited_s > patience_s:
+                _LOG.warning(
+                    "no node offers to be shard host %s; going on without what only it has", ", ".join(lacking)
+                )
+            if not lacking or waited_s > patience_s:
+                return seats
         time.sleep(LOOK_S)
 
 
@@ -86,13 +105,13 @@ def offered_seats(session: RaySession) -> dict[str, Seat]:
                 )
             if name in seats:
                 raise ClusterNotReady(f"two nodes offer {resource!r}: {seats[name].address} and {node.address}")
-            seats[name] = seat_of(name, node.address)
+            seats[name] = seat_of(name, node.address, node.node_id)
     return dict(sorted(seats.items()))
 
 
-def seat_of(name: str, address: str = "") -> Seat:
+def seat_of(name: str, address: str = "", node_id: str = "") -> Seat:
     """The place on the node that offers to be this host, whichever that is and when it comes."""
-    return Seat(address, None, {f"{HOST_RESOURCE}{name}": PIN})
+    return Seat(address, None, {f"{HOST_RESOURCE}{name}": PIN}, node_id)
 
 
 def check_ports(seats: Mapping[str, Seat], data_port: int, probe_port: int | None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from coordinator.actor_names import COORDINATOR, HOST, namespace_of
 from coordinator.actors import Actor, ActorName, RaySession
-from shard.errors import FacegridError
+from shard.errors import FacegridError, HostUnavailable
 
 JOIN_S = 30.0
 CLOSE_S = 30.0
@@ -40,14 +40,23 @@ def _in_order(running: Sequence[ActorName]) -> list[list[ActorName]]:
 
 
 def _end(some: Sequence[ActorName], close_s: float) -> list[str]:
-    """Close these side by side, then end their processes."""
+    """Close these side by side, then end their processes; HostUnavailable, at last, for one that Ray does not let go.
+
+    One that has ended by itself meanwhile is not among them.
+    """
     until = time.monotonic() + close_s
-    actors = [Actor.find(where) for where in some]
+    actors = [actor for where in some if (actor := Actor.seek(where)) is not None]
     closing = [(actor, actor.begin("close")) for actor in actors]
+    failures = []
     for actor, call in closing:
         try:
             call.result(max(0.1, until - time.monotonic()))
         except FacegridError as error:
             _LOG.warning("%s did not close in order: %s", actor.title, error)
-        actor.kill()
+        try:
+            actor.kill()
+        except HostUnavailable as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
     return [actor.title for actor in actors]
