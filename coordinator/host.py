@@ -89,7 +89,6 @@ from coordinator.messages import (
     ShardHealth,
     StatsReply,
     StatsRequest,
-    WithdrawShards,
     YieldShards,
 )
 from coordinator.open_shards import OpenShards, default_limit
@@ -661,7 +660,6 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     SetKeys: ShardHost.set_keys,
     AdmitReplica: ShardHost.admit_replica,
     YieldShards: host_leaving.yield_shards,
-    WithdrawShards: host_leaving.withdraw_shards,
     DropShard: ShardHost.drop_shard,
     CompactShards: host_erasure.compact_shards,
     ScrubShards: host_erasure.scrub_shards,

@@ -1,16 +1,18 @@
-"""What a shard host does that is to go away: it stops writing, then reading, shard by shard, as the coordinator says.
+"""What a primary does that is to hand over: it stops writing, shard by shard, as the coordinator says.
 
-It does so for a moment only, unless the coordinator then configures the shard without it: a coordinator that dies in
-between leaves no shard that nobody writes to.
+It does so for a moment only, unless the coordinator then makes another one primary: a coordinator that dies in between
+leaves no shard that nobody writes to.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
-from coordinator.messages import Done, WithdrawShards, YieldReply, YieldShards
+from coordinator.messages import YieldReply, YieldShards
 from coordinator.replica import Replica
 from shard.errors import FacegridError
 
@@ -18,23 +20,26 @@ if TYPE_CHECKING:
     from coordinator.host import ShardHost
 
 NOT_YIELDED = -1
+SETTLE_SHARE = 0.4
+"""The part of a pause for which writes under way are waited for; the rest is the coordinator's."""
 _LOG = logging.getLogger(__name__)
 
 
 def yield_shards(host: ShardHost, request: YieldShards) -> YieldReply:
-    """Begin no write for a while, and have those under way confirmed; see `Replica.pause_writes`."""
-    until = time.monotonic() + request.for_s
+    """Begin no write for a while, and have those under way confirmed; see `Replica.pause_writes`.
+
+    The shards are waited for side by side: one whose write takes long (a compaction is one) leaves the others the time
+    to change hands, and writes again before they do.
+    """
+    now = time.monotonic()
+    until, settled_by = now + request.for_s, now + SETTLE_SHARE * request.for_s
     told = list(zip(request.gallery_ids, request.shards, request.epochs, strict=True))
     # All stop before the first is waited for.
     paused = [_paused(host, gallery_id, shard, epoch, until) for gallery_id, shard, epoch in told]
-    return YieldReply(tuple(NOT_YIELDED if replica is None else _settled(replica, until) for replica in paused))
-
-
-def withdraw_shards(host: ShardHost, request: WithdrawShards) -> Done:
-    """Answer no reads until configured anew."""
-    for gallery_id, shard in zip(request.gallery_ids, request.shards, strict=True):
-        host.replica(gallery_id, shard).withdraw(request.for_s)
-    return Done()
+    if request.for_s <= 0:
+        return YieldReply((NOT_YIELDED,) * len(told))
+    with ThreadPoolExecutor(max(1, len(told)), thread_name_prefix="facegrid-yield") as pool:
+        return YieldReply(tuple(pool.map(partial(_settled, until=settled_by), paused)))
 
 
 def _paused(host: ShardHost, gallery_id: str, shard: int, epoch: int, until: float) -> Replica | None:
@@ -47,7 +52,9 @@ def _paused(host: ShardHost, gallery_id: str, shard: int, epoch: int, until: flo
     return replica
 
 
-def _settled(replica: Replica, until: float) -> int:
+def _settled(replica: Replica | None, until: float) -> int:
+    if replica is None:
+        return NOT_YIELDED
     try:
         return replica.settle(until)
     except FacegridError as error:

@@ -425,7 +425,9 @@ class ConfigureShards:
     """The configurations of shards that this host has. An older one than known is passed over.
 
     min_in_sync: of the gallery of each. Every replica answers reads and writes only under the configuration it was
-    told last. released: hosts that have given these shards up, so that nobody waits until they must have.
+    told last; one that has no part in it answers none. released: hosts that have given these shards up, or were told
+    that they have no part in them, so that nobody waits until they must have noticed. They may be told later, under the
+    same epochs.
     """
 
     configs: tuple[ShardConfig, ...]
@@ -488,7 +490,7 @@ class AdmitReplica:
 @dataclass(frozen=True, slots=True)
 class YieldShards:
     """To the primary of these shards: begin no write to them for `for_s` seconds, or until they are configured anew,
-    and have all that were begun confirmed. epochs: under which it is primary.
+    and have all that were begun confirmed. epochs: under which it is primary. for_s: 0 for an end of such a pause.
     """
 
     gallery_ids: tuple[str, ...]
@@ -502,17 +504,6 @@ class YieldReply:
     """For each shard the LSN of its last entry, which all in sync have; -1 where it goes on writing."""
 
     lsns: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class WithdrawShards:
-    """Answer no reads of these shards for `for_s` seconds, or until they are configured anew: the others in sync are
-    about to go on without this host, and need not wait then until it must have noticed.
-    """
-
-    gallery_ids: tuple[str, ...]
-    shards: tuple[int, ...]
-    for_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -752,7 +743,6 @@ ControlRequest: TypeAlias = (
     | BuriedRequest
     | AdmitReplica
     | YieldShards
-    | WithdrawShards
     | DropShard
     | CompactShards
     | ScrubShards

@@ -77,7 +77,8 @@ class Leases:
     def configure(self, config: ShardConfig, admitted: Iterable[str] = ()) -> None:
         """Take note of a shard's configuration; leases of the one before are void.
 
-        admitted: hosts that are about to be in sync; this one needs their leases too.
+        admitted: hosts that are about to be in sync; this one needs their leases too. It needs nobody's where it has no
+        part in the configuration.
         """
         key = (config.gallery_id, config.shard)
         with self._lock:
@@ -85,7 +86,8 @@ class Leases:
             self._configs[key] = config
             if before is None or before.epoch != config.epoch or not self._members[key].issuperset(admitted):
                 self._begun[key] = self._clock()
-            self._members[key] = frozenset((*config.in_sync, *admitted)) - {self._host}
+            is_member = self._host in (*config.in_sync, *config.joining)
+            self._members[key] = frozenset((*config.in_sync, *admitted) if is_member else ()) - {self._host}
             if before is not None and before.epoch != config.epoch:
                 for host in self._heard:
                     self._until.pop((host, *key), None)
@@ -111,7 +113,7 @@ class Leases:
             members, first = self._members.get(key, frozenset()), self._begun.get(key, now) + LEASE_S
         return frozenset(host for host in members if max(self._until.get((host, *key), 0.0), first) < now)
 
-    def granted_until(self, hosts: Iterable[str], *, since_start: bool) -> float:
+    def granted_until(self, hosts: Iterable[str], *, since_start: bool = False) -> float:
         """When the last grants to these hosts run out: what they think they may answer is over then; see `left_s`.
 
         since_start: what the process before this one granted counts too; nobody knows it, so it was at its very end.

@@ -139,11 +139,13 @@ class Replica:
         self._host, self._peers, self._leases = host, peers, leases
         self._min_in_sync = 1
         self._is_ready = False
-        self._writes_from = 0.0
+        self._waits: dict[str, float] = {}
+        """Until when each host that was left out may answer reads (see `Leases.left_s`); "" is for those that a process
+        before this one left out. Replaced as a whole, never changed."""
         self._calm = threading.Condition()
         self._under_way = 0
         """Writes that were begun and have not come to their end, under `_calm`."""
-        self._paused_until = self._silent_until = 0.0
+        self._paused_until = 0.0
         self._configuring, self._lock = threading.Lock(), threading.Lock()
         # One for each backup: a joining one may be copied for hours, and a slow one must not hold up the others.
         self._levelling: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -201,8 +203,6 @@ class Replica:
         config = self.config
         if config is None or not self._is_ready:
             raise StaleRoute(f"{self._name} has no configuration yet")
-        if time.monotonic() < self._silent_until:
-            raise StaleRoute(f"{self._name} is about to leave")
         if epoch not in (0, config.epoch):
             raise StaleRoute(f"{self._name} is of epoch {config.epoch}, the request of {epoch}")
         if self._host not in config.in_sync or self.lazy.is_catching_up:
@@ -230,7 +230,8 @@ class Replica:
                 f"{self._name}: {len(config.in_sync)} replicas in sync ({', '.join(config.in_sync)}),"
                 f" the gallery wants {self._min_in_sync}"
             )
-        if self._leases is not None and (left_s := self._leases.left_s(self._writes_from)) > 0:
+        writes_from = max(self._waits.values(), default=0.0)
+        if self._leases is not None and (left_s := self._leases.left_s(writes_from)) > 0:
             raise StaleRoute(f"{self._name}: a host that is out may answer reads for another {left_s:.1f} s")
         return config
 
@@ -239,22 +240,25 @@ class Replica:
         return f"shard {self.lazy.directory.name} of gallery {self.lazy.directory.parent.name} on {self._host}"
 
     def configure(self, config: ShardConfig, min_in_sync: int, released: Sequence[str] = ()) -> None:
-        """Take up a configuration; an earlier one than known is passed over.
+        """Take up a configuration; an earlier one than known is passed over. Nothing is answered under an earlier one
+        from then on, by a process that follows this one neither.
 
         A primary writes nothing before what was said to hosts that are out of sync now has run out. It answers reads at
         once: a host that is out may still answer what was true until now, and nothing is acknowledged before it has
-        stopped. released: hosts that are known to have given the shard up.
+        stopped. released: hosts that are known to have given the shard up, or to have taken up a configuration without
+        themselves; nobody waits for them, which may be said later than the configuration itself.
         """
         with self._configuring:
             before = self.config
-            if before is not None and (
-                config.epoch < before.epoch or (config.epoch == before.epoch and self._is_ready)
-            ):
+            if before is not None and config.epoch < before.epoch:
                 return
-            configured_epoch, configured_hosts = self.lazy.configured
-            if config.epoch < configured_epoch:
+            if before is not None and config.epoch == before.epoch and self._is_ready:
+                self._let_go(released)
                 return
             self._is_ready = False
+            configured_epoch, configured_hosts = self.lazy.configured
+            if config.epoch < configured_epoch:
+                return  # whoever is primary under a later one was quicker than the coordinator, whose word is to come
             known = set(configured_hosts)
             # Whoever was admitted in this epoch may be in sync by the catalog already: it counts until the next one.
             admitted = known - set(config.in_sync) if config.epoch == configured_epoch else set()
@@ -270,13 +274,18 @@ class Replica:
                 link.close(f"{self._name}: epoch {config.epoch} has begun")
             if self._leases is not None:
                 self._leases.configure(config, admitted)
-                if is_primary:
+                # A backup counts too: it may be primary before they have stopped, and does not know of them then.
+                waits = {host: self._leases.granted_until((host,)) for host in left_out}
+                if is_primary and before is None and config.epoch > 1:
                     # A process before this one may have left hosts out in this very epoch; the first has none before.
-                    since_start = before is None and config.epoch > 1
-                    until = self._leases.granted_until(left_out, since_start=since_start)
-                    self._writes_from = max(self._writes_from, until)
-            self._paused_until = self._silent_until = 0.0
+                    waits[""] = self._leases.granted_until((), since_start=True)
+                self._waits = {**self._waits, **waits}
+            self._let_go(released)
+            self._paused_until = 0.0
             self._is_ready = True
+
+    def _let_go(self, hosts: Sequence[str]) -> None:
+        self._waits = {host: until for host, until in self._waits.items() if host not in hosts}
 
     # Writing, at the primary
 
@@ -320,7 +329,8 @@ class Replica:
     def settle(self, until: float) -> int:
         """Wait until no write is under way and all in sync have every entry; the LSN of the last one.
 
-        NotReplicated if that is not before `until` (time.monotonic()); writes go on then.
+        NotReplicated if writes are under way still at `until` (time.monotonic()), or the pause is over before all have
+        them; writes go on then.
         """
         try:
             with self._calm:
@@ -329,14 +339,13 @@ class Replica:
             if self.lazy.shard is not None:  # a closed one has confirmed what it has
                 with self.using() as shard:
                     self._confirm(shard.lsn)
-            return self.lazy.lsn
+            lsn = self.lazy.lsn
+            if time.monotonic() >= self._paused_until:
+                raise NotReplicated(f"{self._name} was not confirmed within its pause")
+            return lsn
         except FacegridError:
             self._paused_until = 0.0
             raise
-
-    def withdraw(self, for_s: float) -> None:
-        """Answer no reads for so long, or until another configuration."""
-        self._silent_until = time.monotonic() + for_s
 
     def _confirm(self, lsn: int) -> None:
         while True:

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -40,7 +40,6 @@ from coordinator.messages import (
     SetKeys,
     SetPeers,
     ShardHealth,
-    WithdrawShards,
     YieldReply,
     YieldShards,
 )
@@ -53,6 +52,7 @@ from shard.errors import (
     InvalidParameter,
     KeyUnavailable,
     StaleRoute,
+    UnknownGallery,
     WrongKey,
     error_from_code,
 )
@@ -67,6 +67,8 @@ HAND_OVER_AT_ONCE = 16
 """Shards that are handed over together: writes to the last wait until the others are configured."""
 YIELD_S = 5.0
 """The longest that a primary takes no writes for a hand-over."""
+TELL_S = 1.0
+"""What is left of that, at least, when another one is chosen: time to write it down and to tell the hosts."""
 LEAVING_S = 60.0
 """How long a host that leaves may take to end, before it is made to hold shards again."""
 SCRUB_ALL_S = 24 * 3_600.0
@@ -170,6 +172,8 @@ class Replication:
 
     def report(self, gallery_id: str, shard: int, epoch: int, error: str) -> None:
         """A write was not confirmed under the epoch: look at the shard now, and go on without whoever fails."""
+        if self._catalog.shard(gallery_id, shard).epoch != epoch:
+            return  # decided already: nobody waits for what is being decided about other shards
         with self._deciding:
             config = self._catalog.shard(gallery_id, shard)
             if config.epoch != epoch:
@@ -240,16 +244,18 @@ class Replication:
         return [host for host, reply in replies.items() if self._incarnations.get(host) != reply.incarnation]
 
     def _probe(self, hosts: Iterable[str], gallery_id: str, shards: tuple[int, ...]) -> dict[str, HealthReply]:
+        return dict(self._probe_each([(host, HealthRequest(gallery_id, shards)) for host in hosts]))
+
+    def _probe_each(self, questions: Iterable[tuple[str, HealthRequest]]) -> list[tuple[str, HealthReply]]:
+        """The answers of those that are there, with their names."""
         deadline = time.monotonic() + PROBE_S
-        asked = {
-            host: self._runtime.submit(host, HealthRequest(gallery_id, shards), deadline=deadline) for host in hosts
-        }
-        replies: dict[str, HealthReply] = {}
-        for host, future in asked.items():
+        asked = [(host, self._runtime.submit(host, question, deadline=deadline)) for host, question in questions]
+        replies: list[tuple[str, HealthReply]] = []
+        for host, future in asked:
             with contextlib.suppress(FacegridError, TimeoutError):
                 reply = future.result(max(0.0, deadline - time.monotonic()) + 0.5)
                 if isinstance(reply, HealthReply):
-                    replies[host] = reply
+                    replies.append((host, reply))
         return replies
 
     def _note_states(self, replies: dict[str, HealthReply]) -> None:
@@ -324,31 +330,42 @@ class Replication:
 
     def _followers(self, key: Key, hosts: Sequence[str]) -> dict[str, int]:
         """Those of the hosts whose replica can be primary now, and its LSN."""
-        replies = self._probe(hosts, key[0], (key[1],))
-        return {
-            host: health.lsn
-            for host, reply in replies.items()
-            for health in reply.shards
-            if (health.gallery_id, health.shard) == key and not health.fault and not health.is_catching_up
-        }
+        return self._followers_of({key: hosts})[key]
+
+    def _followers_of(self, hosts: Mapping[Key, Sequence[str]]) -> dict[Key, dict[str, int]]:
+        """For each shard those of its hosts whose replica can be primary now, and its LSN; all are asked at once."""
+        asked: dict[tuple[str, str], list[int]] = {}
+        for (gallery_id, shard), names in hosts.items():
+            for name in names:
+                asked.setdefault((name, gallery_id), []).append(shard)
+        followers: dict[Key, dict[str, int]] = {key: {} for key in hosts}
+        questions = [(name, HealthRequest(gallery_id, tuple(shards))) for (name, gallery_id), shards in asked.items()]
+        for name, reply in self._probe_each(questions):
+            for health in reply.shards:
+                key = (health.gallery_id, health.shard)
+                if name in hosts.get(key, ()) and not health.fault and not health.is_catching_up:
+                    followers[key][name] = health.lsn
+        return followers
 
     def _decide(
-        self, config: ShardConfig, why: str, gives_up: str | None = None, released: tuple[str, ...] = ()
+        self, config: ShardConfig, why: str, gives_up: str | None = None, leaves: str | None = None
     ) -> ShardConfig | None:
         """Write a configuration into the catalog and tell the hosts; None if somebody else decided first.
 
         gives_up: a host that holds the shard no more under it, which is told first: once it has removed its replica,
-        nobody needs to wait until it must have noticed. released: hosts that answer no reads of it any more.
+        nobody needs to wait until it must have noticed. leaves: a host that is there and has no part in it any more,
+        which is told too: the others wait for it until it has said that it knows.
         """
         try:
             decided = self._catalog.reconfigure(config)
-        except StaleRoute as error:
+        except (StaleRoute, UnknownGallery) as error:
             _LOG.info("overtaken: %s", error)
             return None
         _LOG.warning("shard %d of %s, epoch %d: %s", decided.shard, decided.gallery_id, decided.epoch, why)
-        if gives_up is not None and self._drop(gives_up, decided):
-            released = (*released, gives_up)
-        self._tell([decided], released)
+        if leaves is not None:
+            self._tell_without(decided, leaves)
+        else:
+            self._tell([decided], (gives_up,) if gives_up is not None and self._drop(gives_up, decided) else ())
         return decided
 
     def _give_up(self, host: str, key: Key, fault: str) -> bool:
@@ -392,6 +409,19 @@ class Replication:
                 elif host in config.in_sync and fault.partition(":")[0] not in _LOCKED:
                     faults[host, key] = fault
         return faults
+
+    def _tell_without(self, config: ShardConfig, host: str) -> None:
+        """Tell a configuration to its hosts, then to one that it is without, and once that one knows, that it does.
+
+        What it has taken up it keeps to, whatever becomes of it or of this process; one that does not say so in time is
+        waited for like one that is silent. The others come first: they need its leases until they have been told.
+        """
+        self._tell([config])
+        minimum = self._catalog.min_in_sync({config.gallery_id}).get(config.gallery_id, 1)
+        reply = self._control(host, ConfigureShards((config,), (minimum,)))
+        if isinstance(reply, ConfiguredReply) and not any(reply.faults):
+            known = ConfigureShards((config,), (minimum,), (host,))
+            self._control_each([(other, known) for other in config.in_sync if self._is_there(other)])
 
     def _is_there(self, host: str) -> bool:
         """It answered when it was asked last."""
@@ -708,48 +738,55 @@ class Replication:
         """
         self._record(host)
         led = [config for config in self._catalog.shards() if config.primary == host and len(config.in_sync) > 1]
-        with self._deciding:
-            return sum(self._hand_over(host, led[i : i + HAND_OVER_AT_ONCE]) for i in _steps(led))
+        return sum(self._hand_over(host, led[i : i + HAND_OVER_AT_ONCE]) for i in _steps(led))
 
     def _hand_over(self, host: str, led: Sequence[ShardConfig]) -> int:
-        reply = self._control(host, YieldShards(*_keys(led), tuple(config.epoch for config in led), YIELD_S))
-        if not isinstance(reply, YieldReply):
-            return 0
-        leads = Counter(config.primary for config in self._catalog.shards())
-        moved = 0
-        for config, lsn in zip(led, reply.lsns, strict=True):
-            others = _without(config.in_sync, host)
-            level = [
-                name for name, at in self._followers((config.gallery_id, config.shard), others).items() if at >= lsn
-            ]
-            if lsn < 0 or not level:
-                continue  # it writes again by itself in a moment
-            best = min(sorted(level), key=lambda name: leads[name])
-            leads[best] += 1
-            in_sync = (best, *sorted(_without(config.in_sync, best)))
-            moved += self._decide(replace(config, primary=best, in_sync=in_sync), f"{host} hands it over") is not None
-        return moved
+        with self._deciding:
+            until = time.monotonic() + YIELD_S - TELL_S
+            reply = self._control(host, YieldShards(*_keys(led), _epochs(led), YIELD_S))
+            if not isinstance(reply, YieldReply):
+                return 0
+            yielded = [(config, lsn) for config, lsn in zip(led, reply.lsns, strict=True) if lsn >= 0]
+            followers = self._followers_of({_key(config): _without(config.in_sync, host) for config, _ in yielded})
+            leads = Counter(config.primary for config in self._catalog.shards())
+            moved, kept_on = 0, []
+            for config, lsn in yielded:
+                level = [name for name, at in followers[_key(config)].items() if at >= lsn]
+                if not level or time.monotonic() > until:
+                    kept_on.append(config)
+                    continue
+                best = min(sorted(level), key=lambda name: leads[name])
+                leads[best] += 1
+                in_sync = (best, *sorted(_without(config.in_sync, best)))
+                change = replace(config, primary=best, in_sync=in_sync)
+                moved += self._decide(change, f"{host} hands it over") is not None
+            if kept_on:
+                self._control(host, YieldShards(*_keys(kept_on), _epochs(kept_on), 0.0))
+            return moved
 
     def leave(self, host: str) -> int:
         """Go on without a host that is about to end, as far as others are in sync; how many replicas are missed then.
 
-        Its primaries are handed over, and it is taken out of sync after it has stopped answering reads, so that nobody
-        waits for it. It is expected back: nothing is copied for it for as long as hosts may be away.
+        Its primaries are handed over, and it is told of the configurations without it, so that it answers nothing and
+        nobody waits for it. It is expected back: nothing is copied for it for as long as hosts may be away.
         """
+        self._record(host)
+        self._leaving[host] = self._clock() + LEAVING_S
         self.hand_over(host)
-        with self._deciding:
-            self._leaving[host] = self._clock() + LEAVING_S
-            held = [c for c in self._catalog.shards_on(host) if c.primary != host]
-            return sum(self._release(host, held[i : i + HAND_OVER_AT_ONCE]) for i in _steps(held))
-
-    def _release(self, host: str, held: Sequence[ShardConfig]) -> int:
-        is_told = self._control(host, WithdrawShards(*_keys(held), YIELD_S)) is not None
-        missed = 0
-        for config in held:
-            self._left[config.gallery_id, config.shard] = host
-            fewer = replace(config, in_sync=_without(config.in_sync, host), joining=_without(config.joining, host))
-            missed += self._decide(fewer, f"{host} leaves", released=(host,) if is_told else ()) is not None
+        missed = sum(self._go_on_without(host, _key(config)) for config in self._catalog.shards_on(host))
+        self._leaving[host] = self._clock() + LEAVING_S
         return missed
+
+    def _go_on_without(self, host: str, key: Key) -> bool:
+        """Whether the shard was on the host and is not any more; it stays where the host is its primary."""
+        with self._deciding, contextlib.suppress(UnknownGallery):
+            config = self._catalog.shard(*key)
+            if config.primary == host or host not in (*config.in_sync, *config.joining):
+                return False
+            self._left[key] = host
+            fewer = replace(config, in_sync=_without(config.in_sync, host), joining=_without(config.joining, host))
+            return self._decide(fewer, f"{host} leaves", leaves=host) is not None
+        return False  # the gallery was dropped
 
     def left_on(self, host: str) -> int:
         """Replicas that a host holds still."""
@@ -774,6 +811,14 @@ class Replication:
 
 def _steps(configs: Sequence[ShardConfig]) -> range:
     return range(0, len(configs), HAND_OVER_AT_ONCE)
+
+
+def _key(config: ShardConfig) -> Key:
+    return config.gallery_id, config.shard
+
+
+def _epochs(configs: Sequence[ShardConfig]) -> tuple[int, ...]:
+    return tuple(config.epoch for config in configs)
 
 
 def _keys(configs: Sequence[ShardConfig]) -> tuple[tuple[str, ...], tuple[int, ...]]:
