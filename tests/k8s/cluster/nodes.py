@@ -14,6 +14,9 @@ from pathlib import Path
 from tests.k8s.cluster.processes import Processes
 
 CGROUPS = Path("/sys/fs/cgroup")
+NAMESPACES = Path("/run/netns")
+SHARES = 4096
+"""A node's part of the machine, where one process beside it has 1024. With no more than that, Ray starts too slowly."""
 VOLUMES = 4
 """Volumes that each node offers."""
 
@@ -25,6 +28,7 @@ class Node:
         self.name, self._number, self._processes = f"n{number}", number, processes
         self.folder = folder / self.name
         self.socket = self.folder / "containerd.sock"
+        self._namespaces: set[Path] = set()
         for part in ("cni", "kubelet"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         for volume in self.volumes():
@@ -61,18 +65,21 @@ class Node:
     def lose(self) -> None:
         """Everything on it ends at once, as if its power was cut. Its volumes stay."""
         self._processes.stop(f"{self.name}-kubelet", signal.SIGKILL)
+        self._namespaces |= self._network_namespaces()
         for task in self.ctr("tasks", "list", "--quiet").stdout.split():
             self.ctr("tasks", "kill", "--signal", "SIGKILL", task)
         self._processes.stop(f"{self.name}-containerd", signal.SIGKILL)
 
     def close(self) -> None:
-        """Ends what `lose` ends, and takes away its mounts, its bridge and its cgroups."""
+        """Ends what `lose` ends, and takes away its mounts, its networks and its cgroups."""
         self.lose()
         subprocess.run(["pkill", "-9", "-f", f"containerd-shim.*{self.socket}"], check=False)
         for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
             where = line.split()[1]
             if where.startswith(f"{self.folder}/"):
                 subprocess.run(["umount", "--lazy", where], check=False)
+        for namespace in self._namespaces:
+            subprocess.run(["ip", "netns", "delete", namespace.name], check=False, capture_output=True)
         subprocess.run(["ip", "link", "delete", self._bridge], check=False, capture_output=True)
         for controller in CGROUPS.iterdir():
             for below, _, _ in os.walk(controller / f"facegrid-{self.name}", topdown=False):
@@ -87,6 +94,14 @@ class Node:
     @property
     def _bridge(self) -> str:
         return f"fgcni{self._number}"
+
+    def _network_namespaces(self) -> set[Path]:
+        """Those of its pods: containerd mounts them outside of the node's folder."""
+        used = set()
+        for line in self.ctr("tasks", "list").stdout.splitlines()[1:]:
+            with contextlib.suppress(FileNotFoundError):
+                used.add(Path("/proc", line.split()[1], "ns/net").stat().st_ino)
+        return {path for path in NAMESPACES.glob("cni-*") if path.stat().st_ino in used}
 
     def _network(self) -> dict[str, object]:
         addresses: dict[str, object] = {"type": "host-local", "dataDir": str(self.folder / "addresses")}
@@ -144,6 +159,9 @@ snapshotter = "overlayfs"
         for controller in CGROUPS.iterdir():
             if controller.is_dir() and not controller.is_symlink():
                 (controller / f"facegrid-{self.name}").mkdir(exist_ok=True)
+        shares = CGROUPS / "cpu" / f"facegrid-{self.name}" / "cpu.shares"
+        if shares.exists():
+            shares.write_text(str(SHARES))
         ours = CGROUPS / "cpuset" / f"facegrid-{self.name}"
         for file in ("cpuset.cpus", "cpuset.mems"):
             if (CGROUPS / "cpuset" / file).exists():
