@@ -13,10 +13,12 @@ KUBE_ROUTER=2.8.1
 
 into=$(mkdir -p "$1" && cd "$1" && pwd)
 export GOFLAGS=-mod=mod CGO_ENABLED=0
-command -v go >/dev/null || {
-    echo "build.sh: expected go on PATH, found none" >&2
-    exit 1
-}
+for program in go podman; do
+    command -v "$program" >/dev/null || {
+        echo "build.sh: expected $program on PATH, found none" >&2
+        exit 1
+    }
+done
 
 # module NAME FOLDER: an empty module to build others' programs in.
 module() {
