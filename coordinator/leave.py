@@ -20,10 +20,14 @@ from dataclasses import asdict, dataclass
 from coordinator.actor_names import COORDINATOR, NAMESPACE_PREFIX, host_title
 from coordinator.actors import HEALTH, Actor, ActorName, RaySession
 from coordinator.leave_program import ANSWER_S, TIMEOUT_S, options_of, run, session_of
-from shard.errors import ClusterNotReady, FacegridError, InvalidParameter
+from shard.errors import ClusterNotReady, FacegridError, HostUnavailable, InvalidParameter, ShardClosed, StorageError
 
 CLOSE_SHARE = 0.5
 """The part of the time that is kept for closing the host, whatever becomes of the coordinator."""
+RETRY_S = 0.5
+"""Pause before a coordinator that is away is looked for again."""
+AWAY = (ClusterNotReady, HostUnavailable, ShardClosed, StorageError)
+"""What a coordinator, or its database, that comes back may be the end of."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -65,18 +69,33 @@ def _host(session: RaySession, address: str, host: str, home_id: str | None) -> 
 
 
 def _tell(session: RaySession, where: ActorName, host: str, until: float) -> Left:
-    """Have the coordinator go on without the host."""
-    try:
-        for coordinator in session.named(COORDINATOR):
-            if (coordinator.namespace, coordinator.session) == (where.namespace, where.session):
-                actor = Actor.find(coordinator)
-                actor.call("health", group=HEALTH, timeout_s=ANSWER_S)
-                missed = actor.call("call", "leave", (host,), {}, timeout_s=max(1.0, until - time.monotonic()))
-                return Left(host, missed)
-        return Left(host, None, "no coordinator is running")
-    except FacegridError as error:
-        _LOG.warning("the coordinator was not told that %s leaves: %s", host, error)
-        return Left(host, None, str(error))
+    """Have the coordinator go on without the host: the one that runs, or the one that comes in its place in time.
+
+    Both may be on their way out at once, as in an upgrade. A host that closes untold is one that was killed: its
+    partners wait for it, and with them whoever asks for their shards.
+    """
+    fault = ""
+    while True:
+        error: FacegridError = HostUnavailable("no coordinator is running")
+        try:
+            for coordinator in session.named(COORDINATOR):
+                if (coordinator.namespace, coordinator.session) == (where.namespace, where.session):
+                    return Left(host, _told(Actor.find(coordinator), host, until))
+        except FacegridError as raised:
+            error = raised
+        if str(error) != fault:
+            fault = str(error)
+            _LOG.warning("the coordinator was not told that %s leaves: %s", host, fault)
+        if not isinstance(error, AWAY) or time.monotonic() + RETRY_S >= until:
+            return Left(host, None, fault)
+        time.sleep(RETRY_S)
+
+
+def _told(coordinator: Actor, host: str, until: float) -> int:
+    """Replicas that others go on without, once it has decided so. It says first, and soon, whether it is there."""
+    coordinator.call("health", group=HEALTH, timeout_s=max(0.1, min(ANSWER_S, until - time.monotonic())))
+    missed: int = coordinator.call("call", "leave", (host,), {}, timeout_s=max(1.0, until - time.monotonic()))
+    return missed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -105,6 +105,16 @@ class Keys:
         return None if _has_expired(known.principal.key) else known.principal
 
     def authenticate(self, text: str) -> Principal:
+        """Look the key up; what was good before is while the catalog is away. As `look_up` else. May block."""
+        try:
+            return self.look_up(text)
+        except AWAY:
+            before = self.good_before(text)
+            if before is None:
+                raise
+            return before
+
+    def look_up(self, text: str) -> Principal:
         """Look the key up. Unauthenticated, or what the catalog raises. May block."""
         digest = digest_of(text)
         try:
@@ -113,11 +123,6 @@ class Keys:
         except Unauthenticated as error:
             self._remember(digest, _Known(None, str(error), self._clock()))
             raise
-        except AWAY:
-            before = self.good_before(text)
-            if before is None:
-                raise
-            return before
         principal = Principal(key, tenant)
         self._remember(digest, _Known(principal, "", self._clock()))
         return principal

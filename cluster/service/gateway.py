@@ -107,7 +107,8 @@ class Gateway:
         self._galleries: OrderedDict[str, _Known] = OrderedDict()
         self._forgotten: set[str] | None = None
         """Galleries that were forgotten while all of them are being learned."""
-        self._away_until = float("-inf")
+        self._is_away, self._again_at = False, 0.0
+        """Whether the control plane did not answer a look-up, and when it is to be asked again."""
         self._under_way: dict[Hashable, asyncio.Task[Any]] = {}
         self._audit: deque[AuditEntry] = deque()
         self._searched: dict[tuple[str, KeyRecord, str, str], list[Any]] = {}
@@ -132,38 +133,43 @@ class Gateway:
         # When a remembered key has aged, all requests under way ask at once.
         what = ("key", text, self.keys.changes)
 
-        def authenticate() -> Coroutine[Any, Any, Principal]:
-            return asyncio.to_thread(self.keys.authenticate, text)
+        def look_up() -> Coroutine[Any, Any, Principal]:
+            return asyncio.to_thread(self.keys.look_up, text)
 
         if known is not None:
-            self._ahead(what, authenticate)
+            self._ahead(what, look_up)
             return known
-        look = self._together(what, authenticate)
-        return await self._looked_up(look, self.keys.good_before(text))
+        return await self._looked_up(what, look_up, self.keys.good_before(text))
 
     async def gallery(self, principal: Principal, name: str) -> Gallery:
         """A gallery by its full name; UnknownGallery."""
         known = self._galleries.get(name)
         what = ("gallery", name, principal.flow, self.keys.changes)
+
+        def look_up() -> Coroutine[Any, Any, Gallery]:
+            return self._known_anew(principal, name)
+
         if known is not None and time.monotonic() - known.at < GALLERY_S and known.is_of(principal):
             if time.monotonic() - known.at > GALLERY_S / 2:
-                self._ahead(what, lambda: self._known_anew(principal, name))
+                self._ahead(what, look_up)
             return known.gallery
-        look = self._together(what, lambda: self._known_anew(principal, name))
         is_good = known is not None and known.is_of(principal) and time.monotonic() - known.at < AWAY_S
-        return await self._looked_up(look, known.gallery if known is not None and is_good else None)
+        return await self._looked_up(what, look_up, known.gallery if known is not None and is_good else None)
 
-    async def _looked_up(self, look: Coroutine[Any, Any, T], known: T | None) -> T:
-        """What a look-up says; what was known before where the control plane does not answer, so that queries go on."""
+    async def _looked_up(self, what: Hashable, begin: Callable[[], Coroutine[Any, Any, T]], known: T | None) -> T:
+        """What a look-up says; what was known before where the control plane does not answer, so that queries go on.
+
+        The first to find that out waits a little; until a look-up succeeds again, nobody else waits for one.
+        """
         if known is None:
-            return await look
-        if time.monotonic() < self._away_until:
-            look.close()
+            return await self._together(what, begin)
+        if self._is_away:
+            self._ahead(what, begin)
             return known
         try:
-            return await asyncio.wait_for(look, PATIENCE_S)
+            return await asyncio.wait_for(self._together(what, begin), PATIENCE_S)
         except (asyncio.TimeoutError, TimeoutError, *AWAY):
-            self._away_until = time.monotonic() + AGAIN_S
+            self._is_away, self._again_at = True, time.monotonic() + AGAIN_S
             return known
 
     async def _known_anew(self, principal: Principal, name: str) -> Gallery:
@@ -226,6 +232,7 @@ class Gateway:
                 await asyncio.sleep(LEARN_AGAIN_S)
                 continue
             self.readiness.has_learned()
+            self._is_away = False
             took = time.monotonic() - began
             await asyncio.sleep(min(max(LEARN_S, took / LEARN_SHARE), AWAY_S / 2))
 
@@ -272,7 +279,10 @@ class Gateway:
 
     def _ahead(self, what: Hashable, begin: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Look something up that is about to be too old, so that no query has to wait for it."""
-        if time.monotonic() >= self._away_until:
+        if not self._is_away:
+            self._begun(what, begin)
+        elif time.monotonic() >= self._again_at:
+            self._again_at = time.monotonic() + AGAIN_S
             self._begun(what, begin)
 
     def _begun(self, what: Hashable, begin: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
@@ -287,7 +297,8 @@ class Gateway:
         if self._under_way.get(what) is task:
             del self._under_way[what]
         if not task.cancelled():
-            task.exception()  # seen, even where every caller has gone
+            error = task.exception()  # seen, even where every caller has gone
+            self._is_away = self._is_away and isinstance(error, AWAY)
 
     # Quotas
 

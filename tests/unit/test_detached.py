@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from coordinator.attachment import Attached, Attachment
 from coordinator.catalog import Catalog
 from coordinator.home import Home
 from coordinator.host import ShardHost
+from coordinator.leave import Left, leave
 from coordinator.ray_cluster import RayCluster, RayOptions, _failures
 from coordinator.ray_stop import stop_home
 from coordinator.replication import ReplicationPolicy
-from coordinator.types import DOWN, GONE, UP
+from coordinator.types import DOWN, GONE, UP, GallerySpec
 from shard.errors import (
     ClusterNotReady,
     FacegridError,
@@ -75,10 +77,11 @@ class Database:
     """The catalog's, which may be away."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.is_away = False
+        self.is_away, self.asked = False, 0
         monkeypatch.setattr(coordinator_process, "Catalog", self.open)
 
     def open(self, *args: Any) -> Catalog:
+        self.asked += 1
         if self.is_away:
             raise StorageError("the database is away")
         return Catalog(*args)
@@ -147,6 +150,34 @@ def test_a_host_that_was_retired_is_nobodys_when_the_coordinator_starts_again(
         assert again.coordinator.hosts() == again.runtime.hosts() == ("b", "c")
     finally:
         again.close()
+
+
+def test_a_host_that_leaves_waits_for_a_coordinator_that_starts_again(
+    ray: FakeRay, cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when both their pods are replaced at once. Closed untold, it would be missed as one that was killed is."""
+    monkeypatch.setattr("coordinator.leave.RETRY_S", 0.01)
+    route = cluster.coordinator.create_gallery(GallerySpec("acme/staff", 64, 2, 256, None, 2, 1))
+    database = Database(monkeypatch)
+    database.is_away = True
+    ray.restart(COORDINATOR)
+    with ThreadPoolExecutor(1) as pool:
+        leaving = pool.submit(leave, "127.0.0.1:1", "a", timeout_s=60.0)
+        wait_for(lambda: database.asked > 3, "the coordinator to be asked more than once")
+        assert not leaving.done()
+        database.is_away = False
+        assert leaving.result(30) == Left("a", 2)
+    assert cluster.coordinator.gallery("acme/staff").in_sync == (("b",), ("b",)) != route.in_sync
+
+
+def test_a_host_leaves_though_no_coordinator_comes(
+    ray: FakeRay, cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.leave.RETRY_S", 0.01)
+    Database(monkeypatch).is_away = True
+    ray.restart(COORDINATOR)
+    left = leave("127.0.0.1:1", "a", timeout_s=0.5)
+    assert (left.missed, left.fault) == (None, "the database is away")
 
 
 def test_a_coordinator_forgets_no_host_while_ray_cannot_say(ray: FakeRay, cluster: RayCluster) -> None:
