@@ -131,7 +131,7 @@ def test_one_that_leaves_loses_no_request_and_holds_its_node_until_that_ends(
     leaving = next(one for one in gateways.actors if one.call("state", group=HEALTH).url == urls[0])
     node_id = leaving.call("state", group=HEALTH).node_id
     lost: list[object] = []
-    asked = 0
+    asked, quiet_s = 0, 1.0
     stopped = threading.Event()
 
     def ask() -> None:
@@ -139,8 +139,10 @@ def test_one_that_leaves_loses_no_request_and_holds_its_node_until_that_ends(
         nonlocal asked
         while not stopped.is_set():
             for url in urls:
+                looked = float("-inf")
                 try:
                     if httpx.get(f"{url}/readyz").status_code == 200:
+                        looked = time.monotonic()
                         answer = search(url, key)
                         asked += 1
                         if answer.status_code != 200:
@@ -148,14 +150,16 @@ def test_one_that_leaves_loses_no_request_and_holds_its_node_until_that_ends(
                 except httpx.ConnectError:
                     continue
                 except httpx.TransportError as error:
-                    lost.append(error)
+                    # So long after the look, as on a busy machine, it may have closed: nobody had come meanwhile.
+                    if time.monotonic() - looked < quiet_s:
+                        lost.append(error)
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
     try:
         until(lambda: asked > 20)
-        gone = leaving.begin("leave", 1.0, 20.0)
+        gone = leaving.begin("leave", quiet_s, 20.0)
         until(lambda: httpx.get(f"{urls[0]}/readyz").json() == {"status": "stopping"})
         assert search(urls[0], key).headers["connection"] == "close"  # it answers whoever comes still
         gone.result(30)
