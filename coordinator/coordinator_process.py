@@ -23,7 +23,7 @@ from coordinator.ray_runtime import RayRuntime
 from coordinator.replication import ReplicationPolicy
 from coordinator.tenants import AUDIT_S
 from coordinator.types import GONE
-from shard.errors import HostUnavailable, InvalidParameter
+from shard.errors import HostUnavailable, InvalidParameter, ShardClosed
 
 METHODS = (
     "hosts", "gallery", "galleries", "create_gallery", "drop_gallery", "train", "train_if_due", "drift", "rollouts",
@@ -165,7 +165,11 @@ class CoordinatorProcess:
         if method not in METHODS:
             error = InvalidParameter(f"the coordinator has {', '.join(METHODS)}; got {method!r}")
             return Outcome(code=error.code, message=str(error))
-        return outcome_of(lambda: attrgetter(method)(self._open())(*args, **kwargs), f"coordinator.{method}")
+        outcome = outcome_of(lambda: attrgetter(method)(self._open())(*args, **kwargs), f"coordinator.{method}")
+        if outcome.code == ShardClosed.code and self._is_closed.is_set():
+            # Another one will come: callers wait for that as they do where there is none.
+            return Outcome(code=HostUnavailable.code, message=f"the coordinator is on its way out: {outcome.message}")
+        return outcome
 
     def open(self) -> Outcome:
         """Open the coordinator now: what was left half done is finished, every shard is opened."""

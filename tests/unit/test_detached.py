@@ -170,6 +170,15 @@ def test_a_host_that_leaves_waits_for_a_coordinator_that_starts_again(
     assert cluster.coordinator.gallery("acme/staff").in_sync == (("b",), ("b",)) != route.in_sync
 
 
+def test_a_coordinator_that_has_closed_is_away(ray: FakeRay, cluster: RayCluster) -> None:
+    """Not closed as something of the caller's is: the next one is about to come, and queries go on meanwhile."""
+    closed = ray.restart(COORDINATOR)
+    assert closed.call("galleries", (), {}).code is None
+    closed.close()
+    with pytest.raises(HostUnavailable, match="the coordinator is on its way out"):
+        cluster.coordinator.galleries()
+
+
 def test_a_host_leaves_though_no_coordinator_comes(
     ray: FakeRay, cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
