@@ -78,6 +78,12 @@ def commands() -> list[Words]:
     return [words for line in said for words in words_of(line)]
 
 
+def typed(section: str, holding: str) -> list[str]:
+    """Lines of the section's one block of sh that has this text, as a user types them."""
+    (body,) = (one.body for one in blocks() if (one.section, one.kind) == (section, "sh") and holding in one.body)
+    return lines(body)
+
+
 def words_of(line: str) -> Iterator[Words]:
     """The commands of one line."""
     words = shlex.split(re.sub(r"\$\([^)]*\)", "made", line), comments=True)

@@ -2,6 +2,7 @@
 network policies (kube-router) and KubeRay's operator. Nodes are `nodes.Node`; needs root, containerd and etcd."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -54,12 +55,22 @@ class Kubernetes:
         self, *words: str, given: str | None = None, limit_s: float = 600.0
     ) -> subprocess.CompletedProcess[str]:
         """kubectl as the administrator; `given` is its standard input."""
-        return self._run("kubectl", *words, given=given, limit_s=limit_s)
+        command = [program("kubectl"), "--kubeconfig", str(self._accounts.kubeconfig("admin")), *words]
+        return subprocess.run(command, input=given, capture_output=True, text=True, timeout=limit_s, check=False)
 
-    def helm(self, *words: str, limit_s: float = 1200.0) -> str:
-        """What helm prints; AssertionError if it fails."""
-        done = self._run("helm", *words, given=None, limit_s=limit_s)
-        assert done.returncode == 0, f"helm {' '.join(words)}: {done.stderr}"
+    def typed(self, line: str, folder: Path, limit_s: float = 1200.0) -> str:
+        """What a line of shell prints that the administrator types in a folder; AssertionError if it fails."""
+        path = [str(Path(program(name)).parent) for name in ("kubectl", "helm")]
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(self._accounts.kubeconfig("admin")),
+            "PATH": os.pathsep.join([*path, os.environ["PATH"]]),
+        }
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line], cwd=folder, env=environment, capture_output=True, text=True,
+            timeout=limit_s, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{line}: {done.stderr}"
         return done.stdout
 
     def get(self, *words: str) -> Any:
@@ -86,10 +97,6 @@ class Kubernetes:
         subprocess.run([self.programs / "bin/kube-proxy", "--cleanup"], check=False, capture_output=True)
         subprocess.run(["iptables", "-t", "nat", "-D", "POSTROUTING", *MASQUERADE], check=False, capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _run(self, name: str, *words: str, given: str | None, limit_s: float) -> subprocess.CompletedProcess[str]:
-        command = [program(name), "--kubeconfig", str(self._accounts.kubeconfig("admin")), *words]
-        return subprocess.run(command, input=given, capture_output=True, text=True, timeout=limit_s, check=False)
 
     def _start_control_plane(self) -> None:
         start, bin_, own = self._processes.start, self.programs / "bin", self._accounts.folder

@@ -2,27 +2,31 @@
 
 import base64
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.certificates import Authority
 from tests.integration.postgres import PostgresServer
-from tests.k8s.charts import CHART
+from tests.k8s import manual
+from tests.k8s.charts import ROOT
 from tests.k8s.cluster.kubernetes import Kubernetes
 from tests.k8s.cluster.processes import polls
 from tests.k8s.smoke.services import Service
 
 NAMESPACE = "faces"
-RELEASE = "prod"
-NAME = "prod-facegrid"
+RELEASE = "faces"
+NAME = "faces-facegrid"
+"""Namespace, release and its objects are called what the manual calls them."""
 VALUES = Path(__file__).with_name("values.yaml")
-ROLLED = (f"statefulset/{NAME}-control", f"statefulset/{NAME}-shard", f"deployment/{NAME}-gateway")
 
 
 class Installed:
-    """A release that was installed. `url`: of its gateways, from this machine."""
+    """A release that was installed. `url`: of its gateways, from this machine. `desk`: where commands are typed."""
 
     def __init__(self, cluster: Kubernetes, crds: Path, folder: Path, catalog: str, catalog_port: int) -> None:
         """catalog: URL of a PostgreSQL that pods reach at the machine's address."""
@@ -40,24 +44,29 @@ class Installed:
         self._secret("facegrid-gateway-tls", gateways.secret("gateway", names, [cluster.address]))
         self._secret("facegrid-data-tls", data.secret("facegrid", ["facegrid"]))
         self._secret("facegrid-catalog", {"url": catalog.encode()})
+        self.desk = folder / "desk"
+        self.desk.mkdir()
+        (self.desk / "k8s").symlink_to(ROOT / "k8s")
+        self._values: dict[str, Any] = yaml.safe_load(VALUES.read_text())
         # Whoever runs the database opens its address; nothing else of the machine is.
-        self._postgres = (
-            f"networkPolicy.postgres={json.dumps({'cidrs': [f'{cluster.address}/32'], 'port': catalog_port})}"
-        )
+        self.change({"networkPolicy": {"postgres": {"cidrs": [f"{cluster.address}/32"], "port": catalog_port}}})
         self.upgrade()
 
-    def upgrade(self, *options: str) -> None:
-        """Install, or change values (`--set …`), and wait until all pods are those."""
-        self.cluster.helm(
-            "upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--values", str(VALUES),
-            "--set-json", self._postgres, *options,
-        )  # fmt: skip
-        self.wait()
+    def change(self, values: Mapping[str, Any]) -> None:
+        """Write these into the user's values; the release has them with its next upgrade."""
+        self._values = manual.merged(self._values, values)
+        (self.desk / manual.MINE).write_text(yaml.safe_dump(self._values))
 
-    def wait(self, limit_s: int = 900) -> None:
-        """Until every pod of the release is ready, and the latest."""
-        for what in ROLLED:
-            self.kubectl("rollout", "status", what, f"--timeout={limit_s}s", limit_s=limit_s + 30)
+    def follow(self, *lines: str) -> None:
+        """Type lines of the manual at the desk, and print how long each took."""
+        for line in lines:
+            began = time.monotonic()
+            self.cluster.typed(line, self.desk)
+            print(f"\n{time.monotonic() - began:.1f} s: {line}")
+
+    def upgrade(self) -> None:
+        """Install, or upgrade everything at once, and wait until all pods are those of the user's values."""
+        self.follow(*manual.typed("Install", "helm upgrade"), *manual.typed("Install", "rollout status"))
 
     def kubectl(self, *words: str, given: str | None = None, limit_s: float = 600.0) -> str:
         """kubectl in the release's namespace."""
@@ -85,6 +94,22 @@ class Installed:
         """Node of each pod that the labels select; all if none are given."""
         found = json.loads(self.kubectl("get", "pods", f"--selector={selector}", "--output", "json"))
         return {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in found["items"]}
+
+    def images(self) -> dict[str, str]:
+        """Image of each pod."""
+        found = json.loads(self.kubectl("get", "pods", "--output", "json"))["items"]
+        return {pod["metadata"]["name"]: pod["spec"]["containers"][0]["image"] for pod in found}
+
+    def tried_again(self) -> set[str]:
+        """Pods whose container ended, and was started again."""
+        found = json.loads(self.kubectl("get", "pods", "--output", "json"))["items"]
+        states = {pod["metadata"]["name"]: pod["status"].get("containerStatuses", []) for pod in found}
+        return {name for name, of_pod in states.items() if any(state["restartCount"] for state in of_pod)}
+
+    def said(self, pod: str) -> str:
+        """What a pod's container has printed, with what the one before it had; nothing where there is no pod."""
+        ours = ("--namespace", NAMESPACE, "logs", pod)
+        return "".join(self.cluster.try_kubectl(*ours, *more).stdout for more in (("--previous",), ()))
 
     def kill(self, pod: str) -> None:
         """End a pod at once, as if its node had."""

@@ -1,26 +1,30 @@
 """The chart on a real Kubernetes, with its scheduler, kubelets, network policies and KubeRay's operator."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from cluster.client import RemoteCluster
+from tests.k8s import manual
+from tests.k8s.charts import ROOT
 from tests.k8s.cluster.kubernetes import Kubernetes
 from tests.k8s.cluster.processes import polls
-from tests.k8s.cluster.release import NAME, NAMESPACE, Installed, installed
+from tests.k8s.cluster.release import NAME, NAMESPACE, RELEASE, Installed, installed
 from tests.k8s.crds import CRDS
 from tests.k8s.image import built_image
-from tests.k8s.smoke.traffic import DIM, Ledger, Traffic, connect, missing
+from tests.k8s.smoke.traffic import DIM, Ledger, Loop, Traffic, connect, missing
 
 pytestmark = pytest.mark.kubernetes
-PROGRAMS = Path(__file__).parents[3] / ".stamp/kubernetes"
+PROGRAMS = ROOT / ".stamp/kubernetes"
 GALLERY = "acme/staff"
+CONTROL = f"{NAME}-control-0"
+SHARDS = [f"{NAME}-shard-{i}" for i in range(3)]
 NEEDED = ("containerd", "ctr", "etcd", "iptables", "ipset", "conntrack", "podman", "openssl")
 
 
@@ -60,24 +64,30 @@ def ledger() -> Ledger:
 
 
 @pytest.fixture
-def written(release: Installed, key: str, client: RemoteCluster, ledger: Ledger) -> Iterator[list[int]]:
-    """Writes and searches while something happens; what was acknowledged grows, and is there afterwards."""
+def running(release: Installed, key: str, client: RemoteCluster, ledger: Ledger) -> Iterator[Traffic]:
+    """Writes and searches while something happens; what was acknowledged is there afterwards."""
     acknowledged = ledger.acknowledged
     with Traffic(release.url, key, release.authority, GALLERY, ledger) as running:
         before = len(acknowledged)
         until(lambda: len(acknowledged) > before + 20, "the first writes")
         began = time.monotonic()
-        yield acknowledged
+        yield running
         ended, count = time.monotonic(), len(acknowledged)
         until(lambda: len(acknowledged) > count, "writes go on")
-    assert missing(client, GALLERY, acknowledged) == []
-    assert running.wrong == []
     for loop in (running.writer, running.searcher):
         gap, failed = loop.longest_gap(began, ended), [text for _, text in loop.errors]
         print(
             f"\n{loop.name}: longest gap {gap:.1f} s of {ended - began:.0f}, {len(loop.answers)} done, failed {failed}"
         )
+    assert missing(client, GALLERY, acknowledged) == []
+    assert running.wrong == []
     print(f"{len(acknowledged):,} acknowledged in all, none lost")
+
+
+@pytest.fixture
+def written(running: Traffic, ledger: Ledger) -> list[int]:
+    """What is acknowledged while something happens: it grows."""
+    return ledger.acknowledged
 
 
 def until(holds: Callable[[], bool], what: str, limit_s: float = 300.0) -> None:
@@ -87,9 +97,27 @@ def until(holds: Callable[[], bool], what: str, limit_s: float = 300.0) -> None:
     raise AssertionError(f"not within {limit_s:g} s: {what}")
 
 
+def none_failed(loop: Loop) -> None:
+    """No call of the loop failed, the one under way included."""
+    ended = len(loop.answers) + len(loop.errors)
+    until(lambda: len(loop.answers) + len(loop.errors) > ended, f"the {loop.name} goes on")
+    assert [text for _, text in loop.errors] == []
+
+
+def uids(release: Installed, *parts: str) -> dict[str, str]:
+    """Uid of each pod of these components."""
+    return {name: release.uid(name) for part in parts for name in release.nodes(part)}
+
+
+def lacking(release: Installed) -> list[object]:
+    """What is not whole, as the control plane sees it."""
+    found: list[object] = json.loads(release.facegrid("--json", "cluster", "status"))["lacking"]
+    return found
+
+
 def test_what_is_placed_where(release: Installed) -> None:
     hosts = release.nodes("shard")
-    assert sorted(hosts) == [f"{NAME}-shard-{i}" for i in range(3)]
+    assert sorted(hosts) == SHARDS
     assert len(set(hosts.values())) == 3, "two shard hosts share a node"
 
 
@@ -114,7 +142,7 @@ def test_policies_are_enforced(release: Installed) -> None:
         "        print('shut')\n"
     )
     places = [f"{pods[component]}:{port}" for component, port in wanted]
-    image = release.kubectl("get", "pod", f"{NAME}-control-0", "--output=jsonpath={.spec.containers[0].image}")
+    image = release.images()[CONTROL]
     seen = release.cluster.kubectl(
         "run", "stranger", "--namespace=default", "--rm", "--attach", "--quiet", "--restart=Never", f"--image={image}",
         "--image-pull-policy=Never", "--command", "--", "python3", "-c", script, *places,
@@ -122,7 +150,7 @@ def test_policies_are_enforced(release: Installed) -> None:
     assert dict(zip(wanted, seen.split(), strict=True)) == wanted
 
 
-@pytest.mark.parametrize("pod", [f"{NAME}-shard-1", f"{NAME}-control-0"])
+@pytest.mark.parametrize("pod", [SHARDS[1], CONTROL])
 def test_a_pod_that_is_killed_is_not_missed(release: Installed, written: list[int], pod: str) -> None:
     before = release.uid(pod)
     release.kill(pod)
@@ -133,22 +161,83 @@ def test_the_head_is_made_again_by_the_operator(release: Installed, written: lis
     before = release.head()
     release.kill(before["metadata"]["name"])
     print(f"\nhead ready again after {release.until_head(before['metadata']['uid']):.0f} s")
-    assert json.loads(release.facegrid("--json", "cluster", "status"))["lacking"] == []
+    assert lacking(release) == []
 
 
-def test_an_upgrade_replaces_every_pod(release: Installed, written: list[int]) -> None:
-    uids = {name: release.uid(name) for part in ("shard", "gateway", "control") for name in release.nodes(part)}
-    rolled = [f"--set-string={part}.annotations.rolled=yes" for part in ("shard", "gateway", "control")]
-    release.upgrade(*rolled)
-    left = {release.uid(name) for part in ("shard", "gateway", "control") for name in release.nodes(part)}
-    assert not left & set(uids.values())
+def test_an_upgrade_replaces_every_pod(release: Installed, running: Traffic) -> None:
+    """In one step, the worst case: shard hosts leave while the control pod is away."""
+    parts = ("shard", "gateway", "control")
+    before = uids(release, *parts)
+    release.change({part: {"annotations": {"rolled": "yes"}} for part in parts})
+    release.upgrade()
+    assert not set(before.values()) & set(uids(release, *parts).values())
+    none_failed(running.searcher)
+
+
+def test_an_image_that_cannot_start_is_rolled_back(release: Installed, running: Traffic) -> None:
+    """The manual's Roll back, after the first step of its Upgrade: control, head and a new gateway do not start."""
+    good = release.images()[CONTROL]
+    repository, _, tag = good.rpartition(":")
+    stay, head = uids(release, "shard", "gateway"), release.head()["metadata"]["uid"]
+    for node in release.cluster.nodes:
+        done = node.ctr("images", "tag", "localhost/pause:1", f"{repository}:broken")
+        assert done.returncode == 0, done.stderr
+    release.change({"image": {"tag": "broken"}})
+    release.follow(manual.typed("Upgrade", "shard.partition")[0])
+
+    def broken() -> set[str]:
+        return {name for name, image in release.images().items() if image != good}
+
+    until(lambda: len(broken()) == 3 and broken() <= release.tried_again(), "three pods of the broken image")
+    assert CONTROL in broken()
+    assert not broken() & set(stay)
+    broken_head = release.head()["metadata"]["uid"]
+    assert broken_head != head
+    none_failed(running.searcher)
+    release.change({"image": {"tag": tag}})
+    for line in manual.typed("Roll back", "helm upgrade"):
+        if "if it is still the broken one" in line:
+            until(lambda: release.images().get(CONTROL) == good, "the control pod is made anew by itself", 60)
+        else:
+            release.follow(line)
+    release.until_head(broken_head)
+    until(lambda: not broken(), "the broken pods are gone")
+    assert uids(release, "shard", "gateway") == stay
+    assert lacking(release) == []
+    none_failed(running.searcher)
+
+
+def test_an_empty_control_volume_gets_its_backup(release: Installed, running: Traffic) -> None:
+    """The manual's Backups, and A lost volume of the control pod: a new home is refused, the old one comes back."""
+    release.follow(*manual.typed("Backups", "cluster.secret"))
+    stay = uids(release, "shard", "gateway")
+    release.kubectl("delete", "pvc", f"home-{CONTROL}", "--wait=false")
+    release.kubectl("delete", "pod", CONTROL)
+    until(lambda: "belongs to home" in release.said(CONTROL), "the catalog refuses the home of an empty volume")
+    none_failed(running.searcher)
+    theirs = manual.files()["restore.yaml"]
+    for named, ours in {
+        "storageClassName: fast": "storageClassName: local",
+        "imagePullSecrets: [{name: registry}]": "imagePullSecrets: []",
+        "image: registry.example.org/facegrid/facegrid:0.1.0": f"image: {release.images()[CONTROL]}",
+    }.items():
+        assert named in theirs
+        theirs = theirs.replace(named, ours)
+    (release.desk / "restore.yaml").write_text(theirs)
+    release.follow(*(line for line in manual.typed("Replace a node", "restore.yaml") if "sqlite only" not in line))
+    assert uids(release, "shard", "gateway") == stay
+    assert lacking(release) == []
+    kept = json.loads((release.desk / "facegrid.json").read_text())["home_id"]
+    assert kept in release.kubectl("exec", CONTROL, "--", "cat", "/var/lib/facegrid/facegrid.json")
+    none_failed(running.searcher)
 
 
 def test_a_job_of_the_cluster_finds_duplicates(release: Installed, client: RemoteCluster) -> None:
     printed = subprocess.run(
         [sys.executable, "-m", "cluster.cli", "k8s", "render-job", "dedup", GALLERY, "--threshold", "0.9",
-         "--release", "prod", "--namespace", NAMESPACE],
-        check=True, capture_output=True, text=True,
+         "--release", RELEASE, "--namespace", NAMESPACE],
+        check=True, capture_output=True, text=True, timeout=120, cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
     ).stdout  # fmt: skip
     release.cluster.apply(printed)
 
