@@ -165,11 +165,19 @@ class CoordinatorProcess:
         if method not in METHODS:
             error = InvalidParameter(f"the coordinator has {', '.join(METHODS)}; got {method!r}")
             return Outcome(code=error.code, message=str(error))
-        outcome = outcome_of(lambda: attrgetter(method)(self._open())(*args, **kwargs), f"coordinator.{method}")
-        if outcome.code == ShardClosed.code and self._is_closed.is_set():
-            # Another one will come: callers wait for that as they do where there is none.
-            return Outcome(code=HostUnavailable.code, message=f"the coordinator is on its way out: {outcome.message}")
-        return outcome
+        return outcome_of(lambda: self._called(attrgetter(method), args, kwargs), f"coordinator.{method}")
+
+    def _called(self, method: attrgetter[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """HostUnavailable once it is closed, for calls under way too: one that takes its place is about to come."""
+        away = HostUnavailable("the coordinator is being closed; another one takes its place")
+        if self._is_closed.is_set():
+            raise away
+        try:
+            return method(self._open())(*args, **kwargs)
+        except ShardClosed as error:
+            if self._is_closed.is_set():
+                raise away from error
+            raise
 
     def open(self) -> Outcome:
         """Open the coordinator now: what was left half done is finished, every shard is opened."""

@@ -7,6 +7,7 @@ wait for a node, control stores that are away. Calls are carried out at once, in
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -48,18 +49,20 @@ class FakeActor:
 
     def running(self) -> Any:
         """The process; None while no node offers what it takes."""
-        if self.process is None:
-            nodes = [name for name, offers in self.ray.offered.items() if self.takes <= offers.keys()]
-            if nodes:
-                self.ray.is_reconstructing = self.has_run
-                self.node, self.process, self.has_run = nodes[0], self.make(), True
-                self.ray.is_reconstructing = False
-        return self.process
+        with self.ray.starting:  # one at a time, whichever threads call it
+            if self.process is None:
+                nodes = [name for name, offers in self.ray.offered.items() if self.takes <= offers.keys()]
+                if nodes:
+                    self.ray.is_reconstructing = self.has_run
+                    self.node, self.process, self.has_run = nodes[0], self.make(), True
+                    self.ray.is_reconstructing = False
+            return self.process
 
     def end(self) -> None:
         """Of the process, as when it is killed, except that it lets go of its files."""
-        if self.process is not None:
+        with self.ray.starting:
             process, self.process = self.process, None
+        if process is not None:
             process.close()
 
 
@@ -93,6 +96,7 @@ class FakeRay:
     fault: Exception | None = None
     """What looking up a name raises while the control store is away."""
     is_reconstructing: bool = False
+    starting: threading.RLock = field(default_factory=threading.RLock)
     exceptions: ClassVar[Any] = SimpleNamespace(
         RayError=RayError, GetTimeoutError=GetTimeoutError, RayTaskError=RayTaskError, ActorDiedError=ActorDiedError
     )
