@@ -231,6 +231,7 @@ WRONG: list[tuple[Check, str, str, Any, str]] = [
         "y",
         "may share a node",
     ),
+    (availability.control_is_apart, CONTROL, f"{POD}.affinity", DELETE, "does not mind"),
     (availability.zones_are_spread, GATEWAY, f"{POD}.topologySpreadConstraints", [], "not spread"),
     (availability.have_budgets, "PodDisruptionBudget/prod-facegrid-shard", "spec.maxUnavailable", 2, "expected one"),
     (

@@ -23,6 +23,22 @@ def hosts_share_no_node(manifests: list[Manifest]) -> Iterator[str]:
             yield f"{pod.owner}: two of its pods may share a node"
 
 
+def control_is_apart(manifests: list[Manifest]) -> Iterator[str]:
+    """The control pod is on a node without a shard host where there is one: a node that is lost is one fault then."""
+    found = list(pods(manifests))
+    for pod in found:
+        if pod.component != "control":
+            continue
+        wanted = (pod.spec.get("affinity") or {}).get("podAntiAffinity") or {}
+        terms = [one["podAffinityTerm"] for one in wanted.get("preferredDuringSchedulingIgnoredDuringExecution") or []]
+        hosts = [one for one in found if one.component == "shard"]
+        if not any(
+            term["topologyKey"] == HOSTNAME and all(selects(term["labelSelector"], host.labels) for host in hosts)
+            for term in terms
+        ):
+            yield f"{pod.owner} does not mind a node with a shard host"
+
+
 def zones_are_spread(manifests: list[Manifest]) -> Iterator[str]:
     """Shard hosts and gateways are spread over zones, counting their own pods."""
     for pod in pods(manifests):
@@ -100,4 +116,12 @@ def leaving_seconds(container: Manifest) -> int:
     return int(said.get("LEAVE_SECONDS") or otherwise)
 
 
-CHECKS = [hosts_share_no_node, zones_are_spread, have_budgets, volumes_stay, gateways_roll, have_time_to_leave]
+CHECKS = [
+    hosts_share_no_node,
+    control_is_apart,
+    zones_are_spread,
+    have_budgets,
+    volumes_stay,
+    gateways_roll,
+    have_time_to_leave,
+]
