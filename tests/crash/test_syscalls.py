@@ -21,7 +21,7 @@ from tests.crash.forkserver import ForkServer
 
 IS_LONG = "FACEGRID_TORTURE" in os.environ
 SEED = int(os.environ.get("FACEGRID_CRASH_SEED", "1"))
-SAMPLE = 30
+SAMPLE = 18
 ACTIONS = ("kill", "eio", "enospc", "short", "lose power")
 
 
