@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from cluster.cron import check_cron
+from coordinator.actor_names import CONTROL_RESOURCE
 from shard.errors import InvalidParameter
 
 LONGEST_NAME = 47
@@ -25,8 +26,8 @@ LONGEST_SCHEDULED_NAME = LONGEST_NAME - 11
 """Of a RayCronJob's: KubeRay appends the minute to it."""
 LONGEST_RELEASE = 36
 """Characters of the name that the chart gives to all of a release."""
-CONTROL_RESOURCE = "facegrid_control"
-"""What the Ray node offers that has the home's directory. A driver takes a little of it, to be placed there."""
+CONTROL_SHARE = 0.001
+"""Of the control node's resource: a driver takes a little of it, to be placed where the home's directory is."""
 LONGEST_COMMAND = 100_000
 """Characters of a driver's command: Linux takes 131,072 of one argument, of which the shell's is one."""
 _DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -125,7 +126,7 @@ def _job_spec(release: Release, command: list[str], about: dict[str, str]) -> di
         "clusterSelector": {"ray.io/cluster": release.cluster},
         "submissionMode": "HTTPMode",
         "entrypoint": entrypoint,
-        "entrypointResources": json.dumps({CONTROL_RESOURCE: 0.001}),
+        "entrypointResources": json.dumps({CONTROL_RESOURCE: CONTROL_SHARE}),
         "metadata": about,
         # Not 0 is refused with a clusterSelector. A job that failed goes on with `render-job resume`.
         "backoffLimit": 0,

@@ -13,7 +13,8 @@ from coordinator.dataplane.tls import TlsFiles
 from coordinator.kept import kept
 from coordinator.ray_coordinator import RayCoordinator
 from coordinator.ray_runtime import RayRuntime
-from shard.errors import FacegridError, HostUnavailable
+from coordinator.threads import attempt
+from shard.errors import HostUnavailable
 
 LOOK_S = 2.0
 """Pause between two looks for shard hosts that have come."""
@@ -63,12 +64,7 @@ class Attached:
 
     def _look_on(self) -> None:
         while not self._ended.wait(LOOK_S):
-            try:
-                self.look()
-            except FacegridError as error:
-                _LOG.info("new shard hosts could not be looked for: %s", error)
-            except Exception:  # noqa: BLE001 - a thread that has to go on: Ray raises anything while its store is away
-                _LOG.exception("new shard hosts could not be looked for")
+            attempt(self.look, "new shard hosts could not be looked for", _LOG, logging.INFO)
 
 
 def _found(hosts: Mapping[str, ActorName]) -> dict[str, Actor]:

@@ -28,6 +28,7 @@ from coordinator.ray_runtime import RayRuntime
 from coordinator.ray_seats import PIN, Seat, awaited_seats, check_ports, needed_seats, offered_seats, own_seats, seat_of
 from coordinator.replication import ReplicationPolicy
 from coordinator.tenants import AUDIT_S
+from coordinator.threads import attempt
 from coordinator.types import GONE
 from shard.errors import ClusterNotReady, FacegridError, HostUnavailable, InvalidParameter
 
@@ -266,12 +267,7 @@ class RayCluster:
             self._try_scan()
 
     def _try_scan(self) -> None:
-        try:
-            self.scan()
-        except FacegridError as error:
-            _LOG.warning("new shard hosts could not be looked for: %s", error)
-        except Exception:  # noqa: BLE001 - a thread that has to go on: Ray raises anything while its store is away
-            _LOG.exception("new shard hosts could not be looked for")
+        attempt(self.scan, "new shard hosts could not be looked for", _LOG)
 
     def _end_scan(self) -> None:
         self._scan_ended.set()

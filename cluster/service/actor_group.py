@@ -19,6 +19,7 @@ from coordinator.actor_names import numbered_title
 from coordinator.actors import HEALTH, Actor, Pending, numbered
 from coordinator.kept import installed_version
 from coordinator.ray_cluster import RayCluster
+from coordinator.threads import attempt
 from shard.errors import FacegridError, HostUnavailable
 
 SCAN_S = 2.0
@@ -147,12 +148,7 @@ class ActorGroup(Generic[S]):
 
     def _scan_on(self, scan: Callable[[], None], pause_s: float) -> None:
         while not self._ended.wait(pause_s):
-            try:
-                scan()
-            except FacegridError as error:
-                _LOG.warning("%ss could not be looked after: %s", self._kind, error)
-            except Exception:  # noqa: BLE001 - a thread that has to go on: Ray raises anything while its store is away
-                _LOG.exception("%ss could not be looked after", self._kind)
+            attempt(scan, f"{self._kind}s could not be looked after", _LOG)
 
 
 def _is_over(end: Pending, until: float) -> bool:

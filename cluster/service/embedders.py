@@ -23,6 +23,7 @@ from cluster.service.face_pool import Faces, OwnFaces
 from coordinator.actors import Actor, ActorName, Pending, node_here
 from coordinator.kept import installed_version, kept
 from coordinator.outcome import Outcome, outcome_of
+from coordinator.threads import attempt
 from shard.errors import ClusterNotReady, FacegridError, HostUnavailable, InvalidImage
 
 CALLS = 64
@@ -217,12 +218,7 @@ class EmbedderActors:
 
     def _look_on(self) -> None:
         while not self._ended.is_set():
-            try:
-                self._look()
-            except FacegridError as error:
-                _LOG.info("embedders could not be looked for: %s", error)
-            except Exception:  # noqa: BLE001 - a thread that has to go on: Ray raises anything while its store is away
-                _LOG.exception("embedders could not be looked for")
+            attempt(self._look, "embedders could not be looked for", _LOG, logging.INFO)
             self._ended.wait(self._look_s)
 
     def _look(self) -> None:

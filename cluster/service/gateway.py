@@ -207,12 +207,14 @@ class Gateway:
 
     def _look_all_up(self, began: float) -> dict[str, _Known]:
         """Of galleries; keys look after themselves. Blocks."""
+
+        def tenants() -> set[tuple[str, str]]:
+            return {(tenant.name, tenant.tenant_id) for tenant in self.cluster.tenants.all()}
+
         self.keys.learn()
-        tenants = {tenant.name: tenant.tenant_id for tenant in self.cluster.tenants.all()}
+        before = tenants()
         galleries = self.cluster.galleries()[-MAX_GALLERIES:]
-        # As in _look_up: nothing of a tenant that was made again meanwhile.
-        same = tenants.items() & {(tenant.name, tenant.tenant_id) for tenant in self.cluster.tenants.all()}
-        ids = dict(same)
+        ids = dict(before & tenants())  # as in _look_up: nothing of a tenant that was made again meanwhile
         return {
             gallery.name: _Known(began, gallery, ids[tenant])
             for gallery in galleries
