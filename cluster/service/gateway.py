@@ -229,8 +229,9 @@ class Gateway:
             began = time.monotonic()
             try:
                 await self.learn()
-            except FacegridError as error:
-                _LOG.warning("keys and galleries cannot be learned now: %s", error)
+            except Exception as error:  # noqa: BLE001 - Ray raises anything; a gateway that stops learning never is ready
+                is_ours = isinstance(error, FacegridError)
+                _LOG.warning("keys and galleries cannot be learned now: %s", error, exc_info=not is_ours)
                 await asyncio.sleep(LEARN_AGAIN_S)
                 continue
             self.readiness.has_learned()

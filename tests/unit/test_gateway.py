@@ -196,6 +196,36 @@ def test_what_changes_while_everything_is_learned_is_not_forgotten_again(
             asyncio.run(ask(gateway, [text for _, text in made], [record.key_id for record, _ in made]))
 
 
+@pytest.mark.parametrize("error", [HostUnavailable("away"), RuntimeError("Ray raises anything")], ids=["away", "odd"])
+def test_a_gateway_learns_again_whatever_was_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr("cluster.service.gateway.LEARN_AGAIN_S", 0.0)
+
+    async def ask(gateway: Gateway) -> None:
+        galleries, calls = gateway.cluster.galleries, 0
+
+        def fail_once() -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise error
+            return galleries()
+
+        monkeypatch.setattr(gateway.cluster, "galleries", fail_once)
+        gateway.readiness.has_to_learn = True
+        learning = asyncio.create_task(gateway.keep_learned())
+        while not (gateway.readiness.was_ready or learning.done()):
+            await asyncio.sleep(0.01)
+        assert not learning.done()
+        assert calls == 2
+        learning.cancel()
+        await asyncio.gather(learning, return_exceptions=True)
+
+    with Cluster.open(tmp_path / "home") as grid, contextlib.closing(Gateway(grid)) as gateway:
+        asyncio.run(ask(gateway))
+
+
 async def is_refused(gateway: Gateway, secret: str) -> bool:
     """Whether a key is refused, at the latest when the look-up that hung, which may be shared still, has ended."""
     for _ in range(50):
