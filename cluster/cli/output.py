@@ -90,11 +90,21 @@ class Output:
     def capture_logs(self) -> None:
         """Send the library's log records to `note`: warnings, with -v what it does, with -vv everything."""
         level = logging.ERROR if self.is_quiet else max(logging.DEBUG, logging.WARNING - 10 * self.verbosity)
-        for package in ("cluster", "coordinator", "shard"):
-            logger = logging.getLogger(package)
+        for logger in _of_the_library():
             logger.handlers[:] = [_NoteHandler(self)]
             logger.setLevel(level)
             logger.propagate = False
+
+    def release_logs(self) -> None:
+        """Let the library's log records go where all others go: a service's are for its operator's collector."""
+        for logger in _of_the_library():
+            logger.handlers.clear()
+            logger.setLevel(logging.NOTSET)
+            logger.propagate = True
+
+
+def _of_the_library() -> list[logging.Logger]:
+    return [logging.getLogger(package) for package in ("cluster", "coordinator", "shard")]
 
 
 class _NoteHandler(logging.Handler):
@@ -103,12 +113,19 @@ class _NoteHandler(logging.Handler):
         self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
+        # As every handler: what logs goes on, whatever becomes of the record; stderr may be closed.
+        try:
+            self._output.note(self._message(record), level=record.levelname.lower())
+        except Exception:  # noqa: BLE001
+            self.handleError(record)
+
+    def _message(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
-        if record.exc_info is not None and record.exc_info[1] is not None:
+        if record.exc_info and record.exc_info[1] is not None:
             message += f": {record.exc_info[1]}"
             if self._output.verbosity:
                 message += "\n" + logging.Formatter().formatException(record.exc_info)
-        self._output.note(message, level=record.levelname.lower())
+        return message
 
 
 def printable(text: str) -> str:

@@ -91,6 +91,7 @@ def serve(
     except ImportError as error:
         raise MissingExtra(f"the service needs {error.name}; pip install 'facegrid[service]'") from error
     if json_logs:
+        invocation.output.release_logs()
         log_json()
     listen = Listen("127.0.0.1" if host is None else host, port, _text(certificate), _text(private_key))
     with invocation.home("serve", create=True, may_join=False) as grid:

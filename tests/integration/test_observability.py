@@ -258,6 +258,28 @@ def test_every_line_is_an_object_even_of_what_nobody_caught() -> None:
     assert ["in a thread" in lines[4]["exception"], "at the end" in lines[5]["exception"]] == [True, True]
 
 
+def test_a_service_that_the_command_line_starts_logs_json_alone(tmp_path: Path) -> None:
+    """What the library says too, which is notes for people in any other command."""
+    command = [
+        sys.executable,
+        "-m",
+        "cluster.cli",
+        "--home",
+        str(tmp_path / "home"),
+        "serve",
+        "--port",
+        "0",
+        "--json-logs",
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "serving on" in process.stdout.readline()
+        process.terminate()
+        lines = [json.loads(line) for line in process.communicate(timeout=60)[1].splitlines()]
+    assert process.returncode == 0
+    assert "cluster.service.serve" in {line["logger"] for line in lines}
+
+
 def test_without_an_endpoint_nothing_of_the_sdk_is_loaded() -> None:
     program = "import sys, cluster.service.gateway, cluster.service.app; sys.exit('opentelemetry.sdk' in sys.modules)"
     with warnings.catch_warnings():

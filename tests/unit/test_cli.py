@@ -2,7 +2,10 @@
 
 import contextlib
 import dataclasses
+import io
 import json
+import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -565,6 +568,26 @@ def test_json_carries_any_file_name(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.isascii()
     assert json.loads(out) == {"path": name}
+
+
+@pytest.mark.parametrize(("exc_info", "said"), [(False, ""), (None, ""), (True, ": a cause")])
+def test_log_records_are_notes_with_and_without_an_error(
+    capsys: pytest.CaptureFixture[str], exc_info: bool | None, said: str
+) -> None:
+    Output(as_json=True).capture_logs()
+    try:
+        raise ValueError("a cause")
+    except ValueError:
+        logging.getLogger("coordinator.part").warning("of %s", "a part", exc_info=exc_info)
+    assert json.loads(capsys.readouterr().err) == {"note": {"level": "warning", "message": f"of a part{said}"}}
+
+
+def test_what_logs_goes_on_where_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    Output().capture_logs()
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.FileIO(writer, "w"), write_through=True))
+    logging.getLogger("coordinator.part").warning("nobody reads this")
 
 
 def test_people_get_lines_and_tables(capsys: pytest.CaptureFixture[str], gallery: str) -> None:
