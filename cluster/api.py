@@ -75,8 +75,8 @@ class Cluster(entry.Cluster):
             self.runtime, self.coordinator = self._opened(undo) if attachment is None else _joined(attachment, undo)
             undo.callback(self._maintenance.shutdown)
             # Where there are several gateways, this process is one of those that enroll.
-            claims = None if isinstance(self.coordinator, Coordinator) else self.coordinator.claims
-            self.router = Router(self.runtime, self.coordinator.gallery, self.coordinator.report, claims)
+            is_alone = isinstance(self.coordinator, Coordinator)
+            self.router = Router(self.runtime, self.coordinator.gallery, self.coordinator.report, is_alone=is_alone)
             self.thresholds = Thresholds(self)
             self.jobs = Jobs(self, self.home.directory if attachment is None else Path(attachment.home))
             """Batch jobs; see `cluster.jobs`."""

@@ -18,7 +18,6 @@ from typing import TypeVar
 
 from coordinator.calibrations import Calibrations
 from coordinator.catalog import READY, Catalog
-from coordinator.claims import Claims
 from coordinator.erasure import Erasure
 from coordinator.heat import hottest
 from coordinator.idempotency import Idempotency
@@ -124,7 +123,6 @@ class Coordinator:
         self.snapshots = SnapshotControl(self, catalog)
         self.calibrations = Calibrations(catalog, runtime, self.of_primaries)
         self.idempotency = Idempotency(catalog)
-        self.claims = Claims()
         self.tenants = Tenants(catalog, self._finish_drops, audit_s=audit_s)
         self.jobs = JobCatalog(catalog, jobs_directory)
         self._rollouts = Rollouts(catalog, runtime)

@@ -36,7 +36,7 @@ METHODS = (
     "calibrations.draw", "calibrations.put", "calibrations.of", "idempotency.begin", "idempotency.finish",
     "tenants.create", "tenants.get", "tenants.all", "tenants.update", "tenants.drop", "tenants.create_key",
     "tenants.keys", "tenants.key", "tenants.rotate_key", "tenants.revoke_key", "tenants.good_keys",
-    "tenants.authenticate", "tenants.record", "tenants.audit", "tenants.trim_audit", "claims.take", "claims.give_back",
+    "tenants.authenticate", "tenants.record", "tenants.audit", "tenants.trim_audit",
     "identities.rename", "identities.merge", "identities.mark",
     "jobs.submit", "jobs.get", "jobs.list", "jobs.claim", "jobs.progress", "jobs.finish", "jobs.cancel", "jobs.resume",
     "jobs.forget", "jobs.disown", "jobs.sweep",

@@ -20,6 +20,8 @@ from coordinator.messages import (
     AmendRequest,
     BeaconReply,
     BeaconRequest,
+    ClaimReply,
+    ClaimRequest,
     DataRequest,
     DeleteReply,
     DeleteRequest,
@@ -30,6 +32,8 @@ from coordinator.messages import (
     ExportMovedRequest,
     ExportRequest,
     FlushRequest,
+    GiveBackReply,
+    GiveBackRequest,
     HealthReply,
     HealthRequest,
     IdentitiesReply,
@@ -89,6 +93,8 @@ _REQUEST_TAGS: dict[int, type[Any]] = {
     51: AmendRequest,
     52: RenameRequest,
     53: MoveOutRequest,
+    54: ClaimRequest,
+    55: GiveBackRequest,
 }
 _REPLY_TAGS: dict[int, type[Any]] = {
     1: SearchReply,
@@ -107,6 +113,8 @@ _REPLY_TAGS: dict[int, type[Any]] = {
     41: ExportedRows,
     50: ListReply,
     51: AmendReply,
+    54: ClaimReply,
+    55: GiveBackReply,
 }
 _REQUEST_CODECS = {tag: struct_codec(cls) for tag, cls in _REQUEST_TAGS.items()}
 _REPLY_CODECS = {tag: struct_codec(cls) for tag, cls in _REPLY_TAGS.items()}

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator import host_erasure, host_exports, host_leaving, host_training
+from coordinator import host_claims, host_erasure, host_exports, host_leaving, host_training
 from coordinator.directories import gallery_directory, shard_directory, shards_on, tenant_of
 from coordinator.host_keys import HostKeys
 from coordinator.host_models import HostModels
@@ -35,6 +35,7 @@ from coordinator.messages import (
     BuriedRequest,
     CheckReply,
     CheckShard,
+    ClaimRequest,
     CompactShards,
     ConfiguredReply,
     ConfigureShards,
@@ -55,6 +56,7 @@ from coordinator.messages import (
     ExportMovedRequest,
     ExportRequest,
     FlushRequest,
+    GiveBackRequest,
     HealthReply,
     HealthRequest,
     HeatReply,
@@ -640,6 +642,8 @@ _HANDLERS: dict[type, Callable[[ShardHost, Any], Reply]] = {
     RenameRequest: ShardHost.rename,
     MoveOutRequest: ShardHost.move_out,
     RecordsRequest: ShardHost.records,
+    ClaimRequest: host_claims.claim,
+    GiveBackRequest: host_claims.give_back,
     IdentitiesRequest: ShardHost.identities,
     ListRequest: ShardHost.listing,
     FlushRequest: ShardHost.flush,

@@ -20,6 +20,7 @@ from shard.types import (
     FloatArray,
     IdentityCount,
     IdentityDraw,
+    KeyArray,
     SearchParams,
     ShardStats,
     TemplateRecord,
@@ -166,6 +167,46 @@ class RecordsReply:
 
     records: tuple[TemplateRecord, ...]
     has_departures: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """Claim ids that one shard keeps by their template keys (n,) uint64, at its primary: all of them or none.
+
+    token: 16 random bytes of this claim, the same when it is repeated. hold_s: how long it holds if it is not given
+    back. See `coordinator.claims`.
+    """
+
+    gallery_id: str
+    shard: int
+    epoch: int
+    token: bytes
+    keys: KeyArray
+    hold_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimReply:
+    """Whether the ids are the claimant's; if not, somebody else has one of them."""
+
+    is_granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBackRequest:
+    """End a claim at the primary of one shard."""
+
+    gallery_id: str
+    shard: int
+    epoch: int
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBackReply:
+    """Whether the claim held until now: nobody else could have one of its ids."""
+
+    was_held: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -709,6 +750,8 @@ DataRequest: TypeAlias = (
     | RenameRequest
     | MoveOutRequest
     | RecordsRequest
+    | ClaimRequest
+    | GiveBackRequest
     | IdentitiesRequest
     | ListRequest
     | FlushRequest
@@ -756,6 +799,8 @@ Reply: TypeAlias = (
     | DeleteReply
     | AmendReply
     | RecordsReply
+    | ClaimReply
+    | GiveBackReply
     | IdentitiesReply
     | ListReply
     | StatsReply

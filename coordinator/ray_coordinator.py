@@ -8,7 +8,6 @@ from typing import Any
 from coordinator.actors import Actor
 from coordinator.calibrations import LabelledSample
 from coordinator.gallery_calibration import Calibration
-from coordinator.ray_claims import RayClaims
 from coordinator.ray_idempotency import RayIdempotency
 from coordinator.ray_jobs import RayJobs
 from coordinator.ray_tenants import RayTenants
@@ -39,7 +38,6 @@ class RayCoordinator:
         self.calibrations = RayCalibrations(actor)
         self.tenants = RayTenants(actor)
         self.idempotency = RayIdempotency(actor)
-        self.claims = RayClaims(actor)
         self.identities = RayIdentityChanges(actor)
         self.jobs = RayJobs(actor)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
+from coordinator.claims import Claims
 from coordinator.messages import AbsorbRequest, ProgressReply, ReplicateRequest, Reply, RestartRequest
 from coordinator.open_shards import LazyShard
 from coordinator.peers import Leases, Peers, ask
@@ -136,6 +137,8 @@ class Replica:
     def __init__(self, host: str, lazy: LazyShard, peers: Peers, leases: Leases | None) -> None:
         self.lazy = lazy
         self.config: ShardConfig | None = None
+        self.claims = Claims()
+        """Of the ids that this shard keeps, at the primary."""
         self._host, self._peers, self._leases = host, peers, leases
         self._min_in_sync = 1
         self._is_ready = False
@@ -235,6 +238,14 @@ class Replica:
             raise StaleRoute(f"{self._name}: a host that is out may answer reads for another {left_s:.1f} s")
         return config
 
+    def check_claim(self, epoch: int) -> None:
+        """StaleRoute, or NotEnoughReplicas, unless no other host can grant claims of this shard at this moment.
+
+        One that was replaced may not read any more before its successor writes.
+        """
+        self.check_write(epoch)
+        self.check_read(epoch)
+
     @property
     def _name(self) -> str:
         return f"shard {self.lazy.directory.name} of gallery {self.lazy.directory.parent.name} on {self._host}"
@@ -265,6 +276,7 @@ class Replica:
             left_out = known - {*config.in_sync, *released, self._host} - admitted
             is_primary = config.primary == self._host
             self.lazy.take_epoch(config.epoch, (*config.in_sync, *sorted(admitted)), decides=is_primary)
+            self.claims.follow(before, config, self._host)
             # The shard's lock comes before this one, since entries are forwarded under it.
             with self._lock:
                 links, self._links = self._links, {}

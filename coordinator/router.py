@@ -35,7 +35,6 @@ from coordinator.questions import Answers, Question
 from coordinator.reads import Reads
 from coordinator.routes import Lookup, RouteTable
 from coordinator.runtime import Runtime
-from coordinator.taken_ids import IdClaims
 from coordinator.types import Coverage, EnrollOutcome, GalleryRoute, SearchOutcome
 from coordinator.writes import ARRAY_BYTES, Reporter, Writes
 from shard.errors import (
@@ -69,18 +68,19 @@ class Router:
         runtime: Runtime,
         lookup: Lookup | None = None,
         report: Reporter | None = None,
-        claims: IdClaims | None = None,
+        *,
+        is_alone: bool = True,
     ) -> None:
         """lookup: the coordinator's newest route of a gallery by name; None: routes never change.
 
-        report: whom to tell of writes that were not confirmed. claims: where several processes enroll, by whom they
-        take turns; None: nobody else does.
+        report: whom to tell of writes that were not confirmed. is_alone: no other process enrolls; where some do, they
+        take turns at the shards' primaries.
         """
         self._runtime = runtime
         self._routes = RouteTable(lookup)
         self._health = HealthTable()
         self._reads = Reads(runtime, self._routes, self._health)
-        self._writes = Writes(runtime, self._routes, report, claims)
+        self._writes = Writes(runtime, self._routes, report, is_alone=is_alone)
 
     def search(
         self,
@@ -181,7 +181,7 @@ class Router:
         """
         check_batch(batch, route.dim)
         ids = () if new_ids else batch.template_ids
-        with self._writes.reserve(route, ids):
+        with self._writes.reserve(route, ids) as claim:
             # An id is unique in the gallery, but its shard follows from the identity: ask all of them.
             existing = self._writes.existing(route, ids) if ids else set()
             if existing and not skip_existing:
@@ -193,6 +193,8 @@ class Router:
             if existing:
                 shards[[template_id in existing for template_id in batch.template_ids]] = -1
             written = self._writes.enroll(route, batch, shards, skip_existing)
+            if not claim.give_back() and written:
+                self._writes.look_again(route, batch, shards, written)
             return EnrollOutcome(enrolled=written, skipped=len(batch) - written)
 
     def delete(self, route: GalleryRoute, *, template_ids: tuple[str, ...], identities: tuple[str, ...]) -> int:

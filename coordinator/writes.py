@@ -12,12 +12,13 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, wait
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 import numpy as np
 
+from coordinator.claimed_ids import ClaimedIds
 from coordinator.messages import (
     AmendReply,
     AmendRequest,
@@ -31,13 +32,15 @@ from coordinator.messages import (
     RecordsRequest,
     Reply,
 )
+from coordinator.placement import shards_of
 from coordinator.routes import RouteTable
 from coordinator.runtime import Runtime
-from coordinator.taken_ids import IdClaims, TakenIds
+from coordinator.taken_ids import TakenIds
 from coordinator.types import GalleryRoute
 from shard.errors import (
     CorruptData,
     DeadlineExceeded,
+    DuplicateTemplate,
     EnrollIncomplete,
     FacegridError,
     HostBusy,
@@ -48,7 +51,7 @@ from shard.errors import (
     StaleRoute,
     UnknownGallery,
 )
-from shard.types import EnrollBatch, EnrollReceipt, RowArray
+from shard.types import EnrollBatch, EnrollReceipt, RowArray, TemplateRecord
 
 WRITE_DEADLINE_MS = 120_000
 """Deadline of a write, repetitions included."""
@@ -65,6 +68,8 @@ PAUSE_S = 0.05, 1.0
 
 PASSES = 3
 """How often a write that names templates goes to all shards while templates move from one to another."""
+LOOKS = 3
+"""How often a write whose claim was lost claims its ids again, to look whether they are its alone."""
 
 REPEATABLE = (
     HostUnavailable,
@@ -93,29 +98,100 @@ class Reporter(Protocol):
 class Writes:
     """Write requests of one process. Thread-safe; those of different callers run side by side."""
 
-    def __init__(
-        self, runtime: Runtime, routes: RouteTable, report: Reporter | None, claims: IdClaims | None = None
-    ) -> None:
-        self._runtime, self._routes, self._report = runtime, routes, report
-        self._taken = TakenIds(claims)
+    def __init__(self, runtime: Runtime, routes: RouteTable, report: Reporter | None, *, is_alone: bool = True) -> None:
+        """is_alone: no other process enrolls."""
+        self._runtime, self._routes, self._report, self._is_alone = runtime, routes, report, is_alone
+        self._taken = TakenIds()
 
-    def reserve(self, route: GalleryRoute, template_ids: Collection[str]) -> contextlib.AbstractContextManager[None]:
-        """Inside, nobody else writes one of these ids: an id is unique in its gallery. DeadlineExceeded."""
-        return self._taken.reserve(route.gallery_id, template_ids)
+    @contextlib.contextmanager
+    def reserve(self, route: GalleryRoute, template_ids: Collection[str]) -> Iterator[ClaimedIds]:
+        """Inside, nobody else writes one of these ids: an id is unique in its gallery. DeadlineExceeded.
+
+        What was written counts once the claim was given back, or `look_again` has found nothing.
+        """
+        with self._taken.reserve(route.gallery_id, template_ids), self._claimed(route, template_ids) as claim:
+            yield claim
+
+    @contextlib.contextmanager
+    def _claimed(self, route: GalleryRoute, template_ids: Collection[str]) -> Iterator[ClaimedIds]:
+        claim = ClaimedIds(self._to_primary, route, () if self._is_alone else template_ids)
+        claim.take()
+        try:
+            yield claim
+        finally:
+            claim.let_go()
 
     def existing(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> set[str]:
         """Those of the ids that the gallery has, as the primaries of all its shards know."""
-        found: set[str] = set()
+        return {record.template_id for record in self._records(route, template_ids)}
+
+    def _records(self, route: GalleryRoute, template_ids: tuple[str, ...]) -> list[TemplateRecord]:
+        found: list[TemplateRecord] = []
         for _ in range(PASSES):
             replies = self._everywhere(
                 route,
                 lambda shards, epochs: RecordsRequest(route.gallery_id, shards, template_ids, epochs),
                 RecordsReply,
             )
-            found.update(record.template_id for reply in replies for record in reply.records)
+            found += [record for reply in replies for record in reply.records]
             if not any(reply.has_departures for reply in replies):
                 break
         return found
+
+    def look_again(self, route: GalleryRoute, batch: EnrollBatch, shards: RowArray, written: int) -> None:
+        """After the claim of a batch was lost: have it that no id was written by somebody else too, in another shard.
+
+        batch, shards: as they went to `enroll`, which returned `written`. What is there twice is deleted where this
+        write put it, and was confirmed to nobody; what may be somebody else's is left. Raises DuplicateTemplate if that
+        was all of the batch, EnrollIncomplete if it was a part; DeadlineExceeded.
+        """
+        rows = np.flatnonzero(shards >= 0)
+        own = {batch.template_ids[row]: int(shards[row]) for row in rows}
+        for _ in range(LOOKS):
+            with self._claimed(route, own) as claim:
+                records = self._records(route, tuple(own))
+                places = shards_of(
+                    tuple(record.identity for record in records),
+                    tuple(record.template_id for record in records),
+                    route.shards,
+                )
+                doubles = {
+                    record.template_id
+                    for record, place in zip(records, places.tolist(), strict=True)
+                    if own[record.template_id] != place
+                }
+                if doubles:
+                    self._withdraw(route, {i: own[i] for i in doubles}, len(batch), written, is_own=written == len(own))
+                if claim.give_back():
+                    return
+        raise DeadlineExceeded(
+            f"{written} of {len(batch)} templates are durable in {route.name}; whether another process has enrolled one"
+            f" of their ids too is not known: claims were lost {LOOKS + 1} times"
+        )
+
+    def _withdraw(
+        self, route: GalleryRoute, doubles: Mapping[str, int], asked: int, written: int, *, is_own: bool
+    ) -> NoReturn:
+        said = (
+            f"{len(doubles)} of {asked} template ids were enrolled by another process too, the first {min(doubles)!r}"
+        )
+        if not is_own:
+            raise EnrollIncomplete(
+                f"{said}; they are in {route.name} twice, under two identities, since which of them came with this"
+                " write cannot be told. Delete one of each"
+            )
+        deadline = time.monotonic() + WRITE_DEADLINE_MS / 1000
+        attempts = [
+            self._attempt(
+                route, (shard,), _delete(route, tuple(i for i in doubles if doubles[i] == shard), ()), deadline
+            )
+            for shard in sorted(set(doubles.values()))
+        ]
+        for attempt in attempts:
+            attempt.result(DeleteReply)
+        if len(doubles) == written:
+            raise DuplicateTemplate(f"{said}; nothing of this write is left in {route.name}")
+        raise EnrollIncomplete(f"{said}; {written - len(doubles)} are durable in {route.name}")
 
     def enroll(self, route: GalleryRoute, batch: EnrollBatch, shards: RowArray, skip_existing: bool) -> int:
         """Write rows to their shards; how many became durable. shards: (n,) int64, -1 for rows to leave out.
@@ -181,7 +257,7 @@ class Writes:
     def ask(self, route: GalleryRoute, shard: int, request: Callable[[int], DataRequest], kind: type[ReplyT]) -> ReplyT:
         """Send one shard's primary a request, which is given the shard's epoch, until it is carried out."""
         deadline = time.monotonic() + WRITE_DEADLINE_MS / 1000
-        return self._attempt(route, (shard,), lambda _, epochs: request(epochs[0]), deadline).result(kind)
+        return self._to_primary(route, shard, request, deadline).result(kind)
 
     def flush(self, route: GalleryRoute) -> None:
         """Seal the open tail of every shard."""
@@ -199,6 +275,11 @@ class Writes:
             for shards in self._routes.current(route).shards_by_host().values()
         ]
         return [reply for attempt in attempts for reply in attempt.results(kind)]
+
+    def _to_primary(
+        self, route: GalleryRoute, shard: int, request: Callable[[int], DataRequest], deadline: float
+    ) -> _Attempt:
+        return self._attempt(route, (shard,), lambda _, epochs: request(epochs[0]), deadline)
 
     def _attempt(self, route: GalleryRoute, shards: tuple[int, ...], request: _Request, deadline: float) -> _Attempt:
         return _Attempt(self._runtime, self._routes, self._report, route, shards, request, deadline)
