@@ -242,7 +242,7 @@ class ShardHost:
 
     def enroll(self, request: EnrollRequest) -> EnrollReceipt:
         """Write to one shard, at its primary."""
-        replica = self._routed(request.gallery_id, request.shard)
+        replica = self.routed(request.gallery_id, request.shard)
         return replica.write(
             request.epoch,
             lambda shard: shard.enroll(request.batch, skip_existing=request.skip_existing, operation=request.operation),
@@ -252,7 +252,7 @@ class ShardHost:
         """Delete from the asked shards, at their primaries."""
         deleted = 0
         for number, epoch in zip(request.shards, request.epochs, strict=True):
-            deleted += self._routed(request.gallery_id, number).write(
+            deleted += self.routed(request.gallery_id, number).write(
                 epoch,
                 lambda shard: shard.delete(
                     template_ids=request.template_ids, identities=request.identities, operation=request.operation
@@ -264,19 +264,19 @@ class ShardHost:
         """Change metadata in the asked shards, at their primaries."""
         amended = 0
         for number, epoch in zip(request.shards, request.epochs, strict=True):
-            amended += self._routed(request.gallery_id, number).write(
+            amended += self.routed(request.gallery_id, number).write(
                 epoch,
                 lambda shard: shard.amend(request.template_ids, request.metadata, operation=request.operation),
             )
         return AmendReply(amended, self._have_departures(request.gallery_id, request.shards))
 
     def _have_departures(self, gallery_id: str, numbers: Sequence[int]) -> bool:
-        return any(self._routed(gallery_id, number).lazy.holds.are_recent for number in numbers)
+        return any(self.routed(gallery_id, number).lazy.holds.are_recent for number in numbers)
 
     def rename(self, request: RenameRequest) -> AmendReply:
         """Rename an identity in one shard, at its primary."""
         return AmendReply(
-            self._routed(request.gallery_id, request.shard).write(
+            self.routed(request.gallery_id, request.shard).write(
                 request.epoch,
                 lambda shard: shard.rename(
                     request.identity, request.into, limit=request.limit, operation=request.operation
@@ -286,7 +286,7 @@ class ShardHost:
 
     def move_out(self, request: MoveOutRequest) -> ExportedRows:
         """Let templates of an identity go, and tell the next, at the primary."""
-        return self._routed(request.gallery_id, request.shard).write(
+        return self.routed(request.gallery_id, request.shard).write(
             request.epoch,
             lambda shard: shard.move_out(
                 request.identity,
@@ -300,7 +300,7 @@ class ShardHost:
     def flush(self, request: FlushRequest) -> Done:
         """Seal the open tails, at the primaries."""
         for number, epoch in zip(request.shards, request.epochs, strict=True):
-            self._routed(request.gallery_id, number).write(epoch, Shard.flush)
+            self.routed(request.gallery_id, number).write(epoch, Shard.flush)
         return Done()
 
     # Between hosts
@@ -506,7 +506,7 @@ class ShardHost:
 
     def _answering(self, gallery_id: str, numbers: Sequence[int], epochs: Sequence[int] = ()) -> list[Replica]:
         """The replicas, if this host may answer for all of them. epochs: those that the caller knows; any if ()."""
-        replicas = [self._routed(gallery_id, number) for number in numbers]
+        replicas = [self.routed(gallery_id, number) for number in numbers]
         for replica, epoch in zip(replicas, epochs or (0,) * len(replicas), strict=True):
             replica.check_read(epoch)
         return replicas
@@ -522,7 +522,7 @@ class ShardHost:
                 self._answering(gallery_id, numbers, epochs)
             yield shards
 
-    def _routed(self, gallery_id: str, number: int) -> Replica:
+    def routed(self, gallery_id: str, number: int) -> Replica:
         """A replica that a route leads to; StaleRoute where it is not here any more, because it was moved elsewhere.
 
         One that should be here and is lost is found when the host is told what it holds (`configure_shards`).

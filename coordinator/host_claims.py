@@ -23,6 +23,6 @@ def give_back(host: ShardHost, request: GiveBackRequest) -> GiveBackReply:
 
 
 def _claims(host: ShardHost, gallery_id: str, shard: int, epoch: int) -> Claims:
-    replica = host.replica(gallery_id, shard)
+    replica = host.routed(gallery_id, shard)
     replica.check_claim(epoch)
     return replica.claims

@@ -35,7 +35,7 @@ def export_moved(host: ShardHost, request: ExportMovedRequest) -> ExportedRows:
 @contextlib.contextmanager
 def _exportable(host: ShardHost, gallery_id: str, number: int, epoch: int) -> Iterator[Shard]:
     """The shard, if this host is its primary under the epoch, and nobody has gone on without it."""
-    replica = host.replica(gallery_id, number)
+    replica = host.routed(gallery_id, number)
     replica.check_primary(epoch)
     with replica.using() as shard:
         replica.check_read(epoch)
