@@ -449,6 +449,10 @@ class Gallery:
         """Seal the open segment of every shard. Nothing is lost without it; sealed files are checksummed."""
         self._cluster.router.flush(self._route)
 
+    def settle(self) -> None:
+        """Return when every replica in sync has what was written before; a write that was answered it has anyway."""
+        self._cluster.router.settle(self._route)
+
     # The last one: after it, `list` in an annotation of this class would be this method.
     def list(self, *, cursor: str | None = None, limit: int = 100, identity: str | None = None) -> TemplatePage:
         """A page of up to `limit` templates, 1 to 1,000: all of the gallery, or those of an identity.

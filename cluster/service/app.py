@@ -58,7 +58,8 @@ def build_app(gateway: Gateway) -> App:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        keeping = [asyncio.create_task(kept) for kept in (gateway.keep_audit(), gateway.keep_learned())]
+        kept = (gateway.keep_audit(), gateway.keep_learned(), gateway.replies.keep_told())
+        keeping = [asyncio.create_task(one) for one in kept]
         yield
         gateway.is_stopping = True
         for task in keeping:

@@ -21,6 +21,7 @@ from cluster.service.overview import Overview
 from cluster.service.rates import RateLimits
 from cluster.service.readiness import Readiness, Traffic
 from cluster.service.recall import RecallMonitor
+from cluster.service.replies import Replies
 from cluster.service.scheduler import FairScheduler
 from cluster.service.searches import Searches
 from cluster.service.work import Work
@@ -104,6 +105,7 @@ class Gateway:
         threads = cluster.settings.threads or len(os.sched_getaffinity(0))
         self.faces = FacePool(faces or OwnFaces(cluster.pipeline, threads), metrics=self.metrics)
         self.results = OpenResults()
+        self.replies = Replies(cluster.idempotency, self)
         self._galleries: OrderedDict[str, _Known] = OrderedDict()
         self._forgotten: set[str] | None = None
         """Galleries that were forgotten while all of them are being learned."""
@@ -118,6 +120,19 @@ class Gateway:
         self.traffic = Traffic()
         self.is_stopping = False
         """It answers still, but is to be asked no more: probes are told so, and connections end with their answer."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the control plane did not answer when it was asked last."""
+        return self._is_away
+
+    def found_away(self) -> None:
+        """The control plane does not answer; look-ups ask it again from time to time."""
+        self._is_away, self._again_at = True, time.monotonic() + AGAIN_S
+
+    def found_back(self) -> None:
+        """The control plane answers."""
+        self._is_away = False
 
     async def run(self, principal: Principal, kind: str, call: Callable[[], T]) -> T:
         """A blocking call in a worker's thread, when it is the tenant's turn."""
@@ -169,7 +184,7 @@ class Gateway:
         try:
             return await asyncio.wait_for(self._together(what, begin), PATIENCE_S)
         except (asyncio.TimeoutError, TimeoutError, *AWAY):
-            self._is_away, self._again_at = True, time.monotonic() + AGAIN_S
+            self.found_away()
             return known
 
     async def _known_anew(self, principal: Principal, name: str) -> Gallery:
@@ -235,7 +250,7 @@ class Gateway:
                 await asyncio.sleep(LEARN_AGAIN_S)
                 continue
             self.readiness.has_learned()
-            self._is_away = False
+            self.found_back()
             took = time.monotonic() - began
             await asyncio.sleep(min(max(LEARN_S, took / LEARN_SHARE), AWAY_S / 2))
 
@@ -306,17 +321,21 @@ class Gateway:
     # Quotas
 
     def check_room(self, principal: Principal, templates: int, size: int) -> None:
-        """QuotaExceeded if the tenant's quotas of templates or bytes (`size`) do not hold so many more. May block."""
+        """QuotaExceeded if the tenant's quotas of templates or bytes (`size`) do not hold so many more. May block.
+
+        While the control plane is away, what was counted last and what was enrolled here since.
+        """
         tenant = principal.tenant
         if tenant is None or (tenant.quotas.templates is None and tenant.quotas.bytes is None):
             return
         with self._usage_lock:
             known = self._usage.get(tenant.tenant_id)
-        if known is None or time.monotonic() - known[0] > USAGE_S:
+        counted = None
+        if known is None or (time.monotonic() - known[0] > USAGE_S and not self._is_away):
             counted = (time.monotonic(), usage(self.cluster, tenant.name))
         with self._usage_lock:
             newest = self._usage.get(tenant.tenant_id)
-            if newest is known and (known is None or time.monotonic() - known[0] > USAGE_S):
+            if counted is not None and newest is known:
                 newest = counted
             assert newest is not None, "counted above, or by somebody else meanwhile"
             at, held = newest
@@ -390,6 +409,7 @@ class Gateway:
         self.faces.close()
         self._take_searched()
         self.write_audit()
+        self.replies.tell()
         if self.tracing is not None:
             self.tracing.close()
 

@@ -1,8 +1,9 @@
 """Requests that may be repeated: what was answered under an Idempotency-Key is answered again, and not done again.
 
-The catalog remembers it (`coordinator.idempotency`), so it holds over restarts and between gateways. A process that
-dies between doing and remembering leaves a request that is done again: ids of new templates are made from the key, so
-that nothing is stored twice then either. Whoever does it is told that it is done again (`Attempt`).
+The catalog remembers it (`replies.py`), so it holds over restarts and between gateways. A process that dies between
+doing and remembering leaves a request that is done again: ids of new templates are made from the key, so that nothing
+is stored twice then either. Whoever does it is told that it is done again (`Attempt`); so is whoever does it while the
+catalog is away, and nobody knows.
 """
 
 from __future__ import annotations
@@ -36,11 +37,18 @@ Perform = Callable[[Attempt], Awaitable[dict[str, Any]]]
 
 
 async def once(
-    call: Call, ids: int, perform: Perform, status: int = 200, *, known: dict[str, Any] | None = None
+    call: Call,
+    ids: int,
+    perform: Perform,
+    status: int = 200,
+    *,
+    known: dict[str, Any] | None = None,
+    is_repeatable: bool = False,
 ) -> Response:
     """Do it, or answer as before. perform gets an attempt with `ids` template ids.
 
-    known: what of the answer follows from the request itself, and is not remembered.
+    known: what of the answer follows from the request itself, and is not remembered. is_repeatable: done twice it does
+    no more, and needs nothing of the control plane, so that it goes on while that is away.
     """
     key = call.request.headers.get("idempotency-key")
     if key is None:
@@ -48,9 +56,8 @@ async def once(
     if not 0 < len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
         raise malformed(f"Idempotency-Key: expected 1 to {MAX_KEY} printable ASCII characters")
     owner = call.principal.flow
-    store = call.gateway.cluster.idempotency
-    digest = _digest(call)
-    begun = await call.run(lambda: store.begin(owner, key, digest))
+    replies, digest = call.gateway.replies, _digest(call)
+    begun = await replies.begin(call.run, owner, key, digest, is_repeatable=is_repeatable)
     if begun is not None:
         if begun.digest != digest:
             raise HttpProblem(
@@ -61,7 +68,7 @@ async def once(
     made_ids = [_made_id(owner, key, number) for number in range(ids)]
     value = await perform(Attempt(made_ids, is_again=begun is not None))
     kept = orjson.dumps({name: part for name, part in value.items() if name not in (known or {})})
-    await call.run(lambda: store.finish(owner, key, kept))
+    await replies.finish(call.run, owner, key, digest, kept)
     return call.reply(value, status)
 
 

@@ -75,6 +75,11 @@ def search(url: str, key: str) -> httpx.Response:
     return httpx.post(f"{url}/v1/galleries/acme/g/search", json=body, headers=headers, timeout=30)
 
 
+def enroll(url: str, key: str, body: dict[str, object], order: str) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": order}
+    return httpx.post(f"{url}/v1/galleries/acme/g/faces", json=body, headers=headers, timeout=30)
+
+
 def ready(gateways: Gateways) -> list[str]:
     """Where gateways serve that are ready."""
     return [str(state.url) for state in gateways.states() if state.is_ready]
@@ -110,6 +115,9 @@ def test_a_gateway_is_ready_while_the_control_plane_is_away(grid: Cluster, gatew
     assert httpx.get(f"{url}/readyz").json() == {"status": "ok", "control_plane": "answers"}
     assert search(url, key).status_code == 200
     _, unseen = grid.tenants.create_key("acme", "unseen", scopes=("read",))
+    _, writer = grid.tenants.create_key("acme", "writer", scopes=("write",))
+    body = {"embeddings": faces_like(2, DIM, seed=5).tolist(), "template_ids": ["u0", "u1"], "identities": ["p", "q"]}
+    assert enroll(url, writer, {**body, "template_ids": ["s0", "s1"]}, "first").json()["enrolled"] == 2
     os.kill(killed, signal.SIGKILL)
     until(lambda: len(ready(gateways)) == 2 and killed not in {state.pid for state in gateways.states()})
     fresh = next(str(state.url) for state in gateways.states() if state.pid not in before)
@@ -119,9 +127,16 @@ def test_a_gateway_is_ready_while_the_control_plane_is_away(grid: Cluster, gatew
         answer = httpx.get(f"{url}/readyz")
         assert (answer.status_code, answer.json()["control_plane"]) == (200, "away")
         assert search(url, key).status_code == 200
+        stored = [enroll(url, writer, body, "order") for _ in range(2)]
+        assert [(answer.status_code, answer.json()["enrolled"]) for answer in stored] == [(200, 2)] * 2
+        assert enroll(fresh, writer, body, "order").json() == stored[0].json(), "which has not heard of it"
+        others = {**body, "embeddings": faces_like(2, DIM, seed=6).tolist()}
+        assert enroll(fresh, writer, others, "another").json()["code"] == "duplicate_template"
     finally:
         os.kill(pid, signal.SIGCONT)
     until(lambda: httpx.get(f"{url}/readyz").json()["control_plane"] == "answers")
+    reused = {**body, "template_ids": ["v0", "v1"]}
+    until(lambda: all(enroll(one, writer, reused, "order").status_code == 422 for one in (url, fresh)))
 
 
 def test_one_that_leaves_loses_no_request_and_holds_its_node_until_that_ends(

@@ -56,15 +56,12 @@ async def enroll(call: Asked, tenant: str, gallery: str) -> Response:
     call.exchange.count = len(embeddings)
     # Ids that the caller chose are in the request that is repeated; the catalog need not keep people's labels.
     known = None if wanted.template_ids is None else {"template_ids": wanted.template_ids}
-    return await once(call, len(embeddings), perform, known=known)
+    return await once(call, len(embeddings), perform, known=known, is_repeatable=True)
 
 
 def _enroll_again(call: Call, gallery: Gallery, embeddings: FloatArray, wanted: schemas.EnrollBody) -> dict[str, Any]:
     """What is stored under the given ids, exactly as asked, is this request's own, from an earlier attempt. Blocks."""
-    grid, asked = call.gateway.cluster, _checked(gallery, embeddings, wanted)
-
-    def settle() -> None:
-        grid.router.settle(grid.coordinator.gallery(gallery.name))
+    asked = _checked(gallery, embeddings, wanted)
 
     def write(rows: list[int]) -> None:
         part = asked.take(rows)
@@ -76,7 +73,7 @@ def _enroll_again(call: Call, gallery: Gallery, embeddings: FloatArray, wanted: 
             metadata=None if wanted.metadata is None else [wanted.metadata[row] for row in rows],
         )
 
-    enroll_again(gallery, asked, settle=settle, write=write)
+    enroll_again(gallery, asked, settle=gallery.settle, write=write)
     return {"template_ids": list(asked.template_ids), "enrolled": len(asked), "skipped": 0}
 
 
@@ -133,7 +130,7 @@ async def delete_faces(call: Asked, tenant: str, gallery: str) -> Response:
         await call.audit_now(deleted)
         return {"deleted": deleted}
 
-    return await once(call, 0, perform)
+    return await once(call, 0, perform, is_repeatable=True)
 
 
 @operation(router, "GET", "/faces/{template_id:path}", "faces.show", reply=schemas.TemplateReply, tag="faces")
