@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from cluster.cli.invocation import Invocation
@@ -49,14 +51,41 @@ def run_here(invocation: Invocation, grid: Cluster, record: JobRecord) -> JobRec
     job_id = record.job_id
     invocation.output.note(f"job {job_id}; Ctrl-C stops it, `facegrid jobs resume {job_id}` goes on")
     ran = _Running(grid, job_id)
-    with job_bar(invocation.output.wants_progress) as tell:
-        try:
-            ran.follow(tell)
-        except KeyboardInterrupt:
+    with _first_interrupt() as interrupt, job_bar(invocation.output.wants_progress) as tell:
+        ran.follow(tell, interrupt)
+        if interrupt.came:
             ran.cancel()
             invocation.output.note(f"`facegrid jobs resume {job_id}` goes on where it stopped")
-            raise
+            raise KeyboardInterrupt
     return checked_end(grid.jobs.get(job_id))
+
+
+class _Interrupt:
+    """Whether Ctrl-C was pressed."""
+
+    came = False
+
+
+@contextlib.contextmanager
+def _first_interrupt() -> Iterator[_Interrupt]:
+    """Inside, the first Ctrl-C is noted, and raised nowhere: half way through the catalog's or a thread's own steps it
+    would leave locks behind, for which cancelling waits. The second is raised as ever. In the main thread; elsewhere
+    nobody presses it.
+    """
+    noted = _Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.came = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Running:
@@ -73,10 +102,11 @@ class _Running:
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             self._failure = error
 
-    def follow(self, tell: Tell) -> None:
-        """Run it to its end, which its record tells of; raises what kept it from being run here, such as JobTaken."""
+    def follow(self, tell: Tell, interrupt: _Interrupt) -> None:
+        """Run it until an interrupt, or to its end, which its record tells of; raises what kept it from being run here,
+        such as JobTaken."""
         self._thread.start()
-        while self._thread.is_alive():
+        while self._thread.is_alive() and not interrupt.came:
             self._thread.join(LOOK_S)
             tell(self._grid.jobs.get(self._job_id))
         if self._failure is not None:
