@@ -69,11 +69,12 @@ class _Interrupt:
 @contextlib.contextmanager
 def _first_interrupt() -> Iterator[_Interrupt]:
     """Inside, the first Ctrl-C is noted, and raised nowhere: half way through the catalog's or a thread's own steps it
-    would leave locks behind, for which cancelling waits. The second is raised as ever. In the main thread; elsewhere
-    nobody presses it.
+    would leave locks behind, for which cancelling waits. The second is raised as ever. Where Ctrl-C raises nothing, as
+    under nohup, it is not noted either; signals are the main thread's.
     """
     noted = _Interrupt()
-    if threading.current_thread() is not threading.main_thread():
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield noted
         return
 

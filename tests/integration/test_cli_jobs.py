@@ -17,6 +17,7 @@ from cluster import Cluster
 from cluster.cli import run
 from cluster.cli.job_progress import duration_text, progress_text, rate_text
 from coordinator.job_types import JobState
+from tests.interrupts import interruptible
 from tests.job_kinds import register_kinds
 from tests.people import people
 from tests.service import Running, running
@@ -132,8 +133,9 @@ def test_ctrl_c_leaves_a_job_that_can_be_resumed(answer: Answer, home: Path, tmp
     command = [sys.executable, "-c", DRIVER, "jobs", "resume", job, "--home", str(home)]
     root = Path(__file__).resolve().parents[2]
     process = subprocess.Popen(
-        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=interruptible,
+    )  # fmt: skip
     try:
         checkpoints = home / "jobs" / job / "checkpoints"
         while not (checkpoints.is_dir() and any(checkpoints.iterdir())):  # another process's files tell of it alone

@@ -30,6 +30,7 @@ from shard.errors import (
     UnknownGallery,
     UnknownJob,
 )
+from tests.interrupts import interruptible
 from tests.job_kinds import block_name, register_kinds
 from tests.service import faces_like
 
@@ -252,7 +253,7 @@ def test_a_driver_that_is_killed_costs_a_block_for_each_worker(home: Path, by: s
     open_gates(home, 0, 1, 2)
     command = [sys.executable, "-m", "tests.job_driver", str(home), job.job_id]
     checkpoints = home / "jobs" / job.job_id / "checkpoints"
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as driver:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=interruptible) as driver:
         until(lambda: checkpoints.is_dir() and len(list(checkpoints.glob("block-*"))) == 3 and len(runs(home)) == 5)
         driver.send_signal(by)
     pids = {int(path.name.rpartition(".")[2]) for path in (home.parent / "ran").iterdir()}
