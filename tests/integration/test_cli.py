@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from cluster.cli import run
+from tests.interrupts import interruptible
 
 pytestmark = pytest.mark.data
 
@@ -263,11 +264,6 @@ def opened_by(process: subprocess.Popen[str], pipe: Path) -> Iterator[None]:
         os.close(end)
 
 
-def heed_ctrl_c() -> None:
-    """As in a terminal: a shell's background job, which the tests may be, ignores SIGINT and has its children do so."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_ctrl_c_is_clean_and_the_home_was_locked_meanwhile(
     answer: Answer, staff: str, environment: dict[str, str], photos: Path, tmp_path: Path
 ) -> None:
@@ -278,7 +274,7 @@ def test_ctrl_c_is_clean_and_the_home_was_locked_meanwhile(
     command = [sys.executable, "-m", "cluster.cli", *arguments]
     with (
         subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True, preexec_fn=heed_ctrl_c
+            command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True, preexec_fn=interruptible
         ) as process,
         opened_by(process, pipe),
     ):
