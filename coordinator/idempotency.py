@@ -41,8 +41,11 @@ class Idempotency:
         self._catalog = catalog
         self._begun = 0
 
-    def begin(self, owner: str, key: str, digest: bytes) -> KnownRequest | None:
-        """Take note of a request; what is known of one with that key already, None if this is the first."""
+    def begin(self, owner: str, key: str, digest: bytes, within_s: float | None = None) -> KnownRequest | None:
+        """Take note of a request; what is known of one with that key already, None if this is the first.
+
+        within_s, here and in `finish`: HostUnavailable after that, where the coordinator is another process.
+        """
         now = time.time()
         with self._catalog.writing() as db:
             self._begun += 1
@@ -57,7 +60,7 @@ class Idempotency:
         reply = None if row.reply is None else self._catalog.keys.opened_for(owner, "reply", bytes(row.reply))
         return KnownRequest(bytes(row.digest), reply)
 
-    def finish(self, owner: str, key: str, reply: bytes) -> None:
+    def finish(self, owner: str, key: str, reply: bytes, within_s: float | None = None) -> None:
         """Remember what was answered, sealed if the owner is a tenant that is encrypted: answers have template ids."""
         reply = self._catalog.keys.sealed_for(owner, "reply", reply)
         with self._catalog.writing() as db:

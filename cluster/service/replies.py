@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 MAX_UNTOLD = 10_000
 """Requests that the catalog was not told of; more are refused while it is away."""
+PATIENCE_S = 2.0
+"""How long the catalog may take: a row of it. What can go on without it does then."""
 TELL_S = 0.5
+"""How often it is tried to tell what it does not know."""
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -56,7 +59,8 @@ class Replies:
         may_go_on = is_repeatable and len(self._untold) < MAX_UNTOLD
         if not (may_go_on and self._control.is_away):
             try:
-                return await run(lambda: self._store.begin(owner, key, digest))
+                within_s = PATIENCE_S if may_go_on else None
+                return await run(lambda: self._store.begin(owner, key, digest, within_s))
             except AWAY:
                 self._control.found_away()
                 if not may_go_on:
@@ -68,7 +72,7 @@ class Replies:
         """Have the request answered alike from now on."""
         if (owner, key) not in self._untold:
             try:
-                await run(lambda: self._store.finish(owner, key, reply))
+                await run(lambda: self._store.finish(owner, key, reply, PATIENCE_S))
             except AWAY:
                 self._control.found_away()
             else:
@@ -89,10 +93,10 @@ class Replies:
         """Whether the catalog could be told. Blocks."""
         for (owner, key), untold in list(self._untold.items()):
             try:
-                known = self._store.begin(owner, key, untold.digest)
+                known = self._store.begin(owner, key, untold.digest, PATIENCE_S)
                 # Of two gateways that went on with one request, the first is believed.
                 if untold.reply is not None and (known is None or known == KnownRequest(untold.digest, None)):
-                    self._store.finish(owner, key, untold.reply)
+                    self._store.finish(owner, key, untold.reply, PATIENCE_S)
             except AWAY:
                 return False
             except Exception:  # noqa: BLE001 - the rest is told all the same

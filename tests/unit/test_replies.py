@@ -27,11 +27,11 @@ class Store:
         self.is_away, self.asked = False, 0
         self.fails: set[str] = set()
 
-    def begin(self, owner: str, key: str, digest: bytes) -> KnownRequest | None:
+    def begin(self, owner: str, key: str, digest: bytes, within_s: float | None = None) -> KnownRequest | None:
         self._check(key)
         return self._kept.begin(owner, key, digest)
 
-    def finish(self, owner: str, key: str, reply: bytes) -> None:
+    def finish(self, owner: str, key: str, reply: bytes, within_s: float | None = None) -> None:
         self._check(key)
         self._kept.finish(owner, key, reply)
 
