@@ -119,13 +119,13 @@ def blocks(rng: np.random.Generator, directory: Path, file: str, region: str) ->
     """Flips in each 64 KiB of a file."""
     size = (directory / file).stat().st_size
     starts = range(0, size, BLOCK)
-    return [flip for at in starts for flip in flips(rng, file, range(at, min(size, at + BLOCK)), region, 6, 100)]
+    return [flip for at in starts for flip in flips(rng, file, range(at, min(size, at + BLOCK)), region, 4, 100)]
 
 
 def cuts(rng: np.random.Generator, directory: Path, file: str, region: str) -> list[Case]:
     """A file cut at its last bytes, at places of it, and removed."""
     size = (directory / file).stat().st_size
-    places = [size - 1, 0, *sample(rng, range(size), 6, 100)]
+    places = [size - 1, 0, *sample(rng, range(size), 4, 100)]
     return [*(case(file, "cut", at, f"{region}, cut") for at in places), case(file, "remove", 0, f"{region}, removed")]
 
 
@@ -163,7 +163,7 @@ ROW = DIM * 4
 def test_the_open_tail_cut(state: str, shards: Damaged, rng: np.random.Generator) -> None:
     """At every byte of the newest rows: the manifest names rows that are not there."""
     newest = range((TAIL_ROWS - 9) * ROW, TAIL_ROWS * ROW)
-    places = [*sample(rng, newest, 60, len(newest)), newest[0], newest[-1]]
+    places = [*sample(rng, newest, 30, len(newest)), newest[0], newest[-1]]
     cases = [case(TAIL, "cut", at, "newest rows, cut") for at in places]
     room = sample(rng, range(newest.stop, SEGMENT_ROWS * ROW), 5, 50)
     cases += [case(TAIL, "cut", at, "room after the rows, cut") for at in room]
@@ -172,7 +172,7 @@ def test_the_open_tail_cut(state: str, shards: Damaged, rng: np.random.Generator
 
 @pytest.mark.parametrize("state", ["closed", "killed"])
 def test_the_open_tail(state: str, shards: Damaged, rng: np.random.Generator) -> None:
-    cases = [*flips(rng, TAIL, range(TAIL_ROWS * ROW), "rows", 60, 2_000)]
+    cases = [*flips(rng, TAIL, range(TAIL_ROWS * ROW), "rows", 30, 2_000)]
     cases += flips(rng, TAIL, range(TAIL_ROWS * ROW, SEGMENT_ROWS * ROW), "room after the rows", 5, 50)
     check(shards, getattr(shards, state), cases)
 
@@ -187,11 +187,11 @@ def test_the_database(shards: Damaged, rng: np.random.Generator) -> None:
     """The header of the file, the header of every page, and bits of every page, by the table that the page is of."""
     path = shards.closed / "shard.db"
     tables = pages_by_table(path)
-    cases = [*flips(rng, "shard.db", range(100), "header", 30, 100)]
+    cases = [*flips(rng, "shard.db", range(100), "header", 20, 100)]
     for page in range(path.stat().st_size // PAGE):
         start, table = page * PAGE + (100 if page == 0 else 0), tables.get(page + 1, "free page")
         cases += flips(rng, "shard.db", range(start, start + 8), f"page header of {table}", 1, 8)
-        cases += flips(rng, "shard.db", range(start + 8, (page + 1) * PAGE), f"page of {table}", 2, 40)
+        cases += flips(rng, "shard.db", range(start + 8, (page + 1) * PAGE), f"page of {table}", 1, 40)
     check(shards, shards.closed, cases)
 
 
@@ -208,7 +208,8 @@ def test_the_log_cut(shards: Damaged, rng: np.random.Generator) -> None:
     """At every byte of the last frame, and around the others: what remains is an earlier state, as is said above."""
     size = (shards.killed / "shard.db-wal").stat().st_size
     frames = range(WAL_HEADER, size, FRAME_HEADER + PAGE)
-    places = {at + delta for at in frames for delta in (-1, 0, 1)} | set(sample(rng, range(size), 30, 1_000))
+    around = [*sample(rng, frames, 11, len(frames)), frames[-1]]
+    places = {at + delta for at in around for delta in (-1, 0, 1)} | set(sample(rng, range(size), 12, 1_000))
     places |= set(range(frames[-1], size) if IS_LONG else ())
     cases = [case("shard.db-wal", "cut", at, "cut", may_be_earlier=True) for at in sorted(places)]
     cases.append(case("shard.db-wal", "remove", 0, "removed", may_be_earlier=True))
@@ -219,18 +220,18 @@ def test_the_log_cut(shards: Damaged, rng: np.random.Generator) -> None:
 def test_the_log(shards: Damaged, rng: np.random.Generator) -> None:
     """Its header, the headers of its frames, and bits of their pages; its checksums turn these into a shorter log."""
     size = (shards.killed / "shard.db-wal").stat().st_size
-    cases = [*flips(rng, "shard.db-wal", range(WAL_HEADER), "header", 16, 32, may_be_earlier=True)]
+    cases = [*flips(rng, "shard.db-wal", range(WAL_HEADER), "header", 8, 32, may_be_earlier=True)]
     for start in range(WAL_HEADER, size, FRAME_HEADER + PAGE):
         header = range(start, start + FRAME_HEADER)
-        cases += flips(rng, "shard.db-wal", header, "frame header", 2, 24, may_be_earlier=True)
+        cases += flips(rng, "shard.db-wal", header, "frame header", 1, 24, may_be_earlier=True)
         body = range(header.stop, header.stop + PAGE)
-        cases += flips(rng, "shard.db-wal", body, "page of a frame", 2, 40, may_be_earlier=True)
+        cases += flips(rng, "shard.db-wal", body, "page of a frame", 1, 40, may_be_earlier=True)
     check(shards, shards.killed, cases)
 
 
 def test_the_index_of_the_log(shards: Damaged, rng: np.random.Generator) -> None:
     """shard.db-shm is made anew by the first who opens it: whatever is in it, no answer changes."""
     size = (shards.killed / "shard.db-shm").stat().st_size
-    cases = [*flips(rng, "shard.db-shm", range(136), "header", 20, 136), case("shard.db-shm", "remove", 0, "removed")]
-    cases += flips(rng, "shard.db-shm", range(136, size), "entries", 20, 200)
+    cases = [*flips(rng, "shard.db-shm", range(136), "header", 10, 136), case("shard.db-shm", "remove", 0, "removed")]
+    cases += flips(rng, "shard.db-shm", range(136, size), "entries", 8, 200)
     assert check(shards, shards.killed, cases)["right"] == len(cases)
