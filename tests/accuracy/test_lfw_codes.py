@@ -78,11 +78,11 @@ def model_for(embedder: str, probe_set: str, code_bits: int) -> SearchModel:
     return train(probe_sets(embedder)[probe_set].gallery, code_bits=code_bits)
 
 
-def blocks(probe_set: ProbeSet) -> list[tuple[slice, FloatArray]]:
-    """Exact scores of 500 probes at a time, the probe's own row pushed out."""
+def blocks(probe_set: ProbeSet, every: int) -> list[tuple[slice, FloatArray]]:
+    """Exact scores of every `every`th probe, 500 at a time, the probe's own row pushed out."""
     out = []
-    for start in range(0, len(probe_set.probes), 500):
-        part = slice(start, start + 500)
+    for start in range(0, len(probe_set.probes), 500 * every):
+        part = slice(start, start + 500 * every, every)
         scores = probe_set.probes[part] @ probe_set.gallery.T
         own = probe_set.own[part]
         scores[np.flatnonzero(own >= 0), own[own >= 0]] = -2.0
@@ -139,9 +139,9 @@ def measure(probe_set: ProbeSet, model: SearchModel, k: int, recall: float, ever
     """Every `every`th probe."""
     rows = codes_of(model, probe_set.gallery)
     sums, probes = np.zeros(6), 0
-    for part, all_scores in blocks(probe_set):
-        scores, ids = all_scores[::every], probe_set.probe_ids[part][::every]
-        listed, head, full = within(model, probe_set.probes[part][::every], rows, scores, k, recall)
+    for part, scores in blocks(probe_set, every):
+        ids = probe_set.probe_ids[part]
+        listed, head, full = within(model, probe_set.probes[part], rows, scores, k, recall)
         found = np.where(full, scores, -3.0)
         truth = np.argpartition(-scores, k - 1, axis=1)[:, :k]
         first, first_exact = probe_set.gallery_ids[found.argmax(axis=1)], probe_set.gallery_ids[scores.argmax(axis=1)]
@@ -163,7 +163,8 @@ def report(embedder: str, name: str, model: SearchModel, rows: int, k: int, reca
 def test_default_recall_finds_what_exact_search_finds(embedder: str, name: str) -> None:
     probe_set = probe_sets(embedder)[name]
     model = model_for(embedder, name, 512)
-    got = measure(probe_set, model, 1, DEFAULT_RECALL)
+    every = 1 if "FACEGRID_TORTURE" in os.environ else max(1, len(probe_set.probes) // 4_000)
+    got = measure(probe_set, model, 1, DEFAULT_RECALL, every)
     report(embedder, name, model, len(probe_set.gallery), 1, DEFAULT_RECALL, got)
     print(f"{'':18} {'':23} rank-1 {got.rank1:.5f}, exact search {got.rank1_exact:.5f}")
     assert got.recall >= 0.999

@@ -28,7 +28,7 @@ from tests.crash.history import DIM, GALLERY, SHARDS, History, Operation, by_sha
 from tests.faces_like import assert_exact, unit_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = int(os.environ.get("FACEGRID_TORTURE", "12"))
+KILLS = int(os.environ.get("FACEGRID_TORTURE", "7"))
 SEED = int(os.environ.get("FACEGRID_CRASH_SEED", "1"))
 K = 5
 MOST_LINES = 400

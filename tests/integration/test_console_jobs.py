@@ -42,6 +42,11 @@ def page(request: pytest.FixtureRequest, browser: Any, service: Running) -> Iter
         yield opened
 
 
+# What is the same at both sizes takes long: it is done at one of them.
+at_the_desk = pytest.mark.parametrize("page", [DESK], ids=["desk"], indirect=True)
+by_phone = pytest.mark.parametrize("page", [PHONE], ids=["phone"], indirect=True)
+
+
 def portrait(number: int) -> str:
     """A drawn face as base64 JPEG; no two alike."""
     from PIL import Image, ImageDraw
@@ -61,6 +66,7 @@ def row(page: Any, text: str) -> Any:
     return page.locator("#job-rows tr").filter(has_text=text)
 
 
+@at_the_desk
 def test_jobs_are_followed_cancelled_and_resumed(page: Any, service: Running, tmp_path: Path) -> None:
     for name in ("ran", "gates"):
         (tmp_path / name).mkdir()
@@ -101,6 +107,7 @@ def test_jobs_are_followed_cancelled_and_resumed(page: Any, service: Running, tm
     sync_api.expect(row(page, "failed")).to_be_visible()
 
 
+@at_the_desk
 def test_a_reader_starts_and_ends_nothing(page: Any, service: Running) -> None:
     finished_dedup(service.cluster)
     finished_job(service.cluster, "acme/staff", JobState.CANCELLED)
@@ -118,6 +125,7 @@ def test_a_reader_starts_and_ends_nothing(page: Any, service: Running) -> None:
     assert page.locator("#job-rows tr").count() == 0
 
 
+@at_the_desk
 def test_a_job_is_started(page: Any, service: Running) -> None:
     service.cluster.gallery("acme/staff", create=True, dim=64)
     sign_in(page, service.key("acme", "write"))
@@ -149,6 +157,7 @@ def test_an_analysis_shows_what_each_score_would_give(page: Any, service: Runnin
     keep(page, "analysis")
 
 
+@by_phone
 def test_groups_are_reviewed_applied_and_taken_back(page: Any, service: Running) -> None:
     staff = service.cluster.gallery("acme/staff", create=True, shards=2, dim=64)
     job_id = finished_dedup(service.cluster, thumbnails=[portrait(i) for i in range(sum(map(len, PEOPLE)))])

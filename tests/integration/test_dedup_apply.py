@@ -396,7 +396,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
         result = make_job(grid, GROUPS, REVIEW)
         before = contents(grid, NAME, tmp_path / "before")
     spawn = multiprocessing.get_context("spawn")
-    for number in (1, 2, 3, 2, 3):
+    for number in (1, 2, 3):
         process = spawn.Process(target=_apply_and_die, args=(home, result.job_id, number))
         process.start()
         process.join(120)

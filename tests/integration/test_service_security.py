@@ -166,9 +166,12 @@ def check(answer: httpx.Response, what: object) -> None:
 @pytest.mark.parametrize("model", sorted(ROUTES, key=lambda m: m.__name__), ids=lambda m: m.__name__)
 def test_values_that_are_odd_are_refused_by_name(client: httpx.Client, model: type[schemas.Body]) -> None:
     method, path = ROUTES[model]
-    for field, _ in fields(model):
-        odd = [*NUMBERS, *TEXTS, [[1e300] * DIM], [[float("nan")] * DIM], [["a"] * DIM], ["\0"], [None]]
-        for number, value in enumerate(odd):
+    known = [field for field, _ in fields(model)]
+    odd = [*NUMBERS, *TEXTS, [[1e300] * DIM], [[float("nan")] * DIM], [["a"] * DIM], ["\0"], [None]]
+    # In the short form each value is one field's of three.
+    every = 1 if IS_LONG else min(3, len(known))
+    for turn, field in enumerate(known):
+        for number, value in enumerate(odd[turn % every :: every]):
             body = changed(example(model), field, value)
             if model is schemas.GalleryBody and body.get("name") == "acme/staff":
                 body["name"] = "acme/another"
@@ -177,7 +180,7 @@ def test_values_that_are_odd_are_refused_by_name(client: httpx.Client, model: ty
                 check(client.request(method, path, content=sent, headers={"content-type": MSGPACK}), (field, value))
             if (IS_LONG or not number % 2) and not isinstance(value, bytes):  # JSON has none
                 check(client.request(method, path, content=json.dumps(body)), (field, value))
-        for literal in BIG_NUMBERS:
+        for literal in BIG_NUMBERS[turn % every :: every]:
             text = json.dumps(changed(example(model), field, "@@")).replace('"@@"', literal)
             check(client.request(method, path, content=text), (field, literal))
 

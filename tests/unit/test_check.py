@@ -44,11 +44,13 @@ def open_shard(directory: Path) -> Shard:
     return Shard.create(directory, dim=DIM, load_model=models.__getitem__)
 
 
-@pytest.fixture
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def undamaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A closed shard of two sealed segments, an open tail of 600 rows in two appends, and four deleted rows."""
-    monkeypatch.setattr(segments, "SEGMENT_BYTES", SEGMENT * ROW_BYTES)
-    with open_shard(tmp_path / "shard") as shard:
+    path = tmp_path_factory.mktemp("undamaged") / "shard"
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as opened:
+        patch.setattr(segments, "SEGMENT_BYTES", SEGMENT * ROW_BYTES)
+        shard = opened.enter_context(open_shard(path))
         shard.activate(MODEL)
         labels = [f"person {i % 300}" if i % 5 else None for i in range(len(ROWS))]
         for part in (slice(0, len(ROWS) - 100), slice(len(ROWS) - 100, len(ROWS))):
@@ -57,7 +59,14 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             shard.enroll(EnrollBatch(ROWS[part], tuple(IDS[part]), tuple(labels[part]), metadata), skip_existing=True)
         shard.delete(template_ids=[IDS[row] for row in DEAD])
         assert check_shard(shard) == []
-    return tmp_path / "shard"
+    return path
+
+
+@pytest.fixture
+def directory(undamaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to damage."""
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", SEGMENT * ROW_BYTES)
+    return Path(shutil.copytree(undamaged, tmp_path / "shard"))
 
 
 def fetch(first: int, last: int) -> FloatArray:

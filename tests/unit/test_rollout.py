@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -70,7 +71,7 @@ class Wire(LocalRuntime):
 
 
 class Home:
-    """A home of two hosts with one gallery of four shards, and its coordinator, which may be opened again."""
+    """A home of two hosts, to have one gallery of four shards, and its coordinator, which may be opened again."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -78,8 +79,13 @@ class Home:
         self.runtime = Wire(directory / "hosts")
         self.router = Router(self.runtime)
         self.coordinator = self._coordinator()
-        self.coordinator.create_gallery(SPEC)
-        self.enroll(0, 1_200)
+
+    @classmethod
+    def new(cls, directory: Path) -> Home:
+        home = cls(directory)
+        home.coordinator.create_gallery(SPEC)
+        home.enroll(0, 1_200)
+        return home
 
     def _coordinator(self) -> Coordinator:
         opened = Coordinator(self.catalog, self.runtime)
@@ -138,18 +144,32 @@ class Home:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
-    opened = Home(tmp_path)
+    opened = Home.new(tmp_path)
     yield opened
     opened.close()
 
 
-@pytest.fixture
-def trained(home: Home) -> tuple[Home, str]:
-    """A home whose gallery has a model, and sealed segments."""
-    report = home.coordinator.train(NAME)
+@pytest.fixture(scope="module")
+def trained_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The closed home of `trained`."""
+    home = Home.new(tmp_path_factory.mktemp("trained"))
+    home.coordinator.train(NAME)
     home.router.flush(home.route)
     home.enroll(1_200, 1_400)
-    return home, report.model_id
+    home.close()
+    return home.directory
+
+
+@pytest.fixture
+def trained(trained_files: Path, tmp_path: Path) -> Iterator[tuple[Home, str]]:
+    """A home whose gallery has a model, and sealed segments."""
+    home = Home(Path(shutil.copytree(trained_files, tmp_path / "trained")))
+    if home.coordinator._tending is not None:  # it looks at the models of a home that is opened
+        home.coordinator._tending.join()
+    model_id = home.route.model_id
+    assert model_id is not None
+    yield home, model_id
+    home.close()
 
 
 def test_odd_ones_out() -> None:
