@@ -6,15 +6,18 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 RUST_SOURCES := $(shell find native/src native/benches -name '*.rs' 2>/dev/null) native/Cargo.toml native/Cargo.lock
 
-.PHONY: help demo test lint image unit unit-near unit-far rust torture bench-engine format lock clean test-k8s golden-k8s test-k8s-cluster bench-ingest bench-restart bench-service bench-galleries bench-photos bench-simulate bench-dedup
+.PHONY: help demo test lint image unit unit-near unit-far unit-ray checks rust torture bench-engine format lock clean test-k8s golden-k8s test-k8s-cluster bench-ingest bench-restart bench-service bench-galleries bench-photos bench-simulate bench-dedup
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: .stamp/demo ## Set up, then enroll, search and verify real faces and a 100,000-template synthetic gallery
 	$(BIN)/python -m benchmarks.demo
 
-test: .stamp/dev lint rust unit ## Set up, lint, type-check, and run the Rust and Python tests
+test: .stamp/dev checks unit ## Set up, lint, type-check, and run the Rust and Python tests
 	@echo "all tests passed"
+
+checks: .stamp/dev ## lint and rust, beside each other
+	$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target lint rust
 
 lint: .stamp/dev ## Formatting, ruff, mypy --strict, clippy
 	$(BIN)/ruff format --check .
@@ -26,18 +29,24 @@ lint: .stamp/dev ## Formatting, ruff, mypy --strict, clippy
 rust: ## Rust tests: every kernel against the scalar one, scans against brute force
 	cargo test --manifest-path native/Cargo.toml --locked --release --no-default-features
 
-# What needs no Ray of the integration tests' faces and of dedup: so that the lanes take about as long.
-NEAR := $(filter-out %_ray.py %_embedders.py,$(wildcard tests/integration/test_cli*.py tests/integration/test_con*.py \
-	tests/integration/test_dedup*.py tests/integration/test_service*.py))
+# The lanes take about as long. NEAR has no test of Ray; FAR is shared out by that, so that no two lanes start a Ray.
+NEAR_INTEGRATION := $(filter-out %_ray.py %_embedders.py,$(wildcard tests/integration/test_cli*.py \
+	tests/integration/test_con*.py tests/integration/test_service*.py))
+NEAR := tests/unit tests/crash tests/property $(NEAR_INTEGRATION)
+FAR := tests/k8s tests/accuracy $(filter-out $(NEAR_INTEGRATION),$(wildcard tests/integration/test_*.py))
+HERE := not podman and not kubernetes
 
-unit: .stamp/dev ## Python tests, in two lanes: many wait for processes rather than for a core
-	$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target unit-near unit-far
+unit: .stamp/dev ## Python tests, in three lanes: many wait for processes rather than for a core
+	$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target unit-near unit-far unit-ray
 
 unit-near: .stamp/dev
-	$(BIN)/python -m pytest tests/unit tests/crash tests/accuracy tests/property $(NEAR)
+	$(BIN)/python -m pytest $(NEAR)
 
 unit-far: .stamp/dev .stamp/k8s
-	$(BIN)/python -m pytest tests/k8s $(filter-out $(NEAR),$(wildcard tests/integration/test_*.py))
+	$(BIN)/python -m pytest -m "not ray and $(HERE)" $(FAR)
+
+unit-ray: .stamp/dev .stamp/k8s
+	$(BIN)/python -m pytest -m "ray and $(HERE)" $(FAR)
 
 test-k8s: .stamp/dev .stamp/k8s ## All of tests/k8s: the chart, then the image built by podman and faults on a network of it (long)
 	$(BIN)/python -m pytest tests/k8s -m "not kubernetes"
@@ -51,7 +60,8 @@ golden-k8s: .stamp/dev .stamp/k8s ## Renew tests/k8s/golden from the chart and i
 
 torture: .stamp/dev ## The long forms: hundreds of killed writers, every fault of the disk, hosts and networks that fail, thousands of random programs (more than an hour)
 	FACEGRID_TORTURE=300 $(BIN)/python -m pytest -s tests/crash tests/property \
-		tests/integration/test_ray_faults.py tests/integration/test_partitions.py
+		tests/accuracy/test_thresholds.py tests/accuracy/test_lfw_codes.py tests/integration/test_service_openapi.py \
+		tests/integration/test_service_security.py tests/integration/test_ray_faults.py tests/integration/test_partitions.py
 
 bench-engine: N ?= 20000
 bench-engine: .stamp/bench ## Facegrid beside its peers at equal recall: N=20000, or N=1000000 (more than an hour)
