@@ -144,6 +144,7 @@ snapshotter = "overlayfs"
             "cgroupRoot": f"/facegrid-{self.name}",
             "enforceNodeAllocatable": [],
             "failSwapOn": False,
+            "makeIPTablesUtilChains": False,  # they would stay in the machine's tables
             "failCgroupV1": False,
             "clusterDNS": ["10.96.0.10"],
             "clusterDomain": "cluster.local",
