@@ -61,7 +61,8 @@ golden-k8s: .stamp/dev .stamp/k8s ## Renew tests/k8s/golden from the chart and i
 torture: .stamp/dev ## The long forms: hundreds of killed writers, every fault of the disk, hosts and networks that fail, thousands of random programs (more than an hour)
 	FACEGRID_TORTURE=300 $(BIN)/python -m pytest -s tests/crash tests/property \
 		tests/accuracy/test_thresholds.py tests/accuracy/test_lfw_codes.py tests/integration/test_service_openapi.py \
-		tests/integration/test_service_security.py tests/integration/test_ray_faults.py tests/integration/test_partitions.py
+		tests/integration/test_service_security.py tests/integration/test_ray_faults.py tests/integration/test_partitions.py \
+		tests/integration/test_claimed_ids.py
 
 bench-engine: N ?= 20000
 bench-engine: .stamp/bench ## Facegrid beside its peers at equal recall: N=20000, or N=1000000 (more than an hour)
