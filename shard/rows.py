@@ -359,14 +359,16 @@ class Rows:
         return self.segments[-1] if self.segments else None
 
     def _staged(self, last: SegmentRow | None, embeddings: FloatArray) -> list[StagedRows]:
-        """Rows written and synced after `last`; new segments were mapped on trial, so that it fails before the commit.
+        """Rows written and synced after `last`; new segments were mapped on trial, all at once as they are going to be,
+        so that it fails before the commit.
 
         Raises WriteFailed if the disk, memory or descriptors do not suffice.
         """
         staged = self._tail.stage(last, embeddings)
-        for piece in staged:
-            if piece.segment.segment > len(self.segments):
-                self.files(piece.segment).try_map(piece.segment.capacity)
+        known = len(self.segments)
+        fresh = [piece.segment for piece in staged if piece.segment.segment > known]
+        trial = [self.files(segment).try_map(segment.capacity) for segment in fresh]
+        del trial
         return staged
 
     def hide_deleted(self) -> None:

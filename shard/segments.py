@@ -122,10 +122,10 @@ class SegmentFiles:
         """
         return self.floats_path.is_file() and self.floats_path.stat().st_size == capacity * self._dim * 4
 
-    def try_map(self, capacity: int) -> None:
-        """Map the float file and let go of it again; WriteFailed if that cannot be had."""
+    def try_map(self, capacity: int) -> object:
+        """Map the float file, on trial: until the caller lets go of what this returns. WriteFailed if it cannot be."""
         try:
-            np.memmap(self.mapped_floats(), dtype="<f4", mode="r", shape=(capacity, self._dim))
+            return np.memmap(self.mapped_floats(), dtype="<f4", mode="r", shape=(capacity, self._dim))
         except (OSError, MemoryError, ValueError) as error:
             raise WriteFailed(f"could not map {self.floats_path}: {error or 'out of memory'}") from error
 
