@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from cluster import Cluster
+from coordinator.erasure import Erasure
 from shard.check import check_shard
 from shard.closed import ClosedShard
 from shard.model import SearchModel
@@ -79,16 +80,34 @@ def test_an_encrypted_shard_of_format_1(tmp_path: Path) -> None:
         assert {name: after[name] for name in sealed} == sealed
 
 
-def test_a_home_of_format_1(tmp_path: Path) -> None:
+def test_a_home_of_format_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(HERE / "home-1" / "home", tmp_path / "home")
     sealed = {name: found for name, found in state(tmp_path).items() if "segment-000001" in name}
     assert len(sealed) == 4
-    for _ in range(2):
-        with Cluster.open(tmp_path / "home") as grid:
-            assert plain(home_content(grid)) == expected("home-1")
-        after = state(tmp_path)
-        assert {name: after[name] for name in sealed} == sealed
-    for directory in (tmp_path / "home").rglob("shard-000?"):
+    with monkeypatch.context() as patch:
+        # What was deleted there is past its deadline by any later clock, and erasing it writes files anew.
+        patch.setattr(Erasure, "erase_due", lambda *_, **__: 0)
+        for _ in range(2):
+            with Cluster.open(tmp_path / "home") as grid:
+                assert plain(home_content(grid)) == expected("home-1")
+            after = state(tmp_path)
+            assert {name: after[name] for name in sealed} == sealed
+    home_is_sound(tmp_path / "home")
+
+
+def test_what_was_deleted_in_a_home_of_format_1_is_erased(tmp_path: Path) -> None:
+    home = Path(shutil.copytree(HERE / "home-1" / "home", tmp_path / "home"))
+    with Cluster.open(home) as grid:
+        grid.wait_until_idle()
+        assert grid.coordinator.erasure.erase_due(now=2**33) == 0, "nothing is left to be due"
+        (gallery,) = grid.galleries()
+        assert [replica.dead_rows for replica in grid.erasure_report(gallery.name)] == [0, 0]
+        assert plain(home_content(grid)) == expected("home-1")
+    home_is_sound(home)
+
+
+def home_is_sound(home: Path) -> None:
+    for directory in home.rglob("shard-000?"):
         with ClosedShard(directory, {}.__getitem__) as closed:
             assert check_shard(closed) == []
 
