@@ -89,7 +89,7 @@ class ClaimedIds:
     def give_back(self) -> bool:
         """End the claim; whether it held until now, so that nobody else can have written one of the ids meanwhile."""
         was_held = True
-        for pending in self._given_back(GIVE_BACK_S):
+        for pending in self._given_back():
             try:
                 was_held &= pending.result(GiveBackReply).was_held
             except FacegridError as error:
@@ -100,13 +100,13 @@ class ClaimedIds:
     def let_go(self) -> None:
         """End the claim if it is not given back already, without waiting; what is not told ends by itself."""
         with contextlib.suppress(FacegridError):
-            self._given_back(GIVE_BACK_S)
+            self._given_back()
 
-    def _given_back(self, within_s: float) -> list[Pending]:
+    def _given_back(self) -> list[Pending]:
         token, self._token = self._token, b""
         if not token:
             return []
-        until = time.monotonic() + within_s
+        until = time.monotonic() + GIVE_BACK_S
         return [self._send(self._route, shard, self._return(token, shard), until) for shard, _ in self._parts]
 
     def _claim(self, token: bytes, shard: int, keys: KeyArray) -> Callable[[int], DataRequest]:

@@ -109,8 +109,8 @@ class Gateway:
         self._galleries: OrderedDict[str, _Known] = OrderedDict()
         self._forgotten: set[str] | None = None
         """Galleries that were forgotten while all of them are being learned."""
-        self._is_away, self._again_at = False, 0.0
-        """Whether the control plane did not answer a look-up, and when it is to be asked again."""
+        self.is_away, self._again_at = False, 0.0
+        """Whether the control plane did not answer when it was asked last, and when look-ups are to ask it again."""
         self._under_way: dict[Hashable, asyncio.Task[Any]] = {}
         self._audit: deque[AuditEntry] = deque()
         self._searched: dict[tuple[str, KeyRecord, str, str], list[Any]] = {}
@@ -121,18 +121,13 @@ class Gateway:
         self.is_stopping = False
         """It answers still, but is to be asked no more: probes are told so, and connections end with their answer."""
 
-    @property
-    def is_away(self) -> bool:
-        """Whether the control plane did not answer when it was asked last."""
-        return self._is_away
-
     def found_away(self) -> None:
         """The control plane does not answer; look-ups ask it again from time to time."""
-        self._is_away, self._again_at = True, time.monotonic() + AGAIN_S
+        self.is_away, self._again_at = True, time.monotonic() + AGAIN_S
 
     def found_back(self) -> None:
         """The control plane answers."""
-        self._is_away = False
+        self.is_away = False
 
     async def run(self, principal: Principal, kind: str, call: Callable[[], T]) -> T:
         """A blocking call in a worker's thread, when it is the tenant's turn."""
@@ -178,7 +173,7 @@ class Gateway:
         """
         if known is None:
             return await self._together(what, begin)
-        if self._is_away:
+        if self.is_away:
             self._ahead(what, begin)
             return known
         try:
@@ -297,7 +292,7 @@ class Gateway:
 
     def _ahead(self, what: Hashable, begin: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Look something up that is about to be too old, so that no query has to wait for it."""
-        if not self._is_away:
+        if not self.is_away:
             self._begun(what, begin)
         elif time.monotonic() >= self._again_at:
             self._again_at = time.monotonic() + AGAIN_S
@@ -316,7 +311,7 @@ class Gateway:
             del self._under_way[what]
         if not task.cancelled():
             error = task.exception()  # seen, even where every caller has gone
-            self._is_away = self._is_away and isinstance(error, AWAY)
+            self.is_away = self.is_away and isinstance(error, AWAY)
 
     # Quotas
 
@@ -331,7 +326,7 @@ class Gateway:
         with self._usage_lock:
             known = self._usage.get(tenant.tenant_id)
         counted = None
-        if known is None or (time.monotonic() - known[0] > USAGE_S and not self._is_away):
+        if known is None or (time.monotonic() - known[0] > USAGE_S and not self.is_away):
             counted = (time.monotonic(), usage(self.cluster, tenant.name))
         with self._usage_lock:
             newest = self._usage.get(tenant.tenant_id)

@@ -48,7 +48,7 @@ async def once(
     """Do it, or answer as before. perform gets an attempt with `ids` template ids.
 
     known: what of the answer follows from the request itself, and is not remembered. is_repeatable: done twice it does
-    no more, and needs nothing of the control plane, so that it goes on while that is away.
+    no more, so that it may go on while the control plane is away.
     """
     key = call.request.headers.get("idempotency-key")
     if key is None:
